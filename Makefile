@@ -1,0 +1,46 @@
+# make demo    the library's main job on real photographs: a table and demo.png
+# make test    the tests
+# Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
+#            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra).
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+
+ifdef NOVENV
+BIN := $(dir $(shell command -v $(PYTHON)))
+READY :=
+else
+BIN := $(VENV)/bin/
+READY := $(VENV)/.ready
+endif
+
+.PHONY: install demo test check bench format clean
+
+install: $(READY)
+
+$(VENV)/.ready: pyproject.toml setup.py build_tools/backend.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check '$(TORCH)'
+	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)python -m spectral_pd demo --figure demo.png
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)mypy
+
+bench: $(READY)
+	$(BIN)python benchmarks/same_seed.py
+
+format: $(READY)
+	$(BIN)ruff check --fix .
+	$(BIN)ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,34 @@
+"""PEP 517 backend: setuptools, reusing a torch that is already installed.
+
+A build in isolation would otherwise download torch a second time (several GB) only to read its headers. pip runs the
+isolated build with the target environment's Python, so ``sysconfig`` names the site-packages that pip installs into;
+when torch is there, it is appended (last: the isolated setuptools still wins) and not listed as a build requirement.
+"""
+
+import os
+import sys
+import sysconfig
+
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403  (a backend is a module with the PEP 517 hooks)
+
+_site = next(
+    (
+        path
+        for path in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+        if os.path.isdir(os.path.join(path, "torch", "include"))
+    ),
+    None,
+)
+if _site and _site not in sys.path:
+    sys.path.append(_site)
+
+_torch = [] if _site else ["torch>=2.11"]
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    return build_meta.get_requires_for_build_wheel(config_settings) + _torch
+
+
+def get_requires_for_build_editable(config_settings=None):
+    return build_meta.get_requires_for_build_editable(config_settings) + _torch
