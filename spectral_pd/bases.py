@@ -1,0 +1,365 @@
+r"""Orthonormal multi-resolution bases: DCT, Haar and Fourier as one idea, the isometry (paper App. A.2).
+
+A basis is a NESTED family of orthonormal transforms, one for each grid: the coefficients of a coarse grid are the LOW
+CORNER of the coefficients of every finer grid. Carrying a coarse picture into a fine one is then, per axis,
+
+    ``U = C_m[:n]^T C_n``,   shape (m, n), n <= m,   ``U^T U = I``,
+
+with ``C_n`` the orthogonal (n, n) matrix of the transform; several axes: the tensor product. The same picture on two
+grids has orthonormal coefficients larger by ``r = sqrt(prod(fine sizes) / prod(coarse sizes))`` on the finer one, so
+``r U x`` keeps a constant's value while ``U x`` keeps its energy.
+
+====================  =========================================================  ============================
+:data:`DCT`           orthonormal DCT-II (even reflection at the borders)        any n <= m
+:data:`HAAR`          LL band in the corner, then LH, HL, HH of each level       m = 2^k n on each axis
+:data:`FOURIER`       real Fourier basis with phases at pixel centres            any n <= m
+====================  =========================================================  ============================
+
+Coefficient arrays have the shape of the grid; the spectral axes are the last ``dims`` (default 2). A user's own basis
+derives from :class:`Basis` (any nested family) or :class:`SeparableBasis` (one matrix per size).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spectral_pd.theory import check_shape
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type transforms compute in: float64 stays, everything shorter is computed in float32.
+
+    Raises
+    ------
+    TypeError
+        `dtype` is not a floating type.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype {dtype} is not real floating point; convert first, e.g. x.float()")
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_state(x: Tensor, name: str = "x", dims: int = 2) -> Tensor:
+    """Return `x` if it is a non-empty real floating tensor with at least `dims` axes.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor, or of an integer or complex type.
+    ValueError
+        Fewer than `dims` axes, or a spectral axis of size 0.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
+    if not isinstance(dims, int) or dims < 1:
+        raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
+    if x.ndim < dims:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least {dims} axes, the last {dims} spectral")
+    if min(x.shape[-dims:]) < 1:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; every spectral axis must have at least one sample")
+    return x
+
+
+def check_target(basis: Basis, name: str, coarse: Sequence[int], fine: Sequence[int]) -> None:
+    """Raise ValueError unless `basis` can carry the grid `coarse` into the grid `fine`."""
+    if len(coarse) != len(fine):
+        raise ValueError(f"{name} = {tuple(fine)} and {tuple(coarse)} must have the same number of spectral axes")
+    for n_low, n_high in zip(coarse, fine, strict=True):
+        basis.check(n_low, n_high)
+
+
+def size_ratio(coarse: Sequence[int], fine: Sequence[int]) -> float:
+    """``r = sqrt(prod(fine) / prod(coarse))``, from the real integer sizes (never the nominal scale)."""
+    return math.sqrt(math.prod(fine) / math.prod(coarse))
+
+
+def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Multiply `matrix` (p, n) into `axis` of `x` (size n). On CUDA in float64, so that no TF32 setting can enter."""
+    dtype = torch.float64 if x.is_cuda else x.dtype
+    moved = x.to(dtype).movedim(axis, -1)
+    return (moved @ matrix.to(device=x.device, dtype=dtype).T).movedim(-1, axis).to(x.dtype)
+
+
+class Basis(ABC):
+    """A nested family of orthonormal transforms on grids of any number of axes.
+
+    A subclass gives :meth:`check`, :meth:`isometry`, :meth:`forward`, :meth:`inverse` and :meth:`frequency`; embedding
+    and restriction follow from the isometry. The contract, tested for the three built-in bases: ``forward`` is
+    orthonormal with ``inverse`` its transpose, and ``forward(embed(x))`` holds ``forward(x)`` in its low corner and
+    zeros elsewhere.
+    """
+
+    name: str
+
+    @abstractmethod
+    def check(self, n_low: int, n_high: int) -> None:
+        """Raise ValueError unless an axis of `n_low` samples can grow to `n_high`."""
+
+    @abstractmethod
+    def isometry(
+        self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The matrix U of shape (n_high, n_low), ``U^T U = I``, that carries a coarse axis into a fine one."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
+        """Coefficients of `x` (..., *grid) over its last `dims` axes; same shape, same type."""
+
+    @abstractmethod
+    def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
+        """The picture with coefficients `c`: the inverse, and the transpose, of :meth:`forward`."""
+
+    @abstractmethod
+    def frequency(self, shape: Sequence[int]) -> Tensor:
+        """Radial frequency of every coefficient, in cycles per shorter side; float64, shape `shape`."""
+
+    def embed(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Carry `x` (..., *coarse) into the grid `shape`: ``U x``, same energy, zeros in the new band.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A grid smaller than x's or not reachable in this basis, integer or complex input.
+        """
+        shape = check_shape(shape)
+        check_state(x, dims=len(shape))
+        check_target(self, "shape", x.shape[-len(shape) :], shape)
+        return self._apply_isometries(x, shape, transpose=False)
+
+    def restrict(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Low band of `x` (..., *fine) on the grid `shape`: ``U^T x``, the transpose of :meth:`embed`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A grid larger than x's or not reachable in this basis, integer or complex input.
+        """
+        shape = check_shape(shape)
+        check_state(x, dims=len(shape))
+        check_target(self, "shape", shape, x.shape[-len(shape) :])
+        return self._apply_isometries(x, shape, transpose=True)
+
+    def _apply_isometries(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
+        y = x.to(working_dtype(x.dtype))
+        for axis, size in zip(range(-len(shape), 0), shape, strict=True):
+            if y.shape[axis] != size:
+                low, high = sorted((y.shape[axis], size))
+                u = self.isometry(low, high, dtype=torch.float64, device=x.device)
+                y = apply_matrix(u.T if transpose else u, y, axis)
+        return y.to(x.dtype)
+
+    def nested(self, coarse: Sequence[int], fine: Sequence[int]) -> bool:
+        """Whether the coefficients of grid `coarse` are the low corner of those of `fine`."""
+        return True
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+
+class SeparableBasis(Basis):
+    """A basis given by one orthogonal matrix per axis size, nested by rows: ``U = C_m[:n]^T C_n``.
+
+    A subclass gives :meth:`matrix` and :meth:`axis_frequency`; matrices are built in float64 once per size and cached.
+    """
+
+    @abstractmethod
+    def matrix(self, n: int) -> Tensor:
+        """The orthogonal (n, n) float64 transform matrix ``C_n``; row k is basis function k, low frequencies first."""
+
+    @abstractmethod
+    def axis_frequency(self, n: int) -> Tensor:
+        """Frequency of each of the n basis functions, in cycles per axis; float64, shape (n,)."""
+
+    def check(self, n_low: int, n_high: int) -> None:
+        if not 1 <= n_low <= n_high:
+            raise ValueError(f"{self.name} basis: an axis of {n_low} cannot grow to {n_high}; sizes must not decrease")
+
+    def isometry(
+        self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        self.check(n_low, n_high)
+        return _separable_isometry(self, n_low, n_high).to(dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
+        return self._transform(x, dims, transpose=False)
+
+    def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
+        return self._transform(c, dims, transpose=True)
+
+    def _transform(self, x: Tensor, dims: int, *, transpose: bool) -> Tensor:
+        check_state(x, dims=dims)
+        y = x.to(working_dtype(x.dtype))
+        for axis in range(-dims, 0):
+            matrix = _cached_matrix(self, y.shape[axis])
+            y = apply_matrix(matrix.T if transpose else matrix, y, axis)
+        return y.to(x.dtype)
+
+    def frequency(self, shape: Sequence[int]) -> Tensor:
+        shape = check_shape(shape)
+        axes = [self.axis_frequency(n) * (min(shape) / n) for n in shape]
+        return radius(axes)
+
+
+def radius(axes: Sequence[Tensor]) -> Tensor:
+    """``sqrt(f_1^2 + f_2^2 + ...)`` over the outer product of the given axis frequencies."""
+    squares = [axis.square().reshape(-1, *[1] * (len(axes) - 1 - i)) for i, axis in enumerate(axes)]
+    return torch.stack(torch.broadcast_tensors(*squares)).sum(0).sqrt()
+
+
+# Matrices and isometries are pure functions of their sizes; the cache only saves rebuilding them in every call.
+@lru_cache(maxsize=64)
+def _cached_matrix(basis: SeparableBasis, n: int) -> Tensor:
+    return basis.matrix(n)
+
+
+@lru_cache(maxsize=64)
+def _separable_isometry(basis: SeparableBasis, n_low: int, n_high: int) -> Tensor:
+    return _cached_matrix(basis, n_high)[:n_low].T @ _cached_matrix(basis, n_low)
+
+
+def _grid(n: int) -> Tensor:
+    """Pixel centres (j + 1/2) / n of an axis, float64."""
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+
+class CosineBasis(SeparableBasis):
+    """Orthonormal DCT-II: row k is ``sqrt(2/n) cos(pi k (j + 1/2) / n)``, row 0 is ``1 / sqrt(n)``.
+
+    Even reflection at the borders, so no seam. Index k is half a cycle: frequency k/2 per axis. Any ``n_low <= n_high``.
+    """
+
+    name = "dct"
+
+    def matrix(self, n: int) -> Tensor:
+        k = torch.arange(n, dtype=torch.float64)
+        c = math.sqrt(2 / n) * torch.cos(math.pi * k[:, None] * _grid(n))
+        c[0] = 1 / math.sqrt(n)
+        return c
+
+    def axis_frequency(self, n: int) -> Tensor:
+        return torch.arange(n, dtype=torch.float64) / 2
+
+
+class FourierBasis(SeparableBasis):
+    """Real orthonormal Fourier basis with phases at pixel centres.
+
+    Rows: the constant, then ``sqrt(2/n) sin(2 pi k (j + 1/2) / n)`` and ``sqrt(2/n) cos(...)`` for k = 1, 2, ...; for
+    even n the last row is the Nyquist sine ``(-1)^j / sqrt(n)`` (the Nyquist cosine is zero at the centres). With the
+    sine before its cosine the coarse Nyquist sine is row n - 1 on every finer grid as well, so this basis is nested by
+    rows like the others: Hermitian by construction, unit noise variance everywhere, nothing lost at Nyquist, constants
+    constant at every parity, and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
+    """
+
+    name = "fourier"
+
+    def matrix(self, n: int) -> Tensor:
+        rows = torch.arange(n)
+        k = self.axis_frequency(n)
+        angle = 2 * math.pi * k[:, None] * _grid(n)
+        c = math.sqrt(2 / n) * torch.where((rows % 2 == 1)[:, None], angle.sin(), angle.cos())
+        c[0] = 1 / math.sqrt(n)
+        if n % 2 == 0:
+            c[-1] = (1 - 2 * (rows % 2)).to(c.dtype) / math.sqrt(n)
+        return c
+
+    def axis_frequency(self, n: int) -> Tensor:
+        return ((torch.arange(n, dtype=torch.float64) + 1) / 2).floor()
+
+
+class HaarBasis(Basis):
+    """Orthonormal Haar wavelets in the packed (Mallat) layout, as many levels as all spectral axes can be halved.
+
+    One level per axis: ``low = (a + b) / sqrt(2)``, ``high = (a - b) / sqrt(2)`` of each pair; low bands fill the lower
+    half of the axis, high bands the upper half, and the next level acts on the all-low (LL) corner. The isometry repeats
+    every sample ``2^k`` times and divides by ``2^(k/2)``. ``n_high = 2^k n_low`` on each axis. In the packed layout the
+    low corner is the coarse grid when every axis grows by the same ``2^k``.
+
+    A wavelet has no single frequency; :meth:`frequency` gives the centre of its dyadic band.
+    """
+
+    name = "haar"
+
+    def check(self, n_low: int, n_high: int) -> None:
+        quotient, rest = divmod(n_high, n_low) if n_low >= 1 else (0, 1)
+        if rest or quotient < 1 or quotient & (quotient - 1):
+            raise ValueError(
+                f"haar basis: an axis of {n_low} cannot grow to {n_high}; the ratio must be a power of 2 "
+                f"(use basis=DCT or FOURIER for other ratios)"
+            )
+
+    def isometry(
+        self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        self.check(n_low, n_high)
+        repeat = n_high // n_low
+        eye = torch.eye(n_low, dtype=torch.float64, device=device)
+        return (eye.repeat_interleave(repeat, dim=0) / math.sqrt(repeat)).to(dtype)
+
+    def nested(self, coarse: Sequence[int], fine: Sequence[int]) -> bool:
+        return len({n_high / n_low for n_low, n_high in zip(coarse, fine, strict=True)}) == 1
+
+    @staticmethod
+    def levels(shape: Sequence[int]) -> int:
+        """How often every axis of `shape` can be halved."""
+        return min((n & -n).bit_length() - 1 for n in shape)
+
+    def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
+        check_state(x, dims=dims)
+        c = x.to(working_dtype(x.dtype)).clone()
+        shape = tuple(c.shape[-dims:])
+        for level in range(self.levels(shape)):
+            corner = (..., *(slice(0, n >> level) for n in shape))
+            band = c[corner]
+            for axis in range(-dims, 0):
+                a, b = band.unflatten(axis, (-1, 2)).unbind(axis)
+                band = torch.cat(((a + b), (a - b)), axis) * math.sqrt(0.5)
+            c[corner] = band
+        return c.to(x.dtype)
+
+    def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
+        check_state(c, "c", dims=dims)
+        x = c.to(working_dtype(c.dtype)).clone()
+        shape = tuple(x.shape[-dims:])
+        for level in reversed(range(self.levels(shape))):
+            corner = (..., *(slice(0, n >> level) for n in shape))
+            band = x[corner]
+            for axis in range(-dims, 0):
+                low, high = band.chunk(2, axis)
+                pairs = torch.stack((low + high, low - high), axis)
+                band = pairs.flatten(axis - 1, axis) * math.sqrt(0.5)
+            x[corner] = band
+        return x.to(c.dtype)
+
+    def frequency(self, shape: Sequence[int]) -> Tensor:
+        shape = check_shape(shape)
+        levels = self.levels(shape)
+        # The remaining LL band of n >> levels samples reaches from 0 to its Nyquist, half its size; centre: a quarter.
+        shorter = min(shape)
+        value = radius([torch.full((n,), (shorter >> levels) / 4, dtype=torch.float64) for n in shape])
+        if max(n >> levels for n in shape) == 1:
+            value[(0,) * len(shape)] = 0.0  # a single LL sample is the mean
+        for level in reversed(range(levels)):
+            nyquist = (shorter >> level) / 2
+            sizes = [n >> level for n in shape]
+            axes = [
+                torch.where(torch.arange(n) < n // 2, 0.25 * nyquist, 0.75 * nyquist).to(torch.float64) for n in sizes
+            ]
+            band = radius(axes)
+            coarse = tuple(slice(0, n // 2) for n in sizes)
+            band[coarse] = value[coarse]
+            value[tuple(slice(0, n) for n in sizes)] = band
+        return value
+
+
+DCT = CosineBasis()
+HAAR = HaarBasis()
+FOURIER = FourierBasis()
+BASES: dict[str, Basis] = {basis.name: basis for basis in (DCT, HAAR, FOURIER)}
