@@ -34,7 +34,9 @@ def _check_growth(x: Tensor, shape: Sequence[int], basis: Basis) -> tuple[tuple[
     return coarse, fine
 
 
-def _check_noise(x: Tensor, noise: Tensor | NoiseField, coarse: tuple[int, ...], fine: tuple[int, ...], basis: Basis) -> None:
+def _check_noise(
+    x: Tensor, noise: Tensor | NoiseField, coarse: tuple[int, ...], fine: tuple[int, ...], basis: Basis
+) -> None:
     if isinstance(noise, NoiseField):
         if noise.basis is not basis:
             raise ValueError(f"noise is a field in {noise.basis}, but basis = {basis}; make both the same")
@@ -49,7 +51,9 @@ def _check_noise(x: Tensor, noise: Tensor | NoiseField, coarse: tuple[int, ...],
     check_state(noise, "noise", len(fine))
     expected = (*x.shape[: x.ndim - len(fine)], *fine)
     if tuple(noise.shape) != expected:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {expected}, x's leading axes and the fine grid")
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; expected {expected}, x's leading axes and the fine grid"
+        )
     if noise.device != x.device:
         raise ValueError(f"noise is on {noise.device} but x is on {x.device}; move one of them")
 

@@ -125,7 +125,11 @@ class NoiseField:
     """0 for the coupled field; k for the independent field of the k-th transition (see :meth:`fresh`)."""
 
     def __init__(
-        self, source: int | torch.Generator | Sequence[int | torch.Generator], basis: Basis = DCT, *, transition: int = 0
+        self,
+        source: int | torch.Generator | Sequence[int | torch.Generator],
+        basis: Basis = DCT,
+        *,
+        transition: int = 0,
     ) -> None:
         if not isinstance(basis, Basis):
             raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")

@@ -169,7 +169,12 @@ class Spectrum:
             np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64)
             for v in (self.frequency, self.power, self.count)
         )
-        if frequency.ndim != 1 or not frequency.size or frequency.shape != power.shape or frequency.shape != count.shape:
+        if (
+            frequency.ndim != 1
+            or not frequency.size
+            or frequency.shape != power.shape
+            or frequency.shape != count.shape
+        ):
             raise ValueError(
                 f"frequency, power and count have shapes {frequency.shape}, {power.shape}, {count.shape}; "
                 f"pass three non-empty one-dimensional arrays of one length"
@@ -279,7 +284,9 @@ class SpectrumMeter:
         planes = batch.detach().to(working_dtype(batch.dtype)).reshape(-1, *self.shape)
         if not bool(torch.isfinite(planes).all()):
             raise ValueError("batch contains NaN or infinity; clean the data first")
-        centred = planes - planes.mean(dim=tuple(range(1, dims + 1)), keepdim=True, dtype=torch.float64).to(planes.dtype)
+        centred = planes - planes.mean(dim=tuple(range(1, dims + 1)), keepdim=True, dtype=torch.float64).to(
+            planes.dtype
+        )
         power = self.basis.forward(centred, dims=dims).to(torch.float64).square().sum(0)
         self._power = self._power.to(power.device) + power
         self.planes += planes.shape[0]
@@ -417,9 +424,13 @@ def fit_power_law(spectrum: Spectrum, *, band: tuple[float, float] | None = None
         inside = (omega >= low) & (omega <= high)
         omega, power = omega[inside], power[inside]
     if omega.size < 2:
-        raise ValueError(f"only {omega.size} bins to fit on grid {spectrum.shape} in band {band}; a line needs at least 2")
+        raise ValueError(
+            f"only {omega.size} bins to fit on grid {spectrum.shape} in band {band}; a line needs at least 2"
+        )
     if (power <= 0).any():
-        raise ValueError("bins of power 0 have no logarithm; the data are constant or band-limited: pass band=(low, high)")
+        raise ValueError(
+            "bins of power 0 have no logarithm; the data are constant or band-limited: pass band=(low, high)"
+        )
     x, y = np.log(omega), np.log(power)
     slope, intercept = np.polyfit(x, y, 1)
     residual = y - (slope * x + intercept)

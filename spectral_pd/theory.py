@@ -379,7 +379,9 @@ def transition_times(
     """
     scales, shape, delta = check_scales(scales), check_shape(shape), check_delta(delta)
     if not callable(spectrum):
-        raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function of frequency")
+        raise TypeError(
+            f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function of frequency"
+        )
     if hasattr(spectrum, "at"):
         spectrum = spectrum.at(shape)
     times = []

@@ -1,0 +1,276 @@
+r"""Ideal denoisers in closed form, and the exact prediction of what any plan does to a Gaussian field.
+
+For a stationary Gaussian field with spectrum P the optimal velocity (Eq. 26) is diagonal in the basis and the exact ODE
+solution is ``x_t = x_1 sqrt((1-t)^2 P + t^2)`` per coefficient. Any linear solver acts on a coefficient as a product of
+scalars, so :func:`predict` knows the output spectrum of every plan, clock and linear solver without sampling. A finite
+data set has an exact, strongly nonlinear denoiser: the posterior mean over its samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral_pd.bases import DCT, Basis, check_state, check_target, size_ratio, working_dtype
+from spectral_pd.expansion import restrict_signal
+from spectral_pd.schedule import Plan
+from spectral_pd.solvers import History, Solver, SolverName, find_solver
+from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
+from spectral_pd.theory import align_scale, align_time, check_shape, check_time, optimal_gain
+
+
+class GaussianField:
+    """A stationary Gaussian field with a given spectrum, and its exact denoiser at every stage size.
+
+    Independent coefficients of variance ``P(omega)`` in `basis`; the mean (omega = 0) gets the power of the lowest other
+    frequency. The same picture on a coarse grid has coefficients smaller by r, so a stage of ratio r sees ``P / r^2``.
+
+    Parameters
+    ----------
+    spectrum
+        A :class:`~spectral_pd.PowerLaw`, a :class:`~spectral_pd.Spectrum` that covers the grid's corner, or a function of
+        frequency (cycles per shorter side). Rescaled to `shape` when it carries a grid.
+    shape
+        Full grid.
+    basis
+        DCT, HAAR, FOURIER or another basis.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad shape, a spectrum not positive on the grid.
+    """
+
+    def __init__(
+        self, spectrum: PowerLaw | Spectrum | Callable[[Any], Any], shape: Sequence[int], basis: Basis = DCT
+    ) -> None:
+        self.shape = check_shape(shape)
+        self.basis = basis
+        if not callable(spectrum):
+            raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function")
+        if isinstance(spectrum, (PowerLaw, Spectrum)):
+            spectrum = spectrum.at(self.shape)
+        frequency = basis.frequency(self.shape).numpy()
+        positive = frequency[frequency > 0]
+        lowest = positive.min() if positive.size else 1.0
+        power = np.asarray(spectrum(np.where(frequency > 0, frequency, lowest)), dtype=np.float64)
+        if not (np.isfinite(power).all() and (power > 0).all()):
+            raise ValueError("spectrum must be positive and finite at every frequency of the grid")
+        self._power = torch.from_numpy(np.broadcast_to(power, self.shape).copy())
+
+    def power(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Variance of each coefficient on the stage grid `shape` (default full): ``P / r^2``, float64.
+
+        Raises
+        ------
+        ValueError
+            A grid that is not the low corner of the full one in this basis.
+        """
+        shape = self.shape if shape is None else check_shape(shape)
+        check_target(self.basis, "shape", shape, self.shape)
+        if not self.basis.nested(shape, self.shape):
+            raise ValueError(f"{self.basis} coefficients of {tuple(shape)} are not the low corner of {self.shape}")
+        return self._power[tuple(slice(0, n) for n in shape)] / size_ratio(shape, self.shape) ** 2
+
+    def _scaled(self, x: Tensor, factor: Tensor) -> Tensor:
+        dims = len(self.shape)
+        c = self.basis.forward(x.to(working_dtype(x.dtype)), dims=dims)
+        return self.basis.inverse(c * factor.to(dtype=c.dtype, device=c.device), dims=dims).to(x.dtype)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """The optimal velocity ``A x`` (Eq. 26) of a state (..., *grid) on the full or any coarser grid.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A grid outside the field, `t` outside [0, 1].
+        """
+        check_state(x, dims=len(self.shape))
+        return self._scaled(x, optimal_gain(check_time(float(t)), self.power(x.shape[-len(self.shape) :])))
+
+    def solve(self, x1: Tensor, t: float = 0.0) -> Tensor:
+        """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`velocity`.
+        """
+        check_state(x1, "x1", len(self.shape))
+        t = check_time(float(t))
+        power = self.power(x1.shape[-len(self.shape) :])
+        return self._scaled(x1, ((1 - t) ** 2 * power + t**2).sqrt())
+
+    def sample(
+        self,
+        leading: Sequence[int] = (1, 1),
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draw fields of shape (*leading, *grid) from the distribution itself."""
+        white = torch.randn((*leading, *self.shape), generator=generator, dtype=working_dtype(dtype))
+        return self._scaled(white, self._power.sqrt()).to(dtype)
+
+
+class FiniteDataset:
+    r"""The exact denoiser of a finite data set: the posterior mean over its samples, at every stage size.
+
+    Data drawn as a sample plus ``N(0, bandwidth^2)`` per pixel. With ``var = t^2 + (1-t)^2 h^2`` the weights are
+    ``softmax(-|x - (1-t) s|^2 / (2 var))``, and ``D = k x + (1 - k (1-t)) sum w s`` with ``k = (1-t) h^2 / var``; the
+    velocity is ``(x - D) / t``. Computed in float64. A coarse stage sees :func:`~spectral_pd.restrict_signal` of the samples
+    and ``h / r``.
+
+    Parameters
+    ----------
+    samples
+        (K, ..., *grid), floating point.
+    bandwidth
+        h >= 0, in units of the samples; 0 is the data set itself.
+    basis
+        The basis in which coarse grids show the same picture.
+    dims
+        Number of trailing spectral axes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Empty or integer samples, NaN, negative bandwidth.
+    """
+
+    def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
+        check_state(samples, "samples", dims + 1)
+        if samples.shape[0] == 0 or samples.numel() == 0:
+            raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
+        if not bool(torch.isfinite(samples).all()):
+            raise ValueError("samples contains NaN or infinity")
+        if not (math.isfinite(bandwidth) and bandwidth >= 0):
+            raise ValueError(f"bandwidth = {bandwidth} must be finite and not negative")
+        self.samples, self.bandwidth, self.basis, self.dims = samples, float(bandwidth), basis, dims
+        self._on_grid = lru_cache(maxsize=8)(self._restrict)
+
+    def _restrict(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Flattened samples on a stage grid and half their squared norms, float64."""
+        full = tuple(self.samples.shape[-self.dims :])
+        low = self.samples.to(torch.float64)
+        low = low if shape == full else restrict_signal(low, shape, basis=self.basis)
+        flat = low.reshape(low.shape[0], -1)
+        return flat, 0.5 * flat.square().sum(1)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """The optimal velocity ``(x - D(x, t)) / t`` of a state (batch, ..., *grid) on the full or any coarser grid.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A state that does not fit the samples, `t` outside (0, 1].
+        """
+        check_state(x, dims=self.dims + 1)
+        t = check_time(float(t))
+        if t == 0:
+            raise ValueError("t = 0: the velocity (x - D) / t has no value at the data end; use 0 < t <= 1")
+        shape, full = tuple(x.shape[-self.dims :]), tuple(self.samples.shape[-self.dims :])
+        if x.shape[1 : -self.dims] != self.samples.shape[1 : -self.dims]:
+            raise ValueError(f"x has shape {tuple(x.shape)}; samples are {tuple(self.samples.shape)}: axes must match")
+        flat, half_norm = self._on_grid(shape)
+        h = self.bandwidth / size_ratio(shape, full)
+        variance = t**2 + (1 - t) ** 2 * h**2
+        y = x.to(torch.float64).reshape(x.shape[0], -1)
+        weights = torch.softmax((1 - t) * (y @ flat.T - (1 - t) * half_norm) / variance, dim=1)
+        k = (1 - t) * h**2 / variance
+        denoised = k * y + (1 - k * (1 - t)) * (weights @ flat)
+        return ((y - denoised) / t).reshape(x.shape).to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a plan makes of a Gaussian field, exactly.
+
+    Attributes
+    ----------
+    gain
+        Output coefficient over the initial noise's, for every coefficient of the full grid, float64.
+    power
+        The field's own variance of each coefficient; the exact solution has gain ``sqrt(power)``.
+    frequency, ratio
+        Radial bins k (cycles per shorter side) and ``sqrt(mean gain^2 / mean power)`` in each: 1 is perfect, below 1 too
+        weak.
+    """
+
+    gain: Tensor
+    power: Tensor
+    frequency: np.ndarray
+    ratio: np.ndarray
+
+    @property
+    def relative_w2(self) -> float:
+        """Wasserstein-2 distance to the field's distribution over its root power: ``sqrt(sum (|g| - sqrt P)^2 / sum P)``."""
+        return float(((self.gain.abs() - self.power.sqrt()).square().sum() / self.power.sum()).sqrt())
+
+    @property
+    def log_power_error(self) -> float:
+        """Root mean square over the radial bins of ``log(output power / power)``."""
+        return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
+
+
+def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "euler") -> Prediction:
+    r"""The output spectrum of a plan on a Gaussian field, in closed form.
+
+    Every coefficient starts as 1 (in units of its own noise) when its band is born, is multiplied by kappa at each
+    transition after that, and by the solver's scalar in each step; a new band enters with ``t kappa``. Exact for every
+    solver that is linear in the state: the sampler run on the bench agrees to rounding, with either coupling.
+
+    Parameters
+    ----------
+    plan
+        A plan on the field's grid.
+    field
+        The bench.
+    solver
+        Name or callable, as for :func:`~spectral_pd.sample`; it must be linear in the state.
+
+    Raises
+    ------
+    ValueError
+        The plan is of another grid, or a stage is not nested in the field's basis.
+    """
+    if plan.shape != field.shape:
+        raise ValueError(f"plan is for grid {plan.shape}, the field is on {field.shape}; make both the same")
+    step_with = find_solver(solver)
+    basis, dims = field.basis, len(field.shape)
+    first = plan.stages[0]
+    gain = torch.ones(first.shape, dtype=torch.float64)
+    if plan.clock == "full":
+        gain = gain / align_scale(first.times[0], first.ratio)
+    history: History | None = None
+    for i, stage in enumerate(plan.stages):
+        if i > 0:
+            coarse = plan.stages[i - 1]
+            t, ratio = coarse.times[-1], size_ratio(coarse.shape, stage.shape)
+            gain = align_scale(t, ratio) * _pad(gain, stage.shape, t)
+            if history is not None and plan.clock == "full":
+                history = History(align_time(history.time, ratio), ratio * _pad(history.denoised, stage.shape, 0.0))
+            else:
+                history = None
+        power = field.power(stage.shape)
+        for t, t_next in zip(stage.times, stage.times[1:], strict=False):
+            gain, history = step_with(lambda g, s, p=power: optimal_gain(s, p) * g, gain, t, t_next, history)
+    power = field.power()
+    frequency = basis.frequency(field.shape)
+    k, reached, _ = radial_bins(gain.square(), frequency)
+    _, wanted, _ = radial_bins(power, frequency)
+    return Prediction(gain, power, k, np.sqrt(reached / wanted))
+
+
+def _pad(corner: Tensor, shape: tuple[int, ...], value: float) -> Tensor:
+    """`corner` in the low corner of an array of `shape` filled with `value`: an expansion seen in coefficients."""
+    out = corner.new_full(shape, value)
+    out[tuple(slice(0, n) for n in corner.shape)] = corner
+    return out

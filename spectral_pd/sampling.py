@@ -1,0 +1,253 @@
+r"""The progressive sampler over any velocity callable (paper Sec. 4.1), and the conversions other models need.
+
+From noise on the coarsest grid, each stage of a plan integrates ``dx/dt = v(x, t)`` on its own grid; between stages the
+state grows by :func:`~spectral_pd.expand_aligned`. With the defaults, ``clock="full"`` in the plan and
+``coupling="coupled"`` here, the same noise gives the same picture as full-resolution sampling, up to the high band that
+delta bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from spectral_pd.bases import DCT, Basis, check_state, check_target, size_ratio, working_dtype
+from spectral_pd.expansion import expand_aligned
+from spectral_pd.noise import NoiseField
+from spectral_pd.schedule import Plan
+from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
+from spectral_pd.theory import align_scale, align_time
+
+Coupling = Literal["coupled", "fresh"]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a callback sees after each solver step.
+
+    Attributes
+    ----------
+    step
+        Steps done so far, 1 to ``plan.nfe``.
+    stage
+        Index of the stage, 0 is the coarsest.
+    time
+        Full-resolution clock's grid time reached, ``plan.times[step]``.
+    local_time
+        The stage's own time reached: the level of the noise in `state`.
+    state
+        The state after the step, on the stage's grid; do not modify it in place.
+    """
+
+    step: int
+    stage: int
+    time: float
+    local_time: float
+    state: Tensor
+
+
+@torch.no_grad()
+def sample(
+    velocity: Velocity,
+    noise: Tensor | NoiseField,
+    plan: Plan,
+    *,
+    solver: SolverName | Solver = "euler",
+    basis: Basis = DCT,
+    coupling: Coupling = "coupled",
+    leading: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Sample progressively: coarse stages first, growing between them (Sec. 4.1).
+
+    Parameters
+    ----------
+    velocity
+        ``velocity(x, t)`` returns ``dx/dt = eps - x_0`` in x's shape. It is called at every stage size with that stage's
+        LOCAL time, a float in (0, 1]. x is float32, or float64 when the noise is.
+    noise
+        White field of the full size, shape (batch, ..., *plan.shape), or a :class:`~spectral_pd.NoiseField` together
+        with `leading`. All randomness of a coupled run.
+    plan
+        From :func:`~spectral_pd.make_plan`. A plan of one scale is plain sampling.
+    solver
+        ``"euler"``, ``"heun"``, ``"dpmpp_2m"``, or a callable (see :mod:`spectral_pd.solvers`). At a transition a multistep
+        history is carried over by embedding the last denoised estimate on the full clock, and dropped on the stage clock,
+        whose times jump.
+    basis
+        The basis the state grows in. HAAR needs ratios that are powers of 2.
+    coupling
+        ``"coupled"``: the first stage starts from the low band of the one field and every transition fills from the same
+        field. ``"fresh"``: independent noise at each transition, as in the paper; another picture for the same seed.
+    leading
+        Axes before the grid, e.g. (batch, channels); only with a NoiseField.
+    generator
+        Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``; None is torch's default generator.
+    callback
+        Called with a :class:`StepInfo` after every solver step.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    State of the full size (batch, ..., *plan.shape) at time 0, in the noise's dtype. No gradients are recorded.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Noise that does not fit the plan, a basis that cannot reach a stage's grid, an unknown solver or coupling: all
+        before the first model call. A velocity whose result has another shape: at that call.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(8), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> sample(lambda x, t: x, torch.randn(1, 4, 32, 32), plan).shape
+    torch.Size([1, 4, 32, 32])
+    """
+    step_with = find_solver(solver)
+    field, dtype = _check_noise(noise, plan, basis, coupling, leading, generator)
+    x = _initial_state(field, plan, basis, leading)
+    check = _checked(velocity)
+    history: History | None = None
+    done = 0
+    with tqdm(total=plan.nfe, disable=not progress, desc="sampling", unit="step") as bar:
+        for i, stage in enumerate(plan.stages):
+            if i > 0:
+                x, history = _transition(x, history, plan, i, field, basis, coupling, generator)
+            for t, t_next in zip(stage.times, stage.times[1:], strict=False):
+                x, history = step_with(check, x, t, t_next, history)
+                done += 1
+                bar.update()
+                if callback is not None:
+                    callback(StepInfo(done, i, plan.times[done], t_next, x))
+    return x.to(dtype)
+
+
+def _check_noise(
+    noise: Tensor | NoiseField,
+    plan: Plan,
+    basis: Basis,
+    coupling: str,
+    leading: Sequence[int] | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor | NoiseField, torch.dtype]:
+    """Everything that can be wrong before the first model call; the noise in working precision and the result's type."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
+    if not isinstance(basis, Basis):
+        raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
+    if coupling not in ("coupled", "fresh"):
+        raise ValueError(f"coupling = {coupling!r} must be 'coupled' or 'fresh'")
+    for coarse, fine in zip(plan.shapes, plan.shapes[1:], strict=False):
+        check_target(basis, "stage shape", coarse, fine)
+    if generator is not None and (coupling == "coupled" or isinstance(noise, NoiseField)):
+        raise ValueError("generator is used only with a noise tensor and coupling='fresh'; remove it")
+    if isinstance(noise, NoiseField):
+        if leading is None:
+            raise ValueError("noise is a NoiseField; pass leading=(batch, channels, ...), the axes before the grid")
+        if noise.basis is not basis:
+            raise ValueError(f"noise is a field in {noise.basis}, but basis = {basis}; make both the same")
+        for coarse, fine in zip(plan.shapes, plan.shapes[1:], strict=False):
+            if not basis.nested(coarse, fine):
+                raise ValueError(f"a {basis} noise field is not nested from {coarse} to {fine}; pass a noise tensor")
+        return noise, torch.float32
+    if not isinstance(noise, Tensor):
+        raise TypeError(f"noise is {type(noise).__name__}; pass a white field of the full size or a NoiseField")
+    if leading is not None:
+        raise ValueError("leading is used only with a NoiseField; a noise tensor already has its axes")
+    check_state(noise, "noise", len(plan.shape))
+    if tuple(noise.shape[-len(plan.shape) :]) != plan.shape:
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; its last axes must be the plan's full grid {plan.shape}, "
+            f"also when the first stage is smaller"
+        )
+    if noise.numel() == 0:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}: an empty batch; pass at least one item")
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("noise contains NaN or infinity")
+    return noise.to(working_dtype(noise.dtype)), noise.dtype
+
+
+def _initial_state(noise: Tensor | NoiseField, plan: Plan, basis: Basis, leading: Sequence[int] | None) -> Tensor:
+    """The coarsest grid's pure noise: the low band of the one field."""
+    first = plan.stages[0]
+    if isinstance(noise, NoiseField):
+        x = noise.on((*(leading or ()), *first.shape), dims=len(plan.shape))
+    else:
+        x = basis.restrict(noise, first.shape)
+    if plan.clock == "full":
+        # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of
+        # that state before alignment. At T_0 = 1 the factor is exactly 1.
+        x = x / align_scale(first.times[0], first.ratio)
+    return x
+
+
+def _transition(
+    x: Tensor,
+    history: History | None,
+    plan: Plan,
+    index: int,
+    noise: Tensor | NoiseField,
+    basis: Basis,
+    coupling: str,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, History | None]:
+    """Grow from stage index-1 to `index`: the aligned state, and the history a multistep solver may keep."""
+    shape, coarse = plan.stages[index].shape, plan.stages[index - 1]
+    field: Tensor | NoiseField
+    if isinstance(noise, NoiseField):
+        field = noise if coupling == "coupled" else noise.fresh(index)
+    elif coupling == "coupled":
+        field = basis.restrict(noise, shape)
+    else:
+        device = x.device if generator is None else generator.device
+        grown = (*x.shape[: x.ndim - len(shape)], *shape)
+        field = torch.randn(grown, generator=generator, dtype=x.dtype, device=device).to(x.device)
+    state, _ = expand_aligned(x, shape, coarse.times[-1], noise=field, basis=basis)
+    if history is None or plan.clock == "stage":
+        return state, None
+    ratio = size_ratio(coarse.shape, shape)
+    return state, History(align_time(history.time, ratio), ratio * basis.embed(history.denoised, shape))
+
+
+def _checked(velocity: Velocity) -> Velocity:
+    """`velocity` with the shape of its result verified and its type brought to the state's."""
+    if not callable(velocity):
+        raise TypeError(f"velocity is {type(velocity).__name__}; pass a callable velocity(x, t)")
+
+    def call(x: Tensor, t: float) -> Tensor:
+        v = velocity(x, t)
+        if not isinstance(v, Tensor) or v.shape != x.shape:
+            got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+            raise ValueError(f"velocity returned {got} for a state of shape {tuple(x.shape)}; it must keep the shape")
+        return v.to(x.dtype)
+
+    return call
+
+
+def velocity_from_denoised(denoiser: Velocity) -> Velocity:
+    """A velocity from a model that predicts the clean state: ``v = (x - D(x, t)) / t``, for t > 0."""
+    return lambda x, t: (x - denoiser(x, t)) / t
+
+
+def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> Velocity:
+    """A velocity from a model that predicts the noise: ``v = (eps(x, t) - x) / (1 - t)``.
+
+    At t = 1 the state holds no signal and a noise prediction says nothing about ``x_0``; within `least_signal` of t = 1 the
+    velocity is taken to be the predicted noise itself, whose mean ``x_0`` is then assumed 0.
+    """
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        eps = predictor(x, t)
+        return eps if 1 - t < least_signal else (eps - x) / (1 - t)
+
+    return velocity

@@ -1,0 +1,446 @@
+r"""From a time grid and a spectrum to a plan: sizes, transitions, clocks, steps, cost (paper Sec. 4.2).
+
+``T_0 > T_1 > ... > T_N = 0`` is the model's own FULL-resolution time grid, shifts already applied. Stage i runs on the
+grid of scale ``s_i`` from its start index to the first index whose ``T_k <= t*_i`` (Eq. 10). Two clocks say which local times a
+coarse stage sees:
+
+``clock="full"`` (default)
+    ``T_k`` and ``t*`` are times of the full-resolution clock everywhere; a stage of ratio ``r_i`` to full size runs at local
+    times ``tau = align(T, 1 / r_i)`` (log-odds minus ``log r_i``). The aligned state after a transition lands exactly on ``T_k``:
+    nothing is patched, no step is stretched. For a denoiser whose restriction to the low band is consistent, Euler then
+    walks the low band of the full-resolution trajectory, step by step (the equivalence theorem, docs/theory.md).
+``clock="stage"``
+    The paper's: the coarse stage takes ``T_k`` as its local time, and at a transition that one grid value is replaced by
+    the aligned ``t~``. The step after a transition is several times longer than its neighbours and does not shrink with N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from spectral_pd.bases import size_ratio
+from spectral_pd.spectrum import PowerLaw, Spectrum
+from spectral_pd.theory import align_time, check_delta, check_scales, check_shape, transition_times
+
+Clock = Literal["full", "stage"]
+Cost = Callable[[tuple[int, ...]], float]
+
+
+def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
+    r"""The uniform time grid under a resolution shift: ``T = s u / (1 + (s - 1) u)``, ``u = 1 - k / N``.
+
+    A larger shift spends more steps at high noise. Dynamic shifting by mu is ``shift=exp(mu)``.
+
+    Parameters
+    ----------
+    steps
+        N >= 1 steps.
+    shift
+        s > 0; 1 is uniform. FLUX.1 at 1024x1024: exp(1.15); Z-Image 6; WAN 5; SD3 3.
+
+    Returns
+    -------
+    N + 1 floats from 1 to 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `steps` not a positive int, `shift` not positive and finite.
+
+    Examples
+    --------
+    >>> shift_times(4)
+    (1.0, 0.75, 0.5, 0.25, 0.0)
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"steps is {steps!r}; pass an int")
+    if steps < 1:
+        raise ValueError(f"steps = {steps} must be at least 1")
+    if not (math.isfinite(shift) and shift > 0):
+        raise ValueError(f"shift = {shift} must be positive and finite (1 is no shift)")
+    # s u / (1 + (s-1) u) is the alignment formula: a shift is a translation of log-odds as well.
+    return tuple(align_time(1 - k / steps, float(shift)) for k in range(steps + 1))
+
+
+def check_times(times: Sequence[float]) -> tuple[float, ...]:
+    """Return `times` as floats: strictly decreasing from at most 1 to exactly 0.
+
+    Raises
+    ------
+    TypeError
+        Not a sequence of numbers.
+    ValueError
+        Fewer than 2, NaN, not decreasing, outside [0, 1], not ending at 0.
+    """
+    if isinstance(times, (str, bytes)) or not hasattr(times, "__iter__"):
+        raise TypeError(f"times is {type(times).__name__}; pass the full-resolution time grid, e.g. shift_times(50)")
+    values = tuple(float(t) for t in times)
+    if len(values) < 2:
+        raise ValueError(f"times has {len(values)} values; N steps need N + 1, e.g. shift_times(50)")
+    if any(math.isnan(t) for t in values):
+        raise ValueError("times contains NaN")
+    if any(a <= b for a, b in zip(values, values[1:], strict=False)):
+        raise ValueError(f"times must be strictly decreasing from noise (1) to data (0); got {_brief(values)}")
+    if values[0] > 1 or values[-1] != 0.0:
+        raise ValueError(f"times must start at 1 or below and end at exactly 0; got {_brief(values)}")
+    return values
+
+
+def _brief(values: Sequence[float]) -> str:
+    if len(values) <= 6:
+        return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+    return f"({values[0]:g}, {values[1]:g}, ..., {values[-2]:g}, {values[-1]:g})"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a plan: the steps ``start .. stop`` of the time grid on one grid size.
+
+    Attributes
+    ----------
+    shape
+        Grid of this stage.
+    scale
+        Nominal scale asked for.
+    ratio
+        ``r = sqrt(prod(full) / prod(shape))`` to the full grid, from the real sizes; 1 for the last stage.
+    start, stop
+        Indices into the plan's time grid; the stage makes ``stop - start`` steps.
+    transition_time
+        ``t*`` wanted for the transition after this stage; None for the last stage.
+    times
+        Local times from start to stop, ``stop - start + 1`` floats: what the velocity is called with.
+    """
+
+    shape: tuple[int, ...]
+    scale: float
+    ratio: float
+    start: int
+    stop: int
+    transition_time: float | None
+    times: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of solver steps."""
+        return self.stop - self.start
+
+    @property
+    def pixels(self) -> int:
+        """Number of grid points."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the sampler needs to know, decided before the first model call; ``print(plan)`` shows it.
+
+    Attributes
+    ----------
+    times
+        The full-resolution time grid, N + 1 floats.
+    stages
+        One :class:`Stage` a scale, coarse to full.
+    clock
+        ``"full"`` or ``"stage"``; see the module's text.
+    delta
+        The tolerance the transitions were derived from; None when they were given.
+    warnings
+        What a careful reader should know before running it.
+    cost_function
+        Cost of one step as a function of the grid, when given to :func:`make_plan`.
+    """
+
+    times: tuple[float, ...]
+    stages: tuple[Stage, ...]
+    clock: Clock
+    delta: float | None = None
+    warnings: tuple[str, ...] = ()
+    cost_function: Cost | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The full grid."""
+        return self.stages[-1].shape
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Grid of each stage, coarse to full."""
+        return tuple(stage.shape for stage in self.stages)
+
+    @property
+    def split(self) -> tuple[int, ...]:
+        """Steps of each stage, e.g. (18, 32)."""
+        return tuple(stage.steps for stage in self.stages)
+
+    @property
+    def transition_times(self) -> tuple[float, ...]:
+        """The wanted transition times t*, one for each stage but the last."""
+        return tuple(stage.transition_time for stage in self.stages if stage.transition_time is not None)
+
+    @property
+    def nfe(self) -> int:
+        """Solver steps in all, which is the number of model calls of a one-evaluation solver (Euler, DPM++ 2M)."""
+        return len(self.times) - 1
+
+    def cost(self, fn: Cost | None = None) -> float:
+        """Total cost of the steps: ``sum_i steps_i fn(shape_i)``.
+
+        Parameters
+        ----------
+        fn
+            Cost of one step on a grid; None uses the plan's own ``cost_function``, or the number of grid points.
+
+        Raises
+        ------
+        ValueError
+            `fn` returned a value that is not positive and finite.
+        """
+        fn = fn or self.cost_function or _pixels
+        return math.fsum(stage.steps * _checked_cost(fn, stage.shape) for stage in self.stages)
+
+    def speedup(self, fn: Cost | None = None) -> float:
+        """Cost of the same number of full-size steps over :meth:`cost`. Parameters and errors as there."""
+        fn = fn or self.cost_function or _pixels
+        return self.nfe * _checked_cost(fn, self.shape) / self.cost(fn)
+
+    def __str__(self) -> str:
+        head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
+        if self.delta is not None and len(self.stages) > 1:
+            head += f", delta={self.delta:g}"
+        unit = "cost" if self.cost_function else "points"
+        columns = ["stage", "scale", "size", "ratio", "steps", "local times", "t*", "grid T", unit, "share"]
+        total = self.cost()
+        rows = []
+        for i, stage in enumerate(self.stages):
+            wanted = stage.transition_time
+            each = _checked_cost(self.cost_function or _pixels, stage.shape)
+            rows.append(
+                [
+                    str(i + 1),
+                    f"{stage.scale:.4g}",
+                    "x".join(map(str, stage.shape)),
+                    f"{stage.ratio:.4g}",
+                    str(stage.steps),
+                    f"{stage.times[0]:.4f} -> {stage.times[-1]:.4f}",
+                    "-" if wanted is None else f"{wanted:.6f}",
+                    "-" if wanted is None else f"{self.times[stage.stop]:.6f}",
+                    f"{each:.6g}",
+                    f"{stage.steps * each / total:.1%}",
+                ]
+            )
+        widths = [max(len(row[c]) for row in [columns, *rows]) for c in range(len(columns))]
+        lines = [head]
+        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [columns, *rows]]
+        label = "cost function" if self.cost_function else "grid points"
+        lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += [f"warning: {text}" for text in self.warnings]
+        return "\n".join(lines)
+
+
+def _pixels(shape: tuple[int, ...]) -> float:
+    return float(math.prod(shape))
+
+
+def _checked_cost(fn: Cost, shape: tuple[int, ...]) -> float:
+    value = float(fn(shape))
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"cost function returned {value} for grid {shape}; it must be positive and finite")
+    return value
+
+
+def stage_shape(shape: Sequence[int], scale: float, *, multiple_of: int = 1) -> tuple[int, ...]:
+    """Grid of one scale: each size times `scale`, rounded down to a multiple of `multiple_of`, at least that multiple."""
+    # Sizes such as 2/3 of 90 come out a rounding error below 60: the nearby simple fraction is what was meant.
+    exact = Fraction(scale).limit_denominator(4096)
+    return tuple(max(int(n * exact) // multiple_of, 1) * multiple_of for n in shape)
+
+
+def make_plan(
+    times: Sequence[float],
+    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None,
+    shape: Sequence[int],
+    *,
+    scales: Sequence[float],
+    delta: float = 0.01,
+    multiple_of: int = 1,
+    clock: Clock = "full",
+    cost: Cost | None = None,
+    transition_times: Sequence[float] | None = None,
+    unreached: Literal["error", "force"] = "error",
+) -> Plan:
+    r"""Decide every stage before the first model call (Eqs. 9-10).
+
+    A stage ends at the first grid time at or below its ``t*``. SMALLER delta: larger ``t*``, earlier transitions, slower,
+    closer to full resolution. LARGER delta: later transitions, faster.
+
+    Parameters
+    ----------
+    times
+        The model's full-resolution time grid, N + 1 strictly decreasing floats ending at 0, shifts applied for the FULL
+        size (see :func:`shift_times`).
+    spectrum
+        A :class:`~spectral_pd.PowerLaw` (e.g. ``PRESETS["flux"]``), a measured :class:`~spectral_pd.Spectrum`, or any
+        function of frequency. Rescaled to `shape` when it carries another grid. None with explicit `transition_times`.
+    shape
+        Full grid, e.g. (128, 128): the LATENT size for latent models.
+    scales
+        Increasing, ending at 1, e.g. (1/2, 1).
+    delta
+        Tolerated velocity error of the bands not yet represented, 0 < delta < 1.
+    multiple_of
+        Stage sizes are rounded down to multiples of this (a patch size); the full shape must be one already. Transition
+        times and ratios use the rounded sizes, and the plan says so.
+    clock
+        ``"full"`` (default) or ``"stage"`` (the paper's); see the module's text.
+    cost
+        Cost of one step as a function of the grid, for ``str(plan)``, ``plan.cost()`` and ``plan.speedup()``.
+    transition_times
+        Use these t* (one for each scale but the last, decreasing) instead of deriving them.
+    unreached
+        A transition that no step before the end reaches is an ``"error"``, or is moved to the last step by ``"force"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Any argument out of its range, two stages of one size, a transition never reached.
+
+    Examples
+    --------
+    >>> import math
+    >>> from spectral_pd import PRESETS
+    >>> make_plan(shift_times(50, shift=math.exp(1.15)), PRESETS["flux"], (128, 128), scales=(1 / 2, 1)).split
+    (18, 32)
+    """
+    times, scales, shape, delta = check_times(times), check_scales(scales), check_shape(shape), check_delta(delta)
+    if clock not in ("full", "stage"):
+        raise ValueError(f"clock = {clock!r} must be 'full' or 'stage'")
+    if unreached not in ("error", "force"):
+        raise ValueError(f"unreached = {unreached!r} must be 'error' or 'force'")
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+        raise ValueError(f"multiple_of = {multiple_of!r} must be a positive int")
+    if any(n % multiple_of for n in shape):
+        raise ValueError(
+            f"shape = {shape} is not a multiple of multiple_of = {multiple_of}; the full size is never rounded"
+        )
+
+    warnings = []
+    shapes = [stage_shape(shape, scale, multiple_of=multiple_of) for scale in scales]
+    for scale, size in zip(scales, shapes, strict=True):
+        if any(abs(n - scale * full) > 1e-6 for n, full in zip(size, shape, strict=True)):
+            warnings.append(f"scale {scale:.4g} of {_size(shape)} is rounded to {_size(size)}; its real ratio is used")
+    for before, after in zip(shapes, shapes[1:], strict=False):
+        if math.prod(before) >= math.prod(after) or any(a > b for a, b in zip(before, after, strict=True)):
+            raise ValueError(
+                f"scales {scales} of {shape} give stages {_size(before)} and {_size(after)}; every stage must be larger "
+                f"than the one before: use fewer scales or a smaller multiple_of"
+            )
+
+    wanted = _wanted_times(spectrum, shapes, delta, transition_times, warnings)
+    indices = _transition_indices(times, wanted, unreached, warnings)
+    starts, stops = (0, *indices), (*indices, len(times) - 1)
+    for k in sorted({k for k in indices if indices.count(k) > 1}):
+        warnings.append(
+            f"{indices.count(k)} transitions fall on grid time T_{k} = {times[k]:.4f}; a stage makes no step"
+        )
+    if indices and indices[0] == 0:
+        warnings.append(f"the first transition is due at or before the first grid time {times[0]:.4f}: no coarse step")
+
+    ratios = [size_ratio(size, shape) for size in shapes]
+    local = _local_times(times, ratios, starts, stops, clock)
+    stages = tuple(
+        Stage(
+            shape=shapes[i],
+            scale=scales[i],
+            ratio=ratios[i],
+            start=starts[i],
+            stop=stops[i],
+            transition_time=wanted[i] if i < len(wanted) else None,
+            times=local[i],
+        )
+        for i in range(len(scales))
+    )
+    return Plan(times, stages, clock, None if transition_times is not None else delta, tuple(warnings), cost)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _wanted_times(
+    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None,
+    shapes: Sequence[tuple[int, ...]],
+    delta: float,
+    given: Sequence[float] | None,
+    warnings: list[str],
+) -> tuple[float, ...]:
+    """The transition times t*, derived from the spectrum at the real stage sizes or taken as given."""
+    full = shapes[-1]
+    if given is not None:
+        values = tuple(float(t) for t in given)
+        if len(values) != len(shapes) - 1:
+            raise ValueError(
+                f"transition_times has {len(values)} values for {len(shapes)} scales; pass one for each scale but the last"
+            )
+        if any(not 0 < t < 1 for t in values) or any(a < b for a, b in zip(values, values[1:], strict=False)):
+            raise ValueError(f"transition_times = {values} must lie inside (0, 1) and not increase")
+        return values
+    if spectrum is None:
+        raise ValueError("spectrum is None; pass a PowerLaw, a Spectrum or a function, or give transition_times")
+    grid = getattr(spectrum, "shape", None)
+    if grid is not None and tuple(grid) != full:
+        warnings.append(f"the spectrum was measured on {_size(grid)} and is rescaled to {_size(full)}")
+    if getattr(spectrum, "kind", None) == "borrowed":
+        warnings.append(
+            f"the spectrum is borrowed ({getattr(spectrum, 'source', '')}); measure your own with fit_spectrum"
+        )
+    # Everything below the smallest per-axis ratio is representable, so that ratio decides when the stage must end.
+    real = [min(n / m for n, m in zip(size, full, strict=True)) for size in shapes[:-1]]
+    return transition_times(spectrum, (*real, 1.0), full, delta=delta)
+
+
+def _transition_indices(
+    times: tuple[float, ...], wanted: tuple[float, ...], unreached: str, warnings: list[str]
+) -> tuple[int, ...]:
+    """First index k with ``T_k <= t*``, for each wanted t*; the last stage must keep at least one step."""
+    last = len(times) - 2
+    indices = []
+    for i, target in enumerate(wanted):
+        k = next(k for k, t in enumerate(times) if t <= target)
+        if k > last:
+            text = (
+                f"transition {i + 1} at t* = {target:.6f} is never reached: the last grid time before the end is "
+                f"T_{last} = {times[last]:.6f}"
+            )
+            if unreached == "error":
+                raise ValueError(
+                    f"{text}; use more steps, a smaller shift, a smaller delta, fewer scales, or unreached='force'"
+                )
+            warnings.append(f"{text}; forced to T_{last}")
+            k = last
+        indices.append(k)
+    return tuple(indices)
+
+
+def _local_times(
+    times: tuple[float, ...],
+    ratios: Sequence[float],
+    starts: Sequence[int],
+    stops: Sequence[int],
+    clock: Clock,
+) -> list[tuple[float, ...]]:
+    """The times each stage's velocity is called with, start to stop."""
+    if clock == "full":
+        return [
+            tuple(align_time(t, 1 / r) for t in times[a : b + 1]) for a, b, r in zip(starts, stops, ratios, strict=True)
+        ]
+    local: list[tuple[float, ...]] = []
+    for i, (a, b) in enumerate(zip(starts, stops, strict=True)):
+        # The state arrives with the aligned time of the stage before; that one grid value is replaced.
+        entry = times[a] if i == 0 else align_time(local[-1][-1], ratios[i - 1] / ratios[i])
+        local.append((entry, *times[a + 1 : b + 1]))
+    return local
