@@ -25,6 +25,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,11 @@ def check_target(basis: Basis, name: str, coarse: Sequence[int], fine: Sequence[
 def size_ratio(coarse: Sequence[int], fine: Sequence[int]) -> float:
     """``r = sqrt(prod(fine) / prod(coarse))``, from the real integer sizes (never the nominal scale)."""
     return math.sqrt(math.prod(fine) / math.prod(coarse))
+
+
+def corner(shape: Sequence[int]) -> tuple[Any, ...]:
+    """Index of the low corner of size `shape` in the last axes of a coefficient array."""
+    return (Ellipsis, *(slice(0, n) for n in shape))
 
 
 def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -316,12 +322,12 @@ class HaarBasis(Basis):
         c = x.to(working_dtype(x.dtype)).clone()
         shape = tuple(c.shape[-dims:])
         for level in range(self.levels(shape)):
-            corner = (..., *(slice(0, n >> level) for n in shape))
-            band = c[corner]
+            at_level = corner([n >> level for n in shape])
+            band = c[at_level]
             for axis in range(-dims, 0):
                 a, b = band.unflatten(axis, (-1, 2)).unbind(axis)
                 band = torch.cat(((a + b), (a - b)), axis) * math.sqrt(0.5)
-            c[corner] = band
+            c[at_level] = band
         return c.to(x.dtype)
 
     def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
@@ -329,13 +335,13 @@ class HaarBasis(Basis):
         x = c.to(working_dtype(c.dtype)).clone()
         shape = tuple(x.shape[-dims:])
         for level in reversed(range(self.levels(shape))):
-            corner = (..., *(slice(0, n >> level) for n in shape))
-            band = x[corner]
+            at_level = corner([n >> level for n in shape])
+            band = x[at_level]
             for axis in range(-dims, 0):
                 low, high = band.chunk(2, axis)
                 pairs = torch.stack((low + high, low - high), axis)
                 band = pairs.flatten(axis - 1, axis) * math.sqrt(0.5)
-            x[corner] = band
+            x[at_level] = band
         return x.to(c.dtype)
 
     def frequency(self, shape: Sequence[int]) -> Tensor:
@@ -349,13 +355,12 @@ class HaarBasis(Basis):
         for level in reversed(range(levels)):
             nyquist = (shorter >> level) / 2
             sizes = [n >> level for n in shape]
-            axes = [
-                torch.where(torch.arange(n) < n // 2, 0.25 * nyquist, 0.75 * nyquist).to(torch.float64) for n in sizes
-            ]
-            band = radius(axes)
-            coarse = tuple(slice(0, n // 2) for n in sizes)
+            # Low bands reach from 0 to half the Nyquist, high bands from there to the Nyquist.
+            halves = torch.tensor([0.25, 0.75], dtype=torch.float64) * nyquist
+            band = radius([halves.repeat_interleave(n // 2) for n in sizes])
+            coarse = corner([n // 2 for n in sizes])
             band[coarse] = value[coarse]
-            value[tuple(slice(0, n) for n in sizes)] = band
+            value[corner(sizes)] = band
         return value
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_state, check_target, size_ratio, working_dtype
+from spectral_pd.bases import DCT, Basis, check_state, check_target, corner, size_ratio, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.theory import align_scale, align_time, check_shape, check_time
 
@@ -106,7 +106,7 @@ def _grow(
     if isinstance(noise, NoiseField):
         leading = x.shape[: x.ndim - dims]
         c = noise.coefficients((*leading, *fine), dims=dims, dtype=dtype, device=x.device) * (t * scale)
-        c[(..., *(slice(0, n) for n in coarse))] = basis.forward(y, dims=dims) * scale
+        c[corner(coarse)] = basis.forward(y, dims=dims) * scale
         return basis.inverse(c, dims=dims).to(x.dtype)
     w = noise.to(dtype)
     # U (x - t U^T w) + t w: one restriction and one embedding.

@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_state, check_target, size_ratio, working_dtype
+from spectral_pd.bases import DCT, Basis, check_state, check_target, corner, size_ratio, working_dtype
 from spectral_pd.expansion import restrict_signal
 from spectral_pd.schedule import Plan
 from spectral_pd.solvers import History, Solver, SolverName, find_solver
@@ -77,7 +78,7 @@ class GaussianField:
         check_target(self.basis, "shape", shape, self.shape)
         if not self.basis.nested(shape, self.shape):
             raise ValueError(f"{self.basis} coefficients of {tuple(shape)} are not the low corner of {self.shape}")
-        return self._power[tuple(slice(0, n) for n in shape)] / size_ratio(shape, self.shape) ** 2
+        return self._power[corner(shape)] / size_ratio(shape, self.shape) ** 2
 
     def _scaled(self, x: Tensor, factor: Tensor) -> Tensor:
         dims = len(self.shape)
@@ -244,7 +245,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     if plan.shape != field.shape:
         raise ValueError(f"plan is for grid {plan.shape}, the field is on {field.shape}; make both the same")
     step_with = find_solver(solver)
-    basis, dims = field.basis, len(field.shape)
+    basis = field.basis
     first = plan.stages[0]
     gain = torch.ones(first.shape, dtype=torch.float64)
     if plan.clock == "full":
@@ -260,8 +261,8 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
             else:
                 history = None
         power = field.power(stage.shape)
-        for t, t_next in zip(stage.times, stage.times[1:], strict=False):
-            gain, history = step_with(lambda g, s, p=power: optimal_gain(s, p) * g, gain, t, t_next, history)
+        for t, t_next in pairwise(stage.times):
+            gain, history = step_with(partial(_gain_velocity, power), gain, t, t_next, history)
     power = field.power()
     frequency = basis.frequency(field.shape)
     k, reached, _ = radial_bins(gain.square(), frequency)
@@ -269,8 +270,13 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     return Prediction(gain, power, k, np.sqrt(reached / wanted))
 
 
-def _pad(corner: Tensor, shape: tuple[int, ...], value: float) -> Tensor:
-    """`corner` in the low corner of an array of `shape` filled with `value`: an expansion seen in coefficients."""
-    out = corner.new_full(shape, value)
-    out[tuple(slice(0, n) for n in corner.shape)] = corner
+def _gain_velocity(power: Tensor, gain: Tensor, t: float) -> Tensor:
+    """Eq. 26 acting on coefficients in units of their own noise."""
+    return optimal_gain(t, power) * gain
+
+
+def _pad(low: Tensor, shape: tuple[int, ...], value: float) -> Tensor:
+    """`low` in the low corner of an array of `shape` filled with `value`: an expansion seen in coefficients."""
+    out = low.new_full(shape, value)
+    out[corner(low.shape)] = low
     return out

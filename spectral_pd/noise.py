@@ -135,11 +135,14 @@ class NoiseField:
             raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
         if not isinstance(transition, int) or not 0 <= transition < 2**16:
             raise ValueError(f"transition = {transition!r} must be an int in [0, 65535]")
-        per_item = isinstance(source, (list, tuple))
-        if per_item and not source:
-            raise ValueError("noise source is an empty list; pass one seed or generator for each batch item")
-        object.__setattr__(self, "keys", tuple(_root(s) for s in source) if per_item else (_root(source),))
-        object.__setattr__(self, "per_item", per_item)
+        if isinstance(source, (list, tuple)):
+            if not source:
+                raise ValueError("noise source is an empty list; pass one seed or generator for each batch item")
+            keys = tuple(_root(s) for s in source)
+        else:
+            keys = (_root(source),)
+        object.__setattr__(self, "keys", keys)
+        object.__setattr__(self, "per_item", isinstance(source, (list, tuple)))
         object.__setattr__(self, "basis", basis)
         object.__setattr__(self, "transition", transition)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -123,7 +124,7 @@ def sample(
         for i, stage in enumerate(plan.stages):
             if i > 0:
                 x, history = _transition(x, history, plan, i, field, basis, coupling, generator)
-            for t, t_next in zip(stage.times, stage.times[1:], strict=False):
+            for t, t_next in pairwise(stage.times):
                 x, history = step_with(check, x, t, t_next, history)
                 done += 1
                 bar.update()
@@ -147,7 +148,7 @@ def _check_noise(
         raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
     if coupling not in ("coupled", "fresh"):
         raise ValueError(f"coupling = {coupling!r} must be 'coupled' or 'fresh'")
-    for coarse, fine in zip(plan.shapes, plan.shapes[1:], strict=False):
+    for coarse, fine in pairwise(plan.shapes):
         check_target(basis, "stage shape", coarse, fine)
     if generator is not None and (coupling == "coupled" or isinstance(noise, NoiseField)):
         raise ValueError("generator is used only with a noise tensor and coupling='fresh'; remove it")
@@ -156,7 +157,7 @@ def _check_noise(
             raise ValueError("noise is a NoiseField; pass leading=(batch, channels, ...), the axes before the grid")
         if noise.basis is not basis:
             raise ValueError(f"noise is a field in {noise.basis}, but basis = {basis}; make both the same")
-        for coarse, fine in zip(plan.shapes, plan.shapes[1:], strict=False):
+        for coarse, fine in pairwise(plan.shapes):
             if not basis.nested(coarse, fine):
                 raise ValueError(f"a {basis} noise field is not nested from {coarse} to {fine}; pass a noise tensor")
         return noise, torch.float32

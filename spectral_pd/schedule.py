@@ -1,8 +1,8 @@
 r"""From a time grid and a spectrum to a plan: sizes, transitions, clocks, steps, cost (paper Sec. 4.2).
 
 ``T_0 > T_1 > ... > T_N = 0`` is the model's own FULL-resolution time grid, shifts already applied. Stage i runs on the
-grid of scale ``s_i`` from its start index to the first index whose ``T_k <= t*_i`` (Eq. 10). Two clocks say which local times a
-coarse stage sees:
+grid of scale ``s_i`` from its start index to the first index whose ``T_k <= t*_i`` (Eq. 10). Two clocks say which local
+times a coarse stage sees:
 
 ``clock="full"`` (default)
     ``T_k`` and ``t*`` are times of the full-resolution clock everywhere; a stage of ratio ``r_i`` to full size runs at local
@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, Literal
 
 from spectral_pd.bases import size_ratio
@@ -83,7 +84,7 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"times has {len(values)} values; N steps need N + 1, e.g. shift_times(50)")
     if any(math.isnan(t) for t in values):
         raise ValueError("times contains NaN")
-    if any(a <= b for a, b in zip(values, values[1:], strict=False)):
+    if any(a <= b for a, b in pairwise(values)):
         raise ValueError(f"times must be strictly decreasing from noise (1) to data (0); got {_brief(values)}")
     if values[0] > 1 or values[-1] != 0.0:
         raise ValueError(f"times must start at 1 or below and end at exactly 0; got {_brief(values)}")
@@ -333,7 +334,7 @@ def make_plan(
     for scale, size in zip(scales, shapes, strict=True):
         if any(abs(n - scale * full) > 1e-6 for n, full in zip(size, shape, strict=True)):
             warnings.append(f"scale {scale:.4g} of {_size(shape)} is rounded to {_size(size)}; its real ratio is used")
-    for before, after in zip(shapes, shapes[1:], strict=False):
+    for before, after in pairwise(shapes):
         if math.prod(before) >= math.prod(after) or any(a > b for a, b in zip(before, after, strict=True)):
             raise ValueError(
                 f"scales {scales} of {shape} give stages {_size(before)} and {_size(after)}; every stage must be larger "
@@ -386,7 +387,7 @@ def _wanted_times(
             raise ValueError(
                 f"transition_times has {len(values)} values for {len(shapes)} scales; pass one for each scale but the last"
             )
-        if any(not 0 < t < 1 for t in values) or any(a < b for a, b in zip(values, values[1:], strict=False)):
+        if any(not 0 < t < 1 for t in values) or any(a < b for a, b in pairwise(values)):
             raise ValueError(f"transition_times = {values} must lie inside (0, 1) and not increase")
         return values
     if spectrum is None:

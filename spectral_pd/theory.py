@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
-Array = TypeVar("Array", float, np.ndarray, Tensor)
+Array: TypeAlias = Any
+"""A float, a numpy array or a torch tensor; functions return the kind they were given."""
 
 
 def _number(name: str, value: Any) -> Any:
@@ -302,7 +303,7 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
         raise ValueError("scales is empty; pass at least (1,)")
     if any(not isinstance(s, float) for s in values):
         raise TypeError(f"scales = {scales!r}; pass a sequence of plain numbers such as (0.5, 1)")
-    if values[0] <= 0 or any(a >= b for a, b in zip(values, values[1:], strict=False)):
+    if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
         raise ValueError(f"scales = {values} must be positive and strictly increasing, e.g. (0.25, 0.5, 1)")
     if values[-1] != 1.0:
         raise ValueError(f"scales = {values} must end at 1, the full size; append 1")
