@@ -63,7 +63,7 @@ def sample(
     coupling: Coupling = "coupled",
     leading: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[StepInfo], None] | None = None,
+    callback: Callable[[StepInfo], object] | None = None,
     progress: bool = False,
 ) -> Tensor:
     r"""Sample progressively: coarse stages first, growing between them (Sec. 4.1).

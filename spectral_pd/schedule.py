@@ -6,9 +6,9 @@ times a coarse stage sees:
 
 ``clock="full"`` (default)
     ``T_k`` and ``t*`` are times of the full-resolution clock everywhere; a stage of ratio ``r_i`` to full size runs at local
-    times ``tau = align(T, 1 / r_i)`` (log-odds minus ``log r_i``). The aligned state after a transition lands exactly on ``T_k``:
-    nothing is patched, no step is stretched. For a denoiser whose restriction to the low band is consistent, Euler then
-    walks the low band of the full-resolution trajectory, step by step (the equivalence theorem, docs/theory.md).
+    times ``tau = align(T, 1 / r_i)`` (log-odds minus ``log r_i``). The aligned state after a transition lands exactly on
+    ``T_k``: nothing is patched, no step is stretched. For a denoiser whose restriction to the low band is consistent,
+    Euler then walks the low band of the full-resolution trajectory, step by step (the equivalence theorem, docs/theory.md).
 ``clock="stage"``
     The paper's: the coarse stage takes ``T_k`` as its local time, and at a transition that one grid value is replaced by
     the aligned ``t~``. The step after a transition is several times longer than its neighbours and does not shrink with N.

@@ -1,0 +1,251 @@
+"""The library's main job on real photographs: measure, fit, plan, sample, compare (``spectral-pd demo``).
+
+Two models whose exact denoisers are known take the place of a trained one: the Gaussian field with the photographs'
+spectrum, and the finite data set of their crops. Each is sampled at full resolution and progressively, from the same
+noise, beside the paper's stage clock with fresh noise and beside fewer full-resolution steps of the same cost.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from spectral_pd.ideal import FiniteDataset, GaussianField
+from spectral_pd.plotting import plot_activation, plot_spectrum, plot_strips
+from spectral_pd.sampling import Coupling, StepInfo, sample
+from spectral_pd.schedule import Plan, make_plan, shift_times
+from spectral_pd.solvers import Velocity
+from spectral_pd.spectrum import PowerLaw, Spectrum, fit_power_law, power_spectrum
+
+EXTRA = "the demo needs matplotlib, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
+
+
+def photographs() -> dict[str, Tensor]:
+    """The colour photographs that ship inside scikit-learn and scikit-image: name -> (3, H, W) in [-1, 1].
+
+    Raises
+    ------
+    ModuleNotFoundError
+        One of the two is not installed.
+    """
+    try:
+        import skimage.data
+        from sklearn.datasets import load_sample_images
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(EXTRA) from error
+    bunch = load_sample_images()
+    pictures = {Path(name).stem: picture for name, picture in zip(bunch.filenames, bunch.images, strict=True)}
+    pictures |= {name: getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")}
+    pictures["motorcycle"] = skimage.data.stereo_motorcycle()[0]
+    return {
+        name: torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+        for name, picture in pictures.items()
+    }
+
+
+def random_crops(pictures: Sequence[Tensor], count: int, size: int, *, generator: torch.Generator) -> Tensor:
+    """`count` square crops, taken from the pictures in turn at random places: (count, C, size, size).
+
+    Raises
+    ------
+    ValueError
+        A picture smaller than a crop.
+    """
+    crops = []
+    for k in range(count):
+        picture = pictures[k % len(pictures)]
+        height, width = picture.shape[-2:]
+        if min(height, width) < size:
+            raise ValueError(f"picture of {height}x{width} is smaller than a crop of {size}x{size}")
+        y, x = (int(torch.randint(n - size + 1, (1,), generator=generator)) for n in (height, width))
+        crops.append(picture[:, y : y + size, x : x + size])
+    return torch.stack(crops)
+
+
+def halved(pictures: Tensor) -> Tensor:
+    """Pictures at half the size: the mean of every 2x2 block."""
+    return torch.nn.functional.avg_pool2d(pictures, 2)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each batch item, for pictures in [-1, 1] (peak 2)."""
+    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error)
+
+
+def spectrum_error(a: Tensor, b: Tensor) -> float:
+    """Root mean square over the radial bins of the log ratio of two batches' power."""
+    return float(np.sqrt(np.mean(np.log(power_spectrum(a).power / power_spectrum(b).power) ** 2)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of a comparison: what is run and, once it has been, for how long and with what result."""
+
+    name: str
+    plan: Plan
+    coupling: Coupling = "coupled"
+    seconds: float = 0.0
+    states: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def candidates(
+    spectrum: PowerLaw | Spectrum,
+    shape: tuple[int, int],
+    *,
+    steps: int,
+    shift: float,
+    scales: Sequence[float],
+    delta: float,
+) -> list[Run]:
+    """Full resolution, progressive, the paper's variant, and fewer full-resolution steps of the same cost in pixels."""
+    times = shift_times(steps, shift=shift)
+    full = make_plan(times, spectrum, shape, scales=(1,))
+    ours = make_plan(times, spectrum, shape, scales=scales, delta=delta)
+    paper = make_plan(times, spectrum, shape, scales=scales, delta=delta, clock="stage")
+    equal_cost = max(1, round(steps * ours.cost() / full.cost()))
+    fewer = make_plan(shift_times(equal_cost, shift=shift), spectrum, shape, scales=(1,))
+    return [
+        Run("full resolution", full),
+        Run("progressive: full clock, coupled noise", ours),
+        Run("progressive as in the paper: stage clock, fresh noise", paper, "fresh"),
+        Run("full resolution, fewer steps of the same cost", fewer),
+    ]
+
+
+def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[StepInfo], object]) -> Run:
+    """Sample one line and note the time it took; fresh noise comes from a generator with a fixed seed."""
+    generator = torch.Generator().manual_seed(1) if run.coupling == "fresh" else None
+    start = time.perf_counter()
+    states = sample(velocity, noise, run.plan, coupling=run.coupling, generator=generator, callback=callback)
+    return replace(run, seconds=time.perf_counter() - start, states=states)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The comparison as text, against the first run: median PSNR, share of items within 30 dB, spectrum error."""
+    reference = runs[0]
+    header = ["", "steps", "Mpixels", "time ratio", "PSNR dB", "same picture", "spectrum error"]
+    rows = []
+    for run in runs:
+        pixels = run.plan.cost(lambda shape: float(np.prod(shape))) * run.states.shape[0] / 1e6
+        distance = psnr(run.states, reference.states)
+        rows.append(
+            [
+                run.name,
+                "+".join(map(str, run.plan.split)),
+                f"{pixels:.2f}",
+                f"{reference.seconds / run.seconds:.2f}x",
+                *(
+                    ("-", "-", "-")
+                    if run is reference
+                    else (
+                        f"{distance.median():.1f}",
+                        f"{(distance > 30).double().mean():.0%}",
+                        f"{spectrum_error(run.states, reference.states):.4f}",
+                    )
+                ),
+            ]
+        )
+    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in [header, *rows]
+    ]
+    return "\n".join(lines)
+
+
+def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 50, seed: int = 0) -> str:
+    """Measure the photographs, plan, sample, and return the report; optionally draw the figure.
+
+    Parameters
+    ----------
+    figure
+        Where to write the picture; None writes none.
+    size
+        Side of the Gaussian field in pixels.
+    steps
+        Steps of the time grid.
+    seed
+        Of crops and noise.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The demo extra is not installed.
+    """
+    if figure is not None:
+        try:
+            import matplotlib
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(EXTRA) from error
+        matplotlib.use("Agg")
+    generator = torch.Generator().manual_seed(seed)
+    pictures = photographs()
+    shift = 3.0
+
+    crops = random_crops(list(pictures.values()), 210, 256, generator=generator)
+    measured = power_spectrum(crops)
+    law = fit_power_law(measured)
+    report = [
+        f"{len(pictures)} photographs ({', '.join(pictures)}), {len(crops)} crops of 256x256:",
+        f"P(omega) = {law.amplitude:.1f} omega^-{law.exponent:.3f}, R2 = {law.r2:.4f}",
+    ]
+
+    gaussian = GaussianField(law, (size, size))
+    # A finite data set decides between its crops with the evidence of all new coefficients together, which delta
+    # bounds one by one: hence small grey crops and a tenth of the usual delta (benchmarks/same_seed.py has the sweep).
+    patches = halved(random_crops(list(pictures.values()), 2100, 64, generator=generator)).mean(1, keepdim=True)
+    dataset = FiniteDataset(patches, 0.05)
+    patch_spectrum = power_spectrum(patches)
+    groups = [
+        (
+            f"Gaussian field with the photographs' spectrum, 3x{size}x{size}",
+            candidates(law, (size, size), steps=steps, shift=shift, scales=(1 / 4, 1 / 2, 1), delta=0.01),
+            gaussian.velocity,
+            torch.randn(1, 3, size, size, generator=generator),
+        ),
+        (
+            f"finite data set of {len(patches)} photograph crops, posterior mean, 64 samples of 32x32",
+            candidates(patch_spectrum, (32, 32), steps=steps, shift=shift, scales=(1 / 2, 1), delta=0.001),
+            dataset.velocity,
+            torch.randn(64, 1, 32, 32, generator=generator),
+        ),
+    ]
+    total = sum(run.plan.nfe for _, runs, _, _ in groups for run in runs)
+    results = []
+    with tqdm(total=total, desc="sampling", unit="step") as bar:
+        for title, runs, velocity, noise in groups:
+            velocity(noise, 0.5)  # first-call costs (matrices, restricted samples) belong to no run
+            done = [execute(run, velocity, noise, callback=lambda _: bar.update()) for run in runs]
+            results.append(done)
+            report += ["", title, "", str(done[1].plan), "", table(done)]
+    if figure is not None:
+        draw(figure, measured, law, results)
+        report += ["", f"figure written to {figure}"]
+    return "\n".join(report)
+
+
+def draw(path: str | Path, measured: Spectrum, law: PowerLaw, results: Sequence[Sequence[Run]]) -> None:
+    """The demo's figure: spectrum with fit, activation curve with the stages, strips of full against progressive."""
+    import matplotlib.pyplot as plt
+
+    gaussian, finite = results
+    figure = plt.figure(figsize=(12, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=(3, 2.4))
+    left, right = (figure.add_subplot(grid[0, i]) for i in range(2))
+    plot_spectrum(measured, law, ax=left).set_title("Photographs: measured spectrum and power law")
+    plot_activation(law, gaussian[1].plan, ax=right).set_title("When each frequency becomes necessary")
+    shown = slice(0, 16)
+    strips = [(textwrap.fill(run.name, 24), run.states[shown]) for run in finite]
+    bottom = figure.add_subplot(grid[1, :])
+    plot_strips(strips, ax=bottom).set_title("Same noise, four ways (finite data set of photograph crops, 32x32)")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,121 @@
+"""The figures: spectrum with its fit, activation curve with transitions, strips of pictures (paper Figs. 2-4 in spirit).
+
+Every function draws into a matplotlib ``Axes`` and returns it; matplotlib is imported only when one is called
+(``pip install 'spectral_pd[demo]'``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from spectral_pd.schedule import Plan
+from spectral_pd.spectrum import PowerLaw, Spectrum
+from spectral_pd.theory import activation_time, max_frequency
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(5, 4), layout="constrained")[1]
+
+
+def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes | None = None) -> Axes:
+    """Measured radial power against frequency on logarithmic axes, with the fitted power law as a line.
+
+    Parameters
+    ----------
+    spectrum
+        A measured table.
+    law
+        Its fit; drawn with A, beta and R2 in the legend.
+    ax
+        Where to draw; a new figure by default.
+    """
+    ax = _axes(ax)
+    ax.loglog(spectrum.frequency, spectrum.power, ".", ms=4, color="tab:blue", label="measured")
+    if law is not None:
+        label = rf"${law.amplitude:.4g}\,\omega^{{-{law.exponent:.3f}}}$"
+        if law.r2 is not None:
+            label += f", $R^2$ = {law.r2:.4f}"
+        ax.loglog(spectrum.frequency, law.at(spectrum.shape)(spectrum.frequency), "-", color="tab:orange", label=label)
+    ax.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
+    ax.set_ylabel(r"power $P(\omega)$, orthonormal")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_activation(
+    spectrum: PowerLaw | Spectrum | Callable[[Any], Any],
+    plan: Plan,
+    *,
+    delta: float = 0.01,
+    ax: Axes | None = None,
+) -> Axes:
+    """Activation time of every frequency on the plan's grid (Eq. 9), with the plan's stages as steps.
+
+    Below the curve in time a frequency carries signal; a stage may run only while the frequencies it lacks (right of its
+    vertical line) are still inactive, that is, above their activation times.
+
+    Parameters
+    ----------
+    spectrum
+        What the plan was made from.
+    plan
+        Its stages are drawn as boxes: frequency range against the times they run at.
+    delta
+        Tolerance of the curve; the plan's own when it has one.
+    ax
+        Where to draw; a new figure by default.
+    """
+    ax = _axes(ax)
+    if isinstance(spectrum, (PowerLaw, Spectrum)):
+        spectrum = spectrum.at(plan.shape)
+    delta = plan.delta or delta
+    nyquist = max_frequency(plan.shape)
+    omega = np.linspace(1.0, nyquist, 400)
+    ax.plot(omega, activation_time(np.asarray(spectrum(omega)), delta), color="black", lw=1.5, label="activation time")
+    for i, stage in enumerate(plan.stages):
+        cut = nyquist * min(n / m for n, m in zip(stage.shape, plan.shape, strict=True))
+        start, stop = plan.times[stage.start], plan.times[stage.stop]
+        label = f"stage {i + 1}: {'x'.join(map(str, stage.shape))}, {stage.steps} steps"
+        ax.fill_between([0, cut], stop, start, color=f"C{i}", alpha=0.35, lw=0, label=label)
+    ax.set_xlim(0, nyquist)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
+    ax.set_ylabel("time $t$ (1 noise, 0 data)")
+    ax.legend(frameon=False, loc="lower left")
+    return ax
+
+
+def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -> Axes:
+    """Rows of pictures of one size under each other, each row with its name.
+
+    Parameters
+    ----------
+    rows
+        (name, pictures) pairs; pictures (K, 3 or 1, H, W) in [-1, 1], the same K and size in every row.
+    ax
+        Where to draw; a new figure by default.
+    """
+    ax = _axes(ax)
+    strips = []
+    for _, pictures in rows:
+        x = (pictures.detach().float().clamp(-1, 1) + 1) / 2
+        strips.append(np.concatenate(list(x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()), axis=1))
+    height = strips[0].shape[0]
+    ax.imshow(np.concatenate(strips, axis=0), interpolation="nearest")
+    ax.set_yticks([height * (i + 0.5) for i in range(len(rows))], [name for name, _ in rows])
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
