@@ -192,7 +192,8 @@ class SeparableBasis(Basis):
         self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
     ) -> Tensor:
         self.check(n_low, n_high)
-        return _separable_isometry(self, n_low, n_high).to(dtype=dtype, device=device)
+        # A copy: the caller may write into it, the cache must not change.
+        return _separable_isometry(self, n_low, n_high).to(dtype=dtype, device=device, copy=True)
 
     def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
         return self._transform(x, dims, transpose=False)

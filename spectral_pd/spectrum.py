@@ -92,6 +92,7 @@ class PowerLaw:
                 raise TypeError(f"{name} is {type(value).__name__}; pass a float")
             if not math.isfinite(value):
                 raise ValueError(f"{name} = {value} must be finite")
+            object.__setattr__(self, name, float(value))
         if self.amplitude <= 0:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
         if self.kind not in ("measured", "calibrated", "borrowed"):
@@ -166,7 +167,7 @@ class Spectrum:
 
     def __post_init__(self) -> None:
         frequency, power, count = (
-            np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64)
+            np.array(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64)  # a copy: ours is read-only
             for v in (self.frequency, self.power, self.count)
         )
         if (
