@@ -14,7 +14,7 @@ BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
 
-.PHONY: install demo test check bench format clean
+.PHONY: install demo test check bench docs format clean
 
 install: $(READY)
 
@@ -34,9 +34,13 @@ check: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy
+	$(BIN)python benchmarks/write_docs.py --check
 
 bench: $(READY)
 	$(BIN)python benchmarks/same_seed.py
+
+docs: $(READY)
+	$(BIN)python benchmarks/write_docs.py
 
 format: $(READY)
 	$(BIN)ruff check --fix .

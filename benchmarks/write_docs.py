@@ -1,0 +1,79 @@
+"""Rewrite the generated blocks of README and docs from committed rows: ``python benchmarks/write_docs.py [--check]``.
+
+A block lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is a function below. With --check nothing is
+written and the exit status is 1 when a block is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Committed result rows of one benchmark."""
+    with (ROOT / "benchmarks" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *body]) + "\n"
+
+
+def same_seed() -> str:
+    """Median PSNR by transition time and variant."""
+    data = rows("same_seed")
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    times = list(dict.fromkeys(row["transition"] for row in data))
+    value = {(row["transition"], row["clock"], row["coupling"]): row["psnr_median"] for row in data}
+    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    table = markdown(header, [[f"{float(t):.2f}", *(value[(t, *variant)] for variant in variants)] for t in times])
+    first = data[0]
+    return f"{table}\n{first['samples']} samples; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def equations() -> str:
+    """The table equation -> function -> test of docs/theory.md."""
+    return markdown(
+        ["equation", "what", "function", "test"],
+        [
+            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`"]
+            for row in csv.DictReader((ROOT / "docs" / "equations.csv").open(newline=""))
+        ],
+    )
+
+
+GENERATORS: dict[str, Callable[[], str]] = {"same_seed": same_seed, "equations": equations}
+
+
+def render(text: str) -> str:
+    """`text` with every generated block made anew."""
+    return BLOCK.sub(lambda match: match[1] + GENERATORS[match[2]]() + match[3], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a block is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        fresh = render(text)
+        if fresh != text:
+            stale.append(path)
+            if not check:
+                path.write_text(fresh)
+    print("\n".join(f"{'out of date' if check else 'rewritten'}: {path.relative_to(ROOT)}" for path in stale) or "up to date")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

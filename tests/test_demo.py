@@ -1,0 +1,49 @@
+"""The demo on a small scale: every number it prints is recomputed here from the runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+pytest.importorskip("skimage")
+
+from spectral_pd import demo, fit_spectrum
+
+
+def test_photographs_have_a_natural_spectrum():
+    pictures = demo.photographs()
+    assert len(pictures) == 7
+    crops = demo.random_crops(list(pictures.values()), 70, 256, generator=torch.Generator().manual_seed(0))
+    assert crops.shape == (70, 3, 256, 256)
+    assert crops.min() >= -1
+    assert crops.max() <= 1
+    law = fit_spectrum(crops)
+    assert 2.3 < law.exponent < 2.9
+    assert law.r2 > 0.99
+
+
+def test_demo_prints_the_comparison_and_draws_it(tmp_path):
+    report = demo.run_demo(tmp_path / "demo.png", size=64, steps=20)
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in report.splitlines() if line.startswith(("full resolution", "progressive"))]
+    assert len(lines) == 8
+    for group in (lines[:4], lines[4:]):
+        reference, ours, paper, fewer = (line.split() for line in group)
+        assert reference[-1] == "-"
+        assert float(ours[-3]) > float(paper[-3]) + 10, "coupled noise on the full clock stays closest to the same seed"
+        assert float(ours[-3]) > float(fewer[-3]) + 10, "and closer than fewer full-size steps of the same cost"
+
+
+def test_psnr_and_spectrum_error_against_hand_values():
+    a = torch.zeros(2, 1, 8, 8)
+    b = a.clone()
+    b[1] += 0.2
+    assert demo.psnr(a, b)[1].item() == pytest.approx(20.0, abs=1e-4)  # 10 log10(4 / 0.04)
+    x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert demo.spectrum_error(2 * x, x) == pytest.approx(torch.log(torch.tensor(4.0)).item(), rel=1e-5)
+
+
+def test_crop_larger_than_the_picture_is_refused():
+    with pytest.raises(ValueError, match="smaller than a crop"):
+        demo.random_crops([torch.zeros(3, 8, 8)], 1, 16, generator=torch.Generator())
