@@ -71,7 +71,10 @@ def main() -> int:
             stale.append(path)
             if not check:
                 path.write_text(fresh)
-    print("\n".join(f"{'out of date' if check else 'rewritten'}: {path.relative_to(ROOT)}" for path in stale) or "up to date")
+    print(
+        "\n".join(f"{'out of date' if check else 'rewritten'}: {path.relative_to(ROOT)}" for path in stale)
+        or "up to date"
+    )
     return 1 if check and stale else 0
 
 

@@ -69,8 +69,16 @@ def check_state(x: Tensor, name: str = "x", dims: int = 2) -> Tensor:
     return x
 
 
+def check_basis(basis: Basis) -> Basis:
+    """Return `basis` if it is one; TypeError otherwise."""
+    if not isinstance(basis, Basis):
+        raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
+    return basis
+
+
 def check_target(basis: Basis, name: str, coarse: Sequence[int], fine: Sequence[int]) -> None:
-    """Raise ValueError unless `basis` can carry the grid `coarse` into the grid `fine`."""
+    """Raise ValueError unless `basis` can carry the grid `coarse` into the grid `fine`, TypeError if it is no basis."""
+    check_basis(basis)
     if len(coarse) != len(fine):
         raise ValueError(f"{name} = {tuple(fine)} and {tuple(coarse)} must have the same number of spectral axes")
     for n_low, n_high in zip(coarse, fine, strict=True):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_state, check_target, corner, size_ratio, working_dtype
+from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, size_ratio, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.theory import align_scale, align_time, check_shape, check_time
 
@@ -191,7 +191,7 @@ def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Te
     ValueError, TypeError
         A grid larger than x's or not reachable, integer or complex input.
     """
-    return basis.restrict(x, shape)
+    return check_basis(basis).restrict(x, shape)
 
 
 def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
@@ -199,5 +199,5 @@ def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> T
 
     Parameters and errors as :func:`restrict_noise`; ``r = sqrt(prod(fine) / prod(coarse))`` of the real sizes.
     """
-    low = basis.restrict(x.to(working_dtype(x.dtype)) if isinstance(x, Tensor) else x, shape)
+    low = check_basis(basis).restrict(x.to(working_dtype(x.dtype)) if isinstance(x, Tensor) else x, shape)
     return (low / size_ratio(low.shape[-len(shape) :], x.shape[-len(shape) :])).to(x.dtype)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_state, check_target, corner, size_ratio, working_dtype
+from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, size_ratio, working_dtype
 from spectral_pd.expansion import restrict_signal
 from spectral_pd.schedule import Plan
 from spectral_pd.solvers import History, Solver, SolverName, find_solver
@@ -53,7 +53,7 @@ class GaussianField:
         self, spectrum: PowerLaw | Spectrum | Callable[[Any], Any], shape: Sequence[int], basis: Basis = DCT
     ) -> None:
         self.shape = check_shape(shape)
-        self.basis = basis
+        self.basis = check_basis(basis)
         if not callable(spectrum):
             raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function")
         if isinstance(spectrum, (PowerLaw, Spectrum)):
@@ -154,7 +154,7 @@ class FiniteDataset:
             raise ValueError("samples contains NaN or infinity")
         if not (math.isfinite(bandwidth) and bandwidth >= 0):
             raise ValueError(f"bandwidth = {bandwidth} must be finite and not negative")
-        self.samples, self.bandwidth, self.basis, self.dims = samples, float(bandwidth), basis, dims
+        self.samples, self.bandwidth, self.basis, self.dims = samples, float(bandwidth), check_basis(basis), dims
         self._on_grid = lru_cache(maxsize=8)(self._restrict)
 
     def _restrict(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

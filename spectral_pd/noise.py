@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, working_dtype
+from spectral_pd.bases import DCT, Basis, check_basis, working_dtype
 from spectral_pd.theory import check_shape
 
 LAYOUT = 1
@@ -131,8 +131,7 @@ class NoiseField:
         *,
         transition: int = 0,
     ) -> None:
-        if not isinstance(basis, Basis):
-            raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
+        check_basis(basis)
         if not isinstance(transition, int) or not 0 <= transition < 2**16:
             raise ValueError(f"transition = {transition!r} must be an int in [0, 65535]")
         if isinstance(source, (list, tuple)):

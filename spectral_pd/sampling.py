@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd.bases import DCT, Basis, check_state, check_target, size_ratio, working_dtype
+from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, size_ratio, working_dtype
 from spectral_pd.expansion import expand_aligned
 from spectral_pd.noise import NoiseField
 from spectral_pd.schedule import Plan
@@ -144,8 +144,7 @@ def _check_noise(
     """Everything that can be wrong before the first model call; the noise in working precision and the result's type."""
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
-    if not isinstance(basis, Basis):
-        raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
+    check_basis(basis)
     if coupling not in ("coupled", "fresh"):
         raise ValueError(f"coupling = {coupling!r} must be 'coupled' or 'fresh'")
     for coarse, fine in pairwise(plan.shapes):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_state, working_dtype
+from spectral_pd.bases import DCT, Basis, check_basis, check_state, working_dtype
 from spectral_pd.theory import check_shape, max_frequency
 
 Kind = Literal["measured", "calibrated", "borrowed"]
@@ -257,7 +257,7 @@ class SpectrumMeter:
         self.shape = check_shape(shape)
         if max_frequency(self.shape) < 1:
             raise ValueError(f"shape = {self.shape} has no radial bin; the shorter side needs at least 2 samples")
-        self.basis = basis
+        self.basis = check_basis(basis)
         self.planes = 0
         self._power = torch.zeros(self.shape, dtype=torch.float64)
 

@@ -124,10 +124,28 @@ def snr(t: Array, power: Array) -> Array:
         return ((1 - t) / t) ** 2 * power
 
 
+def posterior_data_gain(t: Array, power: Array) -> Array:
+    r"""Gain of the posterior mean of the clean coefficient: ``E[x_0 | x_t] = (1-t) P / ((1-t)^2 P + t^2) x_t`` (Eq. 23).
+
+    For ``x_0 ~ N(0, P)``; 0 at t = 1 and 1 at t = 0. Parameters and errors as :func:`snr`.
+    """
+    t, power = check_time(t), check_power(power)
+    return (1 - t) * power / ((1 - t) ** 2 * power + t**2)
+
+
+def posterior_noise_gain(t: Array, power: Array) -> Array:
+    r"""Gain of the posterior mean of the noise: ``E[eps | x_t] = t / ((1-t)^2 P + t^2) x_t`` (Eq. 24).
+
+    For ``x_0 ~ N(0, P)``; 1 at t = 1 and 0 at t = 0. Parameters and errors as :func:`snr`.
+    """
+    t, power = check_time(t), check_power(power)
+    return t / ((1 - t) ** 2 * power + t**2)
+
+
 def optimal_gain(t: Array, power: Array) -> Array:
     r"""Gain of the Bayes-optimal velocity of a Gaussian coefficient: ``v*(x_t) = A x_t``.
 
-    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)``, ``v = eps - x_0``. It is
+    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26), Eq. 24 minus Eq. 23, for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)``, ``v = eps - x_0``. It is
     1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
 
     Parameters
@@ -142,8 +160,7 @@ def optimal_gain(t: Array, power: Array) -> Array:
     ValueError, TypeError
         As :func:`snr`.
     """
-    t, power = check_time(t), check_power(power)
-    return (t - (1 - t) * power) / ((1 - t) ** 2 * power + t**2)
+    return posterior_noise_gain(t, power) - posterior_data_gain(t, power)
 
 
 def velocity_error(t: Array, power: Array) -> Array:
