@@ -5,8 +5,100 @@ coefficient at frequency ``omega`` has power ``P(omega) = E|x_0^(omega)|^2``; wh
 
 ======================  ==========================================================  ===================
 :func:`snr`             ``SNR(t) = (1-t)^2 P / t^2``                                Eq. 15
-:func:`optimal_gain`    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26; Eq. 24 minus Eq. 23) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)`` and
-    ``v = eps - x_0``. It is 1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
+:func:`optimal_gain`    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)``, ``v* = A x_t``   Eq. 26 (Lemma 1)
+:func:`velocity_error`  ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2)``     Eq. 19, 35
+:func:`activation_time` ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))``   Eq. 9
+:func:`transition_times` ``t*_i = min over omega <= s_i omega_max of t_omega``      Eq. 10
+:func:`align_time`      ``t~ = r t / (1 + (r-1) t)``                                Eq. 5-6
+======================  ==========================================================  ===================
+
+Every function takes Python floats, numpy arrays or torch tensors and returns the same kind. Equation numbers are those
+of Xiao, Chao, Yariv, Wetzstein, "Spectral Progressive Diffusion for Efficient Image and Video Generation",
+arXiv 2605.18736.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+Array: TypeAlias = Any
+"""A float, a numpy array or a torch tensor; functions return the kind they were given."""
+
+
+def _number(name: str, value: Any) -> Any:
+    """`value` as a float, a floating numpy array or a floating tensor; TypeError for anything else, NaN is an error."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
+        has_nan = bool(value.isnan().any())
+    elif isinstance(value, np.ndarray):
+        if not np.issubdtype(value.dtype, np.floating):
+            raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
+        has_nan = bool(np.isnan(value).any())
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
+        has_nan = math.isnan(value)
+    else:
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float, a numpy array or a torch tensor")
+    if has_nan:
+        raise ValueError(f"{name} contains NaN; pass finite numbers")
+    return value
+
+
+def _require(name: str, value: Any, holds: Any, allowed: str) -> None:
+    """Raise ValueError unless the elementwise condition `holds` is true everywhere."""
+    if not (holds if isinstance(holds, bool) else bool(holds.all())):
+        shown = value if isinstance(value, float) else f"{type(value).__name__} of shape {tuple(value.shape)}"
+        raise ValueError(f"{name} = {shown} is out of range; {name} must satisfy {allowed}")
+
+
+def check_time(t: Array, name: str = "t") -> Array:
+    """Return `t` as a number in [0, 1].
+
+    Raises
+    ------
+    TypeError
+        Not a float, floating array or floating tensor.
+    ValueError
+        NaN, or outside [0, 1].
+    """
+    t = _number(name, t)
+    _require(name, t, (t >= 0) & (t <= 1), f"0 <= {name} <= 1 (1 is pure noise, 0 is data)")
+    return t
+
+
+def check_power(power: Array) -> Array:
+    """Return `power` as a number above 0. Raises TypeError or ValueError as :func:`check_time` does."""
+    power = _number("power", power)
+    _require("power", power, (power > 0) & (power < math.inf), "0 < power < inf")
+    return power
+
+
+def check_delta(delta: Array) -> Array:
+    """Return `delta` as a number in (0, 1). Raises TypeError or ValueError as :func:`check_time` does."""
+    delta = _number("delta", delta)
+    _require("delta", delta, (delta > 0) & (delta < 1), "0 < delta < 1 (smaller: earlier transitions, slower, closer)")
+    return delta
+
+
+def check_ratio(ratio: Array) -> Array:
+    """Return `ratio` as a number above 0. Raises TypeError or ValueError as :func:`check_time` does."""
+    ratio = _number("ratio", ratio)
+    _require("ratio", ratio, (ratio > 0) & (ratio < math.inf), "0 < ratio < inf (fine over coarse; 1 is no change)")
+    return ratio
+
+
+def snr(t: Array, power: Array) -> Array:
+    r"""Signal-to-noise ratio of a coefficient of power `power` at time `t`.
+
+    ``SNR_omega(t) = (1 - t)^2 / t^2 * P(omega)`` (Eq. 15). Falls from infinity at t = 0 to 0 at t = 1.
 
     Parameters
     ----------
@@ -53,8 +145,8 @@ def posterior_noise_gain(t: Array, power: Array) -> Array:
 def optimal_gain(t: Array, power: Array) -> Array:
     r"""Gain of the Bayes-optimal velocity of a Gaussian coefficient: ``v*(x_t) = A x_t``.
 
-    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26), Eq. 24 minus Eq. 23, for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)``, ``v = eps - x_0``. It is
-    1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
+    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26; Eq. 24 minus Eq. 23) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)`` and
+    ``v = eps - x_0``. It is 1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
 
     Parameters
     ----------
