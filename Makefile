@@ -38,6 +38,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)python benchmarks/same_seed.py
+	$(BIN)python benchmarks/multistep_history.py
 
 docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py

@@ -40,6 +40,13 @@ def same_seed() -> str:
     return f"{table}\n{first['samples']} samples; torch {first['torch']}, commit {first['commit']}.\n"
 
 
+def multistep_history() -> str:
+    """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
+    names = ["steps", "split", "carried", "dropped", "full_resolution"]
+    header = ["steps", "split", "history carried", "history dropped", "full resolution"]
+    return markdown(header, [[row[name] for name in names] for row in rows("multistep_history")])
+
+
 def equations() -> str:
     """The table equation -> function -> test of docs/theory.md."""
     return markdown(
@@ -51,7 +58,11 @@ def equations() -> str:
     )
 
 
-GENERATORS: dict[str, Callable[[], str]] = {"same_seed": same_seed, "equations": equations}
+GENERATORS: dict[str, Callable[[], str]] = {
+    "same_seed": same_seed,
+    "multistep_history": multistep_history,
+    "equations": equations,
+}
 
 
 def render(text: str) -> str:

@@ -62,6 +62,7 @@ def sample(
     basis: Basis = DCT,
     coupling: Coupling = "coupled",
     leading: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[StepInfo], object] | None = None,
     progress: bool = False,
@@ -87,8 +88,8 @@ def sample(
     coupling
         ``"coupled"``: the first stage starts from the low band of the one field and every transition fills from the same
         field. ``"fresh"``: independent noise at each transition, as in the paper; another picture for the same seed.
-    leading
-        Axes before the grid, e.g. (batch, channels); only with a NoiseField.
+    leading, device
+        Axes before the grid, e.g. (batch, channels), and where to compute (default CPU); only with a NoiseField.
     generator
         Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``; None is torch's default generator.
     callback
@@ -115,8 +116,8 @@ def sample(
     torch.Size([1, 4, 32, 32])
     """
     step_with = find_solver(solver)
-    field, dtype = _check_noise(noise, plan, basis, coupling, leading, generator)
-    x = _initial_state(field, plan, basis, leading)
+    field, dtype = _check_noise(noise, plan, basis, coupling, leading, device, generator)
+    x = _initial_state(field, plan, basis, leading or (), device or "cpu")
     check = _checked(velocity)
     history: History | None = None
     done = 0
@@ -139,6 +140,7 @@ def _check_noise(
     basis: Basis,
     coupling: str,
     leading: Sequence[int] | None,
+    device: torch.device | str | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor | NoiseField, torch.dtype]:
     """Everything that can be wrong before the first model call; the noise in working precision and the result's type."""
@@ -162,8 +164,8 @@ def _check_noise(
         return noise, torch.float32
     if not isinstance(noise, Tensor):
         raise TypeError(f"noise is {type(noise).__name__}; pass a white field of the full size or a NoiseField")
-    if leading is not None:
-        raise ValueError("leading is used only with a NoiseField; a noise tensor already has its axes")
+    if leading is not None or device is not None:
+        raise ValueError("leading and device are used only with a NoiseField; a noise tensor has its own")
     check_state(noise, "noise", len(plan.shape))
     if tuple(noise.shape[-len(plan.shape) :]) != plan.shape:
         raise ValueError(
@@ -177,11 +179,13 @@ def _check_noise(
     return noise.to(working_dtype(noise.dtype)), noise.dtype
 
 
-def _initial_state(noise: Tensor | NoiseField, plan: Plan, basis: Basis, leading: Sequence[int] | None) -> Tensor:
+def _initial_state(
+    noise: Tensor | NoiseField, plan: Plan, basis: Basis, leading: Sequence[int], device: torch.device | str
+) -> Tensor:
     """The coarsest grid's pure noise: the low band of the one field."""
     first = plan.stages[0]
     if isinstance(noise, NoiseField):
-        x = noise.on((*(leading or ()), *first.shape), dims=len(plan.shape))
+        x = noise.on((*leading, *first.shape), dims=len(plan.shape), device=device)
     else:
         x = basis.restrict(noise, first.shape)
     if plan.clock == "full":
