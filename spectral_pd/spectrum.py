@@ -167,7 +167,8 @@ class Spectrum:
 
     def __post_init__(self) -> None:
         frequency, power, count = (
-            np.array(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64)  # a copy: ours is read-only
+            # A copy: ours is read-only, the caller's stays as it is.
+            np.array(v.detach().cpu().numpy() if isinstance(v, Tensor) else v, dtype=np.float64)
             for v in (self.frequency, self.power, self.count)
         )
         if (

@@ -24,7 +24,7 @@ def assert_close(actual, expected, dtype=None, *, factor=1.0):
     """
     if dtype is None:
         dtype = actual.dtype if isinstance(actual, torch.Tensor) else torch.float64
-    a, e = (torch.as_tensor(np.asarray(v) if not isinstance(v, torch.Tensor) else v) for v in (actual, expected))
+    a, e = (v if isinstance(v, torch.Tensor) else torch.tensor(np.asarray(v)) for v in (actual, expected))
     assert a.shape == e.shape, f"shape {tuple(a.shape)}, expected {tuple(e.shape)}"
     a, e = a.to(torch.float64), e.to(torch.float64)
     assert bool(torch.isfinite(a).all()), "not finite"
