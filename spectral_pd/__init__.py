@@ -49,6 +49,13 @@ from spectral_pd.theory import optimal_gain as optimal_gain
 from spectral_pd.theory import snr as snr
 from spectral_pd.theory import transition_times as transition_times
 from spectral_pd.theory import velocity_error as velocity_error
+from spectral_pd.training import StageSample as StageSample
+from spectral_pd.training import check_metadata as check_metadata
+from spectral_pd.training import draw_times as draw_times
+from spectral_pd.training import schedule_metadata as schedule_metadata
+from spectral_pd.training import stage_endpoints as stage_endpoints
+from spectral_pd.training import stage_loss as stage_loss
+from spectral_pd.training import stage_sample as stage_sample
 
 try:
     __version__ = _version("spectral_pd")

@@ -1,0 +1,360 @@
+r"""Stage-wise training pairs and losses (paper Sec. 4.3, Eqs. 11-14).
+
+Stage i of a plan spans the local times from its start ``a`` (for i > 0 the aligned time at which the expanded state
+arrives) down to its end ``b`` (0 for the last stage). One clean batch ``x0`` and one white field ``eps`` of the full size,
+seen on the stage's grid as ``x0^s = restrict_signal(x0)`` and ``eps^s = restrict_noise(eps)``, give both ends:
+
+    end     ``x_b = (1 - b) x0^s + b eps^s``                         (Eq. 11)
+    start   the sampler's own expand-and-align of the previous stage's end, new band filled from the same eps
+    target  ``v = (x_a - x_b) / (a - b)``                        (Eq. 12)
+    sample  ``x_t = x_b + (t - b) v``,  ``b <= t <= a``               (Eq. 13)
+
+The first stage is plain flow matching: ``v = eps^s - x0^s``. A network trained on every stage then starts each stage from
+exactly the states the sampler will hand it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, working_dtype
+from spectral_pd.expansion import expand_aligned, restrict_noise, restrict_signal
+from spectral_pd.schedule import Plan
+from spectral_pd.spectrum import PowerLaw, Spectrum
+from spectral_pd.theory import snr
+
+Draw = Literal["covering", "steps", "paper"]
+
+
+@dataclass(frozen=True, eq=False)
+class StageSample:
+    """One training batch of one stage.
+
+    Attributes
+    ----------
+    x
+        States (batch, ..., *stage grid): what the network sees.
+    t
+        Local times (batch,), float64 on x's device: what it is told.
+    target
+        Velocity (batch, ..., *stage grid): what it should say.
+    stage
+        Index of the stage, 0 is the coarsest.
+    """
+
+    x: Tensor
+    t: Tensor
+    target: Tensor
+    stage: int
+
+    @property
+    def denoised(self) -> Tensor:
+        """The target of an x0-predicting network: ``x - t v``, whose velocity ``(x - D) / t`` is the target."""
+        return self.x - _per_item(self.t, self.x) * self.target
+
+
+def _per_item(t: Tensor, x: Tensor) -> Tensor:
+    """Times (batch,) shaped to broadcast against x, in x's type."""
+    return t.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float, float], ...]:
+    """The interval ``(b, a)`` of local times that each stage draws from; empty (b = a) for a stage without steps.
+
+    ``"covering"`` and ``"steps"``: all the stage spans, from where its states arrive to its end. ``"paper"``: from the
+    previous stage's end instead (1 for the first stage), which leaves ``(b_{i-1}, a_i]``, where every stage begins, untrained.
+    """
+    if draw not in ("covering", "steps", "paper"):
+        raise ValueError(f"draw = {draw!r} must be 'covering', 'steps' or 'paper'")
+    ends = [stage.times[-1] for stage in plan.stages]
+    if draw == "paper":
+        tops = [plan.stages[0].times[0], *ends[:-1]]
+        return tuple((b, max(a, b)) for a, b in zip(tops, ends, strict=True))
+    return tuple((b, stage.times[0]) for stage, b in zip(plan.stages, ends, strict=True))
+
+
+def draw_times(
+    plan: Plan, batch: int, *, draw: Draw = "covering", generator: torch.Generator | None = None
+) -> tuple[int, Tensor]:
+    """Draw a stage, then a time for each item of a batch, uniform in the stage's interval: states of one stage stack.
+
+    Parameters
+    ----------
+    plan
+        The schedule to train for.
+    batch
+        Number of times.
+    draw
+        ``"covering"`` (default): stages in proportion to the width they span, so that every time the sampler visits can
+        be drawn. ``"steps"``: the same intervals, stages in proportion to the sampler's steps. ``"paper"``: t uniform in
+        (0, 1) and the stage whose ``(b_i, b_{i-1}]`` holds it.
+    generator
+        CPU generator; None is torch's default.
+
+    Returns
+    -------
+    (stage, t): stage index, and float64 times (batch,) in (b, a].
+
+    Raises
+    ------
+    ValueError
+        An unknown draw, a batch below 1.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch = {batch!r} must be a positive int")
+    intervals = stage_intervals(plan, draw=draw)
+    widths = [
+        float(stage.steps) if draw == "steps" else a - b for stage, (b, a) in zip(plan.stages, intervals, strict=True)
+    ]
+    weights = torch.tensor(
+        [w if a > b else 0.0 for w, (b, a) in zip(widths, intervals, strict=True)], dtype=torch.float64
+    )
+    stage = int(torch.multinomial(weights, 1, generator=generator))
+    b, a = intervals[stage]
+    uniform = torch.rand(batch, generator=generator, dtype=torch.float64)  # in [0, 1): t reaches a, never b
+    return stage, a - (a - b) * uniform
+
+
+def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int, *, basis: Basis = DCT) -> tuple[Tensor, Tensor]:
+    """The states ``(x_a, x_b)`` at which a stage starts and ends, for clean data and one white field of the full size.
+
+    Parameters
+    ----------
+    x0, noise
+        (batch, ..., *plan.shape), floating point, one shape; half precision is computed in float32.
+    plan, stage
+        The schedule and the index of a stage in it.
+    basis
+        The basis the sampler will grow in.
+
+    Returns
+    -------
+    start, end
+        (batch, ..., *stage grid). The start is what the sampler makes of the previous stage's end with this noise, bit
+        for bit.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that differ from each other or from the plan, a stage outside the plan, a basis that cannot reach it.
+    """
+    check_basis(basis)
+    dims = len(plan.shape)
+    for name, value in (("x0", x0), ("noise", noise)):
+        check_state(value, name, dims + 1)
+        if tuple(value.shape[-dims:]) != plan.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; its last axes must be the plan's {plan.shape}")
+    if x0.shape != noise.shape:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)} but noise {tuple(noise.shape)}; they must agree")
+    if x0.shape[0] == 0:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}: an empty batch; pass at least one item")
+    if isinstance(stage, bool) or not isinstance(stage, int) or not 0 <= stage < len(plan.stages):
+        raise ValueError(f"stage = {stage!r} must be an index into the plan's {len(plan.stages)} stages")
+    for shape in plan.shapes:
+        check_target(basis, "stage shape", shape, plan.shape)
+    dtype = working_dtype(torch.promote_types(x0.dtype, noise.dtype))
+    x0, noise = x0.to(dtype), noise.to(dtype)
+
+    def on_path(index: int, t: float) -> Tensor:
+        shape = plan.stages[index].shape
+        return (1 - t) * restrict_signal(x0, shape, basis=basis) + t * restrict_noise(noise, shape, basis=basis)
+
+    this = plan.stages[stage]
+    end = on_path(stage, this.times[-1])
+    if stage == 0:
+        return on_path(0, this.times[0]), end
+    # Stages without steps only pass the state on, so the last stage that moved is the one whose end is on the path.
+    origin = stage - 1
+    while origin > 0 and plan.stages[origin].steps == 0:
+        origin -= 1
+    state = on_path(origin, plan.stages[origin].times[-1])
+    for index in range(origin + 1, stage + 1):
+        shape = plan.stages[index].shape
+        field = restrict_noise(noise, shape, basis=basis)
+        state, _ = expand_aligned(state, shape, plan.stages[index - 1].times[-1], noise=field, basis=basis)
+    return state, end
+
+
+def stage_sample(
+    x0: Tensor,
+    noise: Tensor,
+    t: float | Tensor,
+    plan: Plan,
+    *,
+    stage: int | None = None,
+    basis: Basis = DCT,
+) -> StageSample:
+    r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
+
+    Parameters
+    ----------
+    x0, noise, plan, basis
+        As :func:`stage_endpoints`.
+    t
+        One local time, or one an item (batch,), inside the stage's ``[b, a]``.
+    stage
+        Index of the stage, e.g. from :func:`draw_times`; None takes the paper's: the first stage that ends below every t.
+
+    Returns
+    -------
+    A :class:`StageSample`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`stage_endpoints`; times outside the stage, or not of one stage; a stage without steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> stage, t = draw_times(plan, 4)
+    >>> batch = stage_sample(torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), t, plan, stage=stage)
+    >>> tuple(batch.x.shape[-2:]) == plan.shapes[stage]
+    True
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
+    check_state(x0, "x0", len(plan.shape) + 1)
+    times = torch.as_tensor(t, dtype=torch.float64)
+    if times.ndim > 1 or times.numel() not in (1, x0.shape[0]):
+        raise ValueError(f"t has shape {tuple(times.shape)}; pass one time, or one for each of the {x0.shape[0]} items")
+    times = times.expand(x0.shape[0])
+    if stage is None:
+        lowest = float(times.min())
+        stage = next((i for i, s in enumerate(plan.stages) if s.steps and s.times[-1] < lowest), len(plan.stages) - 1)
+    start, end = stage_endpoints(x0, noise, plan, stage, basis=basis)
+    a, b = plan.stages[stage].times[0], plan.stages[stage].times[-1]
+    if a == b:
+        raise ValueError(f"stage {stage} makes no steps, so there is nothing to train; draw stages with draw_times")
+    if not bool(((times >= b) & (times <= a)).all()):
+        raise ValueError(
+            f"t in [{float(times.min()):g}, {float(times.max()):g}] leaves stage {stage}, which spans [{b:g}, {a:g}]; "
+            f"one batch holds times of one stage: draw them with draw_times"
+        )
+    target = (start - end) / (a - b)
+    x = end + _per_item(times - b, end) * target
+    return StageSample(x, times.to(x.device), target, stage)
+
+
+def stage_loss(
+    prediction: Tensor,
+    sample: StageSample,
+    *,
+    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None = None,
+    plan: Plan | None = None,
+    basis: Basis = DCT,
+) -> Tensor:
+    r"""Mean squared error of a predicted velocity (Eq. 14), optionally weighted by what each frequency can tell.
+
+    With a spectrum, the squared error of every coefficient is weighted by ``SNR / (1 + SNR)`` of its frequency at the item's
+    time: coefficients that are still noise teach nothing and are left out smoothly. For an x0-predicting network compare
+    with ``sample.denoised`` instead.
+
+    Parameters
+    ----------
+    prediction
+        Velocity of the network for ``sample.x`` at ``sample.t``.
+    sample
+        From :func:`stage_sample`.
+    spectrum, plan
+        Both or neither: power on the full grid, and the plan that says which part of it the stage sees.
+    basis
+        Basis of the weights.
+
+    Returns
+    -------
+    Scalar tensor, float32 or better.
+
+    Raises
+    ------
+    ValueError
+        A prediction of another shape; a spectrum without a plan or a plan without a spectrum.
+    """
+    if prediction.shape != sample.target.shape:
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)}; the target has {tuple(sample.target.shape)}")
+    if (spectrum is None) != (plan is None):
+        raise ValueError("pass spectrum and plan together for the weighted loss, or neither for the plain one")
+    error = prediction.to(sample.target.dtype) - sample.target
+    if spectrum is None or plan is None:
+        return error.square().mean()
+    stage = plan.stages[sample.stage]
+    if isinstance(spectrum, (PowerLaw, Spectrum)):
+        spectrum = spectrum.at(plan.shape)
+    # A coefficient of the stage's grid has the frequency of the same coefficient on the full grid.
+    frequency = basis.frequency(plan.shape)[corner(stage.shape)].numpy()
+    lowest = frequency[frequency > 0].min()
+    power = torch.as_tensor(spectrum(frequency.clip(min=lowest)), dtype=torch.float64) / stage.ratio**2
+    ratio = snr(sample.t.cpu().clamp(min=1e-6).reshape(-1, *[1] * power.ndim), power)
+    weight = (ratio / (1 + ratio)).to(device=error.device, dtype=error.dtype)
+    weight = weight.reshape(weight.shape[0], *[1] * (error.ndim - weight.ndim), *weight.shape[1:])
+    return (weight * basis.forward(error, dims=len(stage.shape)).square()).mean()
+
+
+def schedule_metadata(plan: Plan, *, basis: Basis = DCT, spectrum: PowerLaw | None = None) -> dict[str, str]:
+    """What a fine-tuned checkpoint must say about its schedule: string values, for safetensors metadata.
+
+    Parameters
+    ----------
+    plan, basis
+        The schedule it was trained for.
+    spectrum
+        The power law the plan came from, recorded for the reader.
+    """
+    record: dict[str, Any] = {
+        "shape": plan.shape,
+        "ratios": [round(stage.ratio, 9) for stage in plan.stages],
+        "transition_times": [round(t, 9) for t in plan.transition_times],
+        "clock": plan.clock,
+        "basis": basis.name,
+    }
+    if spectrum is not None:
+        record["spectrum"] = {"amplitude": spectrum.amplitude, "exponent": spectrum.exponent, "shape": spectrum.shape}
+    return {"spectral_pd.schedule": json.dumps(record)}
+
+
+def check_metadata(metadata: Mapping[str, str] | None, plan: Plan, *, basis: Basis = DCT) -> list[str]:
+    """Compare the schedule a checkpoint was trained for with the one it is about to be sampled with.
+
+    Parameters
+    ----------
+    metadata
+        The checkpoint's metadata, e.g. from ``safetensors.safe_open(...).metadata()``.
+    plan, basis
+        The schedule to sample with.
+
+    Returns
+    -------
+    The differences, one line each; they are also given as one ``UserWarning``. Empty when the schedules agree.
+
+    Raises
+    ------
+    ValueError
+        The metadata hold no schedule.
+    """
+    text = (metadata or {}).get("spectral_pd.schedule")
+    if text is None:
+        raise ValueError(
+            "the checkpoint's metadata hold no 'spectral_pd.schedule'; save it with schedule_metadata(plan)"
+        )
+    trained = json.loads(text)
+    wanted = json.loads(schedule_metadata(plan, basis=basis)["spectral_pd.schedule"])
+    differences = []
+    for name, value in wanted.items():
+        same = trained.get(name) == value
+        if name == "transition_times" and len(trained.get(name, ())) == len(value):
+            same = all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(trained[name], value, strict=True))
+        if not same:
+            differences.append(f"{name}: trained with {trained.get(name)}, sampling with {value}")
+    if differences:
+        warnings.warn("this checkpoint was fine-tuned for another schedule; " + "; ".join(differences), stacklevel=2)
+    return differences
