@@ -401,7 +401,8 @@ def _wanted_times(
         )
     # Everything below the smallest per-axis ratio is representable, so that ratio decides when the stage must end.
     real = [min(n / m for n, m in zip(size, full, strict=True)) for size in shapes[:-1]]
-    return transition_times(spectrum, (*real, 1.0), full, delta=delta)
+    # One stage at a time: stages that differ along other axes only may share this ratio.
+    return tuple(transition_times(spectrum, (ratio, 1.0), full, delta=delta)[0] for ratio in real)
 
 
 def _transition_indices(
