@@ -23,6 +23,7 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
+from spectral_pd.theory import posterior_data_gain, posterior_noise_gain
 
 
 def logit(t):
@@ -188,6 +189,22 @@ def test_optimal_gain_against_simulation(rng):
     assert float((optimal_gain(t, power) * x - eps).square().mean()) == pytest.approx(
         velocity_error(t, power), rel=0.02
     )
+
+
+def test_posterior_means_against_simulation(rng):
+    """Eqs. 23 and 24: the best linear estimates of both parts, and their difference is the velocity's gain."""
+    x0, eps = (torch.randn(400_000, generator=rng, dtype=torch.float64) for _ in range(2))
+    t, power = 0.6, 2.5
+    x0 = x0 * math.sqrt(power)
+    x = (1 - t) * x0 + t * eps
+    for part, gain, other in (
+        (x0, posterior_data_gain(t, power), posterior_noise_gain(t, power)),
+        (eps, posterior_noise_gain(t, power), posterior_data_gain(t, power)),
+    ):
+        fitted = float((part * x).mean() / x.square().mean())
+        assert fitted == pytest.approx(gain, abs=0.01)
+        assert fitted != pytest.approx(other, abs=0.1)
+    assert (1 - t) * posterior_data_gain(t, power) + t * posterior_noise_gain(t, power) == pytest.approx(1)
 
 
 # -- transition times -------------------------------------------------------------------------------------------------
