@@ -94,7 +94,7 @@ class GaussianField:
             A grid outside the field, `t` outside [0, 1].
         """
         check_state(x, dims=len(self.shape))
-        return self._scaled(x, optimal_gain(check_time(float(t)), self.power(x.shape[-len(self.shape) :])))
+        return self._scaled(x, optimal_gain(float(check_time(t)), self.power(x.shape[-len(self.shape) :])))
 
     def solve(self, x1: Tensor, t: float = 0.0) -> Tensor:
         """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``.
@@ -105,7 +105,7 @@ class GaussianField:
             As :meth:`velocity`.
         """
         check_state(x1, "x1", len(self.shape))
-        t = check_time(float(t))
+        t = float(check_time(t))
         power = self.power(x1.shape[-len(self.shape) :])
         return self._scaled(x1, ((1 - t) ** 2 * power + t**2).sqrt())
 
@@ -174,7 +174,7 @@ class FiniteDataset:
             A state that does not fit the samples, `t` outside (0, 1].
         """
         check_state(x, dims=self.dims + 1)
-        t = check_time(float(t))
+        t = float(check_time(t))
         if t == 0:
             raise ValueError("t = 0: the velocity (x - D) / t has no value at the data end; use 0 < t <= 1")
         shape, full = tuple(x.shape[-self.dims :]), tuple(self.samples.shape[-self.dims :])
@@ -242,6 +242,8 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     ValueError
         The plan is of another grid, or a stage is not nested in the field's basis.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
     if plan.shape != field.shape:
         raise ValueError(f"plan is for grid {plan.shape}, the field is on {field.shape}; make both the same")
     step_with = find_solver(solver)

@@ -156,6 +156,10 @@ def _check_noise(
     if isinstance(noise, NoiseField):
         if leading is None:
             raise ValueError("noise is a NoiseField; pass leading=(batch, channels, ...), the axes before the grid")
+        if not hasattr(leading, "__iter__"):
+            raise TypeError(f"leading is {leading!r}; pass a tuple such as (batch, channels)")
+        if any(n < 1 for n in leading):
+            raise ValueError(f"leading = {tuple(leading)} must hold sizes, each at least 1")
         if noise.basis is not basis:
             raise ValueError(f"noise is a field in {noise.basis}, but basis = {basis}; make both the same")
         for coarse, fine in pairwise(plan.shapes):
