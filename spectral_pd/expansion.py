@@ -88,7 +88,7 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
     """
     coarse, fine = _check_growth(x, shape, basis)
     _check_noise(x, noise, coarse, fine, basis)
-    return _grow(x, coarse, fine, check_time(float(t)), 1.0, noise, basis)
+    return _grow(x, coarse, fine, float(check_time(t)), 1.0, noise, basis)
 
 
 def _grow(
@@ -158,7 +158,7 @@ def expand_aligned(
     if sum(source is not None for source in (noise, seed, generator)) != 1:
         raise ValueError("pass exactly one of noise=, seed= and generator=")
     coarse, fine = _check_growth(x, shape, basis)
-    t = check_time(float(t))
+    t = float(check_time(t))
     if noise is None:
         noise = NoiseField(seed if generator is None else generator, basis)  # type: ignore[arg-type]
     _check_noise(x, noise, coarse, fine, basis)

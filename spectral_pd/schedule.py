@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from spectral_pd.bases import size_ratio
 from spectral_pd.spectrum import PowerLaw, Spectrum
-from spectral_pd.theory import align_time, check_delta, check_scales, check_shape, transition_times
+from spectral_pd.theory import align_time, check_delta, check_scales, check_shape, check_time, transition_times
 
 Clock = Literal["full", "stage"]
 Cost = Callable[[tuple[int, ...]], float]
@@ -79,15 +79,13 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
     """
     if isinstance(times, (str, bytes)) or not hasattr(times, "__iter__"):
         raise TypeError(f"times is {type(times).__name__}; pass the full-resolution time grid, e.g. shift_times(50)")
-    values = tuple(float(t) for t in times)
+    values = tuple(float(check_time(t, "times")) for t in times)
     if len(values) < 2:
         raise ValueError(f"times has {len(values)} values; N steps need N + 1, e.g. shift_times(50)")
-    if any(math.isnan(t) for t in values):
-        raise ValueError("times contains NaN")
     if any(a <= b for a, b in pairwise(values)):
         raise ValueError(f"times must be strictly decreasing from noise (1) to data (0); got {_brief(values)}")
-    if values[0] > 1 or values[-1] != 0.0:
-        raise ValueError(f"times must start at 1 or below and end at exactly 0; got {_brief(values)}")
+    if values[-1] != 0.0:
+        raise ValueError(f"times must end at exactly 0; got {_brief(values)}")
     return values
 
 
@@ -320,6 +318,10 @@ def make_plan(
     times, scales, shape, delta = check_times(times), check_scales(scales), check_shape(shape), check_delta(delta)
     if clock not in ("full", "stage"):
         raise ValueError(f"clock = {clock!r} must be 'full' or 'stage'")
+    if cost is not None and not callable(cost):
+        raise TypeError(
+            f"cost is {type(cost).__name__}; pass a function of the grid, e.g. lambda shape: math.prod(shape)"
+        )
     if unreached not in ("error", "force"):
         raise ValueError(f"unreached = {unreached!r} must be 'error' or 'force'")
     if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
@@ -382,7 +384,7 @@ def _wanted_times(
     """The transition times t*, derived from the spectrum at the real stage sizes or taken as given."""
     full = shapes[-1]
     if given is not None:
-        values = tuple(float(t) for t in given)
+        values = tuple(float(check_time(t, "transition_times")) for t in given)
         if len(values) != len(shapes) - 1:
             raise ValueError(
                 f"transition_times has {len(values)} values for {len(shapes)} scales; pass one for each scale but the last"
