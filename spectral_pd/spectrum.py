@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -136,6 +136,12 @@ def _load_json(path: str | Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.pop("type", None) != kind:
         raise ValueError(f"{path} does not hold a {kind}; write one with {kind}.save(path)")
+    cls = {"PowerLaw": PowerLaw, "Spectrum": Spectrum}[kind]
+    missing = {"shape", *(f.name for f in fields(cls) if f.default is MISSING)} - data.keys()
+    if missing:
+        raise ValueError(
+            f"{path} does not hold a whole {kind}, {sorted(missing)} missing; write one with {kind}.save(path)"
+        )
     return data
 
 
