@@ -1,0 +1,575 @@
+"""Bad input: the exception, and a message that names argument, value, what is allowed or what to do.
+
+Every case runs before any model call: the velocity handed to the sampler must never have been called.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from strategies import randn
+
+from spectral_pd import (
+    DCT,
+    FOURIER,
+    HAAR,
+    PRESETS,
+    FiniteDataset,
+    GaussianField,
+    NoiseField,
+    PowerLaw,
+    Spectrum,
+    SpectrumMeter,
+    activation_power,
+    activation_time,
+    align_scale,
+    align_time,
+    expand,
+    expand_aligned,
+    fit_power_law,
+    fit_spectrum,
+    make_plan,
+    max_frequency,
+    optimal_gain,
+    power_spectrum,
+    predict,
+    restrict_noise,
+    restrict_signal,
+    sample,
+    shift_times,
+    snr,
+    transition_times,
+    velocity_error,
+)
+
+NAN, INF = math.nan, math.inf
+FLUX = PRESETS["flux"]
+X, W = randn(1, 2, 4, 4), randn(1, 2, 8, 8)
+TIMES = shift_times(10)
+CALLS = []
+
+
+def velocity(x, t):
+    CALLS.append(t)
+    return x
+
+
+def plan(shape=(8, 8), scales=(0.5, 1), at=(0.6,)):
+    return make_plan(TIMES, None, shape, scales=scales, transition_times=at[: len(scales) - 1])
+
+
+def planned(times=TIMES, spectrum=FLUX, shape=(64, 64), **options):
+    return make_plan(times, spectrum, shape, **{"scales": (0.5, 1), **options})
+
+
+def run(noise=W, plan_=None, **options):
+    return sample(options.pop("velocity", velocity), noise, plan_ or plan(), **options)
+
+
+def table(frequency=(1.0, 2.0), power=(2.0, 1.0), count=(1.0, 1.0), shape=(4, 4)):
+    return Spectrum(np.array(frequency), np.array(power), np.array(count), shape)
+
+
+V, T = ValueError, TypeError
+CASES = {
+    # theory
+    "t above 1": (lambda: snr(1.5, 1.0), V, r"t = 1\.5 is out of range; t must satisfy 0 <= t <= 1"),
+    "t below 0": (lambda: velocity_error(-0.1, 1.0), V, r"t = -0\.1 is out of range"),
+    "t NaN": (lambda: optimal_gain(NAN, 1.0), V, r"t contains NaN; pass finite numbers"),
+    "t array with NaN": (lambda: align_time(np.array([0.5, NAN]), 2.0), V, r"t contains NaN"),
+    "t a string": (lambda: snr("0.5", 1.0), T, r"t is str; pass a float, a numpy array or a torch tensor"),
+    "t a boolean": (lambda: snr(True, 1.0), T, r"t is bool; pass a float"),
+    "t an integer tensor": (lambda: snr(torch.tensor([1]), 1.0), T, r"t is a tensor of torch\.int64; .* t\.float\(\)"),
+    "t an integer array": (lambda: snr(np.array([1]), 1.0), T, r"t is an array of int64; pass a floating-point array"),
+    "t array out of range": (
+        lambda: align_scale(np.array([0.5, 2.0]), 2.0),
+        V,
+        r"t = ndarray of shape \(2,\) is out of",
+    ),
+    "power 0": (lambda: activation_time(0.0, 0.1), V, r"power = 0\.0 is out of range; .* 0 < power < inf"),
+    "power negative": (lambda: snr(0.5, -1.0), V, r"power = -1\.0 is out of range"),
+    "power infinite": (lambda: snr(0.5, INF), V, r"power = inf is out of range"),
+    "power None": (lambda: snr(0.5, None), T, r"power is NoneType; pass a float"),
+    "delta 0": (
+        lambda: activation_time(1.0, 0.0),
+        V,
+        r"delta = 0\.0 is out of range; .* 0 < delta < 1 \(smaller: earlier",
+    ),
+    "delta 1": (lambda: activation_time(1.0, 1.0), V, r"delta = 1\.0 is out of range"),
+    "delta NaN": (lambda: activation_time(1.0, NAN), V, r"delta contains NaN"),
+    "activation power at 1": (lambda: activation_power(1.0, 0.1), V, r"t = 1\.0 .* 0 < t < 1 \(at 0 and 1 no finite"),
+    "ratio 0": (
+        lambda: align_time(0.5, 0.0),
+        V,
+        r"ratio = 0\.0 is out of range; .* 0 < ratio < inf \(fine over coarse",
+    ),
+    "ratio negative": (lambda: align_scale(0.5, -2.0), V, r"ratio = -2\.0 is out of range"),
+    "shape without axes": (lambda: max_frequency(()), V, r"shape = \(\) must hold one or more sizes"),
+    "shape with a zero": (lambda: max_frequency((8, 0)), V, r"shape = \(8, 0\) must hold .* each at least 1"),
+    "shape of floats": (
+        lambda: max_frequency((8.0, 8.0)),
+        T,
+        r"shape = \(8\.0, 8\.0\) must hold integers, e\.g\. \(64, 64\)",
+    ),
+    "shape a number": (lambda: max_frequency(8), T, r"shape is 8; pass the sizes of the spectral axes"),
+    "spectrum not callable": (
+        lambda: transition_times(3.0, (0.5, 1), (8, 8), delta=0.1),
+        T,
+        r"spectrum is float; pass a PowerLaw, a Spectrum or",
+    ),
+    "spectrum negative": (
+        lambda: transition_times(lambda w: -w, (0.5, 1), (8, 8), delta=0.1),
+        V,
+        r"power = .* 0 < power < inf",
+    ),
+    # bases
+    "embed into less": (
+        lambda: DCT.embed(W, (4, 4)),
+        V,
+        r"dct basis: an axis of 8 cannot grow to 4; sizes must not dec",
+    ),
+    "restrict to more": (lambda: FOURIER.restrict(X, (8, 8)), V, r"fourier basis: an axis of 8 cannot grow to 4"),
+    "haar at 1.5": (
+        lambda: HAAR.embed(X, (6, 6)),
+        V,
+        r"haar basis: an axis of 4 cannot grow to 6; .* power of 2 .*DCT",
+    ),
+    "haar at 3": (lambda: HAAR.isometry(4, 12), V, r"haar basis: an axis of 4 cannot grow to 12"),
+    "isometry of size 0": (lambda: DCT.isometry(0, 4), V, r"dct basis: an axis of 0 cannot grow to 4"),
+    "too few axes": (lambda: DCT.forward(torch.zeros(4)), V, r"x has shape \(4,\); it needs at least 2 axes"),
+    "integer picture": (
+        lambda: DCT.forward(torch.zeros(4, 4, dtype=torch.int32)),
+        T,
+        r"x is a tensor of torch\.int32; .*float",
+    ),
+    "complex picture": (
+        lambda: FOURIER.forward(torch.zeros(4, 4, dtype=torch.complex64)),
+        T,
+        r"complex64; pass a real",
+    ),
+    "a list for a picture": (lambda: HAAR.forward([[1.0]]), T, r"x is list; pass a torch tensor"),
+    "spectral axis of size 0": (
+        lambda: DCT.forward(torch.zeros(2, 0, 4)),
+        V,
+        r"every spectral axis must have at least one",
+    ),
+    "dims 0": (lambda: DCT.forward(X, dims=0), V, r"dims = 0 must be a positive int"),
+    # noise
+    "noise source a float": (
+        lambda: NoiseField(0.5),
+        T,
+        r"noise source is float; pass an int seed, a torch\.Generator",
+    ),
+    "noise source empty": (
+        lambda: NoiseField([]),
+        V,
+        r"noise source is an empty list; pass one seed or generator for each",
+    ),
+    "noise source of a wrong length": (
+        lambda: NoiseField([1, 2]).on((3, 4, 4)),
+        V,
+        r"batch of 3 items, but the noise source lists 2; they must agree",
+    ),
+    "noise basis a name": (lambda: NoiseField(0, "dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER or an instance"),
+    "transition number": (lambda: NoiseField(0, transition=-1), V, r"transition = -1 must be an int in \[0, 65535\]"),
+    "field in four dimensions": (
+        lambda: NoiseField(0).on((2, 2, 2, 2), dims=4),
+        V,
+        r"dims = 4: a noise field has 1, 2 or 3",
+    ),
+    "field without its axes": (lambda: NoiseField(0).on((4,)), V, r"shape = \(4,\) has fewer axes than dims = 2"),
+    # spectrum
+    "amplitude 0": (lambda: PowerLaw(0.0, 2.0), V, r"amplitude = 0\.0 must be above 0"),
+    "amplitude NaN": (lambda: PowerLaw(NAN, 2.0), V, r"amplitude = nan must be finite"),
+    "exponent a string": (lambda: PowerLaw(1.0, "2"), T, r"exponent is str; pass a float"),
+    "unknown kind": (
+        lambda: PowerLaw(1.0, 2.0, kind="guessed"),
+        V,
+        r"kind = 'guessed' must be 'measured', 'calibrated' or",
+    ),
+    "frequency 0": (lambda: FLUX(0.0), V, r"omega = 0\.0 must be positive and finite \(cycles per shorter side\)"),
+    "table lengths": (lambda: table(power=(1.0,)), V, r"have shapes \(2,\), \(1,\), \(2,\); pass three non-empty"),
+    "table order": (
+        lambda: table(frequency=(2.0, 1.0)),
+        V,
+        r"frequency must be positive, finite and strictly increasing",
+    ),
+    "table power": (lambda: table(power=(1.0, -1.0)), V, r"power must be finite and not negative"),
+    "outside the table": (
+        lambda: table()(9.0),
+        V,
+        r"omega in \[9, 9\] leaves the measured range \[0\.5, 2\.5\] .*fit",
+    ),
+    "table with power 0": (lambda: table(power=(1.0, 0.0))(1.0), V, r"bins of power 0"),
+    "meter of one sample": (
+        lambda: SpectrumMeter((8, 1)),
+        V,
+        r"shape = \(8, 1\) has no radial bin; the shorter side needs",
+    ),
+    "meter of another grid": (
+        lambda: SpectrumMeter((8, 8)).update(X),
+        V,
+        r"batch has grid \(4, 4\) but this meter measures",
+    ),
+    "meter fed with nothing": (
+        lambda: SpectrumMeter((8, 8)).update(torch.zeros(0, 8, 8)),
+        V,
+        r"batch of shape \(0, 8, 8\) is",
+    ),
+    "meter fed with NaN": (lambda: SpectrumMeter((8, 8)).update(W * NAN), V, r"batch contains NaN or infinity"),
+    "meter fed with integers": (lambda: SpectrumMeter((8, 8)).update(W.int()), T, r"batch is a tensor of torch\.int32"),
+    "meter read too early": (lambda: SpectrumMeter((8, 8)).result(), V, r"no samples yet; call update\(batch\) first"),
+    "meters of two grids": (
+        lambda: SpectrumMeter((8, 8)).merge(SpectrumMeter((4, 4))),
+        V,
+        r"cannot merge a meter of grid \(4",
+    ),
+    "meters of two bases": (
+        lambda: SpectrumMeter((8, 8)).merge(SpectrumMeter((8, 8), basis=HAAR)),
+        V,
+        r"cannot merge .* in HAAR into .* in DCT",
+    ),
+    "state of another meter": (
+        lambda: SpectrumMeter((8, 8)).load_state_dict(SpectrumMeter((4, 4)).state_dict()),
+        V,
+        r"state is of grid \(4, 4\)",
+    ),
+    "fit of constants": (lambda: fit_spectrum(torch.ones(2, 8, 8)), V, r"bins of power 0 have no logarithm"),
+    "fit of one bin": (lambda: fit_spectrum(randn(2, 2, 2)), V, r"only 1 bins to fit on grid \(2, 2\)"),
+    "fit in an empty band": (
+        lambda: fit_power_law(table(), band=(2, 1)),
+        V,
+        r"band = \(2, 1\) must be \(lowest, highest\)",
+    ),
+    "fit of a tensor": (
+        lambda: fit_power_law(X),
+        T,
+        r"spectrum is Tensor; pass a Spectrum, e\.g\. power_spectrum\(x\)",
+    ),
+    "fit of no latents": (lambda: fit_spectrum([]), V, r"latents is empty; pass at least one tensor"),
+    "fit of mixed grids": (
+        lambda: fit_spectrum([X, W]),
+        V,
+        r"batch has grid \(8, 8\) but this meter measures \(4, 4\)",
+    ),
+    "spectrum of too few axes": (
+        lambda: power_spectrum(torch.zeros(4)),
+        V,
+        r"x has shape \(4,\); it needs at least 2 axes",
+    ),
+    # expansion
+    "expand without noise": (
+        lambda: expand_aligned(X, (8, 8), 0.7),
+        V,
+        r"pass exactly one of noise=, seed= and generator=",
+    ),
+    "expand with two sources": (
+        lambda: expand_aligned(X, (8, 8), 0.7, noise=W, seed=1),
+        V,
+        r"pass exactly one of noise=",
+    ),
+    "expand with a bad seed": (
+        lambda: expand_aligned(X, (8, 8), 0.7, seed=0.5),
+        T,
+        r"noise source is float; pass an int seed",
+    ),
+    "expand to less": (lambda: expand(W, (4, 4), 0.7, noise=X), V, r"dct basis: an axis of 8 cannot grow to 4"),
+    "expand with coarse noise": (
+        lambda: expand(X, (8, 8), 0.7, noise=X),
+        V,
+        r"noise has shape \(1, 2, 4, 4\); expected \(1, 2, 8, 8\)",
+    ),
+    "expand with a batch of other noise": (
+        lambda: expand(X, (8, 8), 0.7, noise=randn(2, 2, 8, 8)),
+        V,
+        r"noise has shape \(2, 2, 8, 8\); expected \(1, 2, 8, 8\)",
+    ),
+    "expand with integer noise": (
+        lambda: expand(X, (8, 8), 0.7, noise=W.int()),
+        T,
+        r"noise is a tensor of torch\.int32",
+    ),
+    "expand with a seed for noise": (
+        lambda: expand(X, (8, 8), 0.7, noise=3),
+        T,
+        r"noise is int; pass a white field on",
+    ),
+    "expand at t above 1": (lambda: expand(X, (8, 8), 1.01, noise=W), V, r"t = 1\.01 is out of range"),
+    "expand at t NaN": (lambda: expand(X, (8, 8), NAN, noise=W), V, r"t contains NaN"),
+    "expand at a string": (lambda: expand(X, (8, 8), "late", noise=W), T, r"t is str; pass a float"),
+    "expand at None": (lambda: expand_aligned(X, (8, 8), None, noise=W), T, r"t is NoneType; pass a float"),
+    "expand an empty batch": (
+        lambda: expand(X[:0], (8, 8), 0.7, noise=W[:0]),
+        V,
+        r"x has shape \(0, 2, 4, 4\): an empty batch",
+    ),
+    "expand integers": (lambda: expand(X.int(), (8, 8), 0.7, noise=W), T, r"x is a tensor of torch\.int32"),
+    "expand a field of another basis": (
+        lambda: expand(X, (8, 8), 0.7, noise=NoiseField(0, HAAR)),
+        V,
+        r"noise is a field in HAAR, but basis = DCT; make both",
+    ),
+    "expand haar unevenly": (
+        lambda: expand(X, (8, 16), 0.7, noise=NoiseField(0, HAAR), basis=HAAR),
+        V,
+        r"not the low corner .* same factor",
+    ),
+    "expand in a named basis": (
+        lambda: expand(X, (8, 8), 0.7, noise=W, basis="dct"),
+        T,
+        r"basis is 'dct'; pass DCT, HAAR",
+    ),
+    "expand into a wrong out": (
+        lambda: expand_aligned(X, (8, 8), 0.7, noise=W, out=X.clone()),
+        V,
+        r"out is \(1, 2, 4, 4\) .*result is \(1, 2, 8, 8\)",
+    ),
+    "expand into an out of other type": (
+        lambda: expand_aligned(X, (8, 8), 0.7, noise=W, out=W.float()),
+        V,
+        r"out is .* torch\.float32 .*torch\.float64",
+    ),
+    "restrict noise upwards": (lambda: restrict_noise(X, (8, 8)), V, r"dct basis: an axis of 8 cannot grow to 4"),
+    "restrict a list": (lambda: restrict_signal([1.0], (8, 8)), T, r"x is list; pass a torch tensor"),
+    # schedule
+    "no steps": (lambda: shift_times(0), V, r"steps = 0 must be at least 1"),
+    "steps a float": (lambda: shift_times(5.0), T, r"steps is 5\.0; pass an int"),
+    "shift 0": (lambda: shift_times(5, shift=0.0), V, r"shift = 0\.0 must be positive and finite \(1 is no shift\)"),
+    "times increasing": (
+        lambda: planned((0.0, 0.5, 1.0)),
+        V,
+        r"times must be strictly decreasing .* got \(0, 0\.5, 1\)",
+    ),
+    "times repeated": (lambda: planned((1.0, 0.5, 0.5, 0.0)), V, r"times must be strictly decreasing"),
+    "times not ending at 0": (lambda: planned((1.0, 0.5)), V, r"times must end at exactly 0; got \(1, 0\.5\)"),
+    "times above 1": (
+        lambda: planned((1.5, 0.5, 0.0)),
+        V,
+        r"times = 1\.5 is out of range; times must satisfy 0 <= times <= 1",
+    ),
+    "times NaN": (lambda: planned((1.0, NAN, 0.0)), V, r"times contains NaN"),
+    "times a number": (
+        lambda: planned(50),
+        T,
+        r"times is int; pass the full-resolution time grid, e\.g\. shift_times\(50\)",
+    ),
+    "times of words": (lambda: planned(("1", "0")), T, r"times is str; pass a float, a numpy array or"),
+    "one time": (lambda: planned((0.0,)), V, r"times has 1 values; N steps need N \+ 1"),
+    "scales decreasing": (
+        lambda: planned(scales=(1, 0.5)),
+        V,
+        r"scales = \(1\.0, 0\.5\) must be positive and strictly incr",
+    ),
+    "scales not ending at 1": (
+        lambda: planned(scales=(0.25, 0.5)),
+        V,
+        r"scales = \(0\.25, 0\.5\) must end at 1, .*append 1",
+    ),
+    "scales above 1": (lambda: planned(scales=(1, 2)), V, r"must end at 1"),
+    "scale 0": (lambda: planned(scales=(0, 1)), V, r"must be positive and strictly increasing"),
+    "scales NaN": (lambda: planned(scales=(NAN, 1)), V, r"scales contains NaN"),
+    "no scales": (lambda: planned(scales=()), V, r"scales is empty; pass at least \(1,\)"),
+    "scales a number": (
+        lambda: planned(scales=0.5),
+        T,
+        r"scales is 0\.5; pass a sequence of numbers such as \(0\.5, 1\)",
+    ),
+    "two stages of one size": (
+        lambda: planned(shape=(3, 3), scales=(0.4, 0.5, 1)),
+        V,
+        r"give stages 1x1 and 1x1; every stage must be larger",
+    ),
+    "plan with delta 0": (lambda: planned(delta=0.0), V, r"delta = 0\.0 is out of range"),
+    "plan with delta 1": (lambda: planned(delta=1.0), V, r"delta = 1\.0 is out of range"),
+    "unknown clock": (lambda: planned(clock="wall"), V, r"clock = 'wall' must be 'full' or 'stage'"),
+    "unknown remedy": (lambda: planned(unreached="ignore"), V, r"unreached = 'ignore' must be 'error' or 'force'"),
+    "multiple_of 0": (lambda: planned(multiple_of=0), V, r"multiple_of = 0 must be a positive int"),
+    "full size not a multiple": (
+        lambda: planned(multiple_of=5),
+        V,
+        r"shape = \(64, 64\) is not a multiple of multiple_of = 5",
+    ),
+    "no spectrum": (
+        lambda: planned(spectrum=None),
+        V,
+        r"spectrum is None; pass a PowerLaw, .* or give transition_times",
+    ),
+    "spectrum a preset's name": (lambda: planned(spectrum="flux"), T, r"spectrum is str; pass a PowerLaw"),
+    "transition never reached": (
+        lambda: planned(shift_times(4, shift=5), delta=0.9),
+        V,
+        r"t\* = .* is never reached: .* T_3 = 0\.625.* unreached='force'",
+    ),
+    "too many transition times": (
+        lambda: planned(transition_times=(0.8, 0.7)),
+        V,
+        r"transition_times has 2 values for 2",
+    ),
+    "transition times increasing": (
+        lambda: planned(scales=(0.25, 0.5, 1), transition_times=(0.7, 0.8)),
+        V,
+        r"must lie inside \(0, 1\) and not increase",
+    ),
+    "transition at 1": (lambda: planned(transition_times=(1.0,)), V, r"transition_times = \(1\.0,\) must lie inside"),
+    "cost negative": (lambda: plan().cost(lambda shape: -1.0), V, r"cost function returned -1\.0 for grid \(4, 4\)"),
+    "cost a number": (lambda: planned(cost=3.0), T, r"cost is float; pass a function of the grid"),
+    # ideal
+    "field not positive": (
+        lambda: GaussianField(lambda w: 0 * w, (4, 4)),
+        V,
+        r"spectrum must be positive and finite at every",
+    ),
+    "field of a number": (
+        lambda: GaussianField(3.0, (4, 4)),
+        T,
+        r"spectrum is float; pass a PowerLaw, a Spectrum or a func",
+    ),
+    "field at a larger grid": (
+        lambda: GaussianField(FLUX, (4, 4)).velocity(W, 0.5),
+        V,
+        r"an axis of 8 cannot grow to 4",
+    ),
+    "field at t NaN": (lambda: GaussianField(FLUX, (8, 8)).velocity(W, NAN), V, r"t contains NaN"),
+    "haar field off its corner": (
+        lambda: GaussianField(FLUX, (8, 8), HAAR).power((4, 8)),
+        V,
+        r"HAAR coefficients of \(4, 8\) are not the low corner",
+    ),
+    "data set empty": (lambda: FiniteDataset(W[:0]), V, r"samples has shape \(0, 2, 8, 8\); pass at least one sample"),
+    "data set of NaN": (lambda: FiniteDataset(W * NAN), V, r"samples contains NaN or infinity"),
+    "bandwidth negative": (lambda: FiniteDataset(W, -1.0), V, r"bandwidth = -1\.0 must be finite and not negative"),
+    "data set at t = 0": (lambda: FiniteDataset(W).velocity(W, 0.0), V, r"t = 0: the velocity .* use 0 < t <= 1"),
+    "data set of other channels": (
+        lambda: FiniteDataset(W).velocity(randn(1, 3, 8, 8), 0.5),
+        V,
+        r"x has shape \(1, 3, 8, 8\); samples are \(1, 2, 8, 8\)",
+    ),
+    "prediction for another grid": (
+        lambda: predict(plan(), GaussianField(FLUX, (16, 16))),
+        V,
+        r"plan is for grid \(8, 8\), the field is on \(16, 16\)",
+    ),
+    "prediction of a list": (
+        lambda: predict([1.0], GaussianField(FLUX, (8, 8))),
+        T,
+        r"plan is list; pass what make_plan ret",
+    ),
+    # sampling
+    "coarse noise": (
+        lambda: run(X),
+        V,
+        r"noise has shape \(1, 2, 4, 4\); its last axes must be the plan's full grid \(8, 8\)",
+    ),
+    "noise of too few axes": (lambda: run(randn(8)), V, r"noise has shape \(8,\); it needs at least 2 axes"),
+    "integer noise": (lambda: run(W.int()), T, r"noise is a tensor of torch\.int32"),
+    "empty noise": (lambda: run(W[:0]), V, r"noise has shape \(0, 2, 8, 8\): an empty batch"),
+    "noise with NaN": (lambda: run(W * NAN), V, r"noise contains NaN or infinity"),
+    "a seed for noise": (lambda: run(3), T, r"noise is int; pass a white field of the full size or a NoiseField"),
+    "field without leading axes": (
+        lambda: run(NoiseField(0)),
+        V,
+        r"noise is a NoiseField; pass leading=\(batch, channels",
+    ),
+    "field with an empty batch": (
+        lambda: run(NoiseField(0), leading=(0, 2)),
+        V,
+        r"leading = \(0, 2\) must hold .* at least 1",
+    ),
+    "field with a number for leading": (lambda: run(NoiseField(0), leading=2), T, r"leading is 2; pass"),
+    "field of another basis": (
+        lambda: run(NoiseField(0, HAAR), leading=(1,)),
+        V,
+        r"noise is a field in HAAR, but basis = DCT",
+    ),
+    "field of too few sources": (
+        lambda: run(NoiseField([1]), leading=(2,)),
+        V,
+        r"batch of 2 items, but the noise source lists",
+    ),
+    "tensor with leading axes": (lambda: run(leading=(1,)), V, r"leading and device are used only with a NoiseField"),
+    "unknown solver": (
+        lambda: run(solver="ddim"),
+        V,
+        r"solver = 'ddim' is unknown; pass one of \['dpmpp_2m', 'euler'",
+    ),
+    "solver a number": (lambda: run(solver=3), T, r"solver is int; pass one of"),
+    "unknown coupling": (lambda: run(coupling="loose"), V, r"coupling = 'loose' must be 'coupled' or 'fresh'"),
+    "sampling in a named basis": (lambda: run(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
+    "sampling haar at 1.5": (
+        lambda: run(randn(1, 6, 6), plan((6, 6), (2 / 3, 1)), basis=HAAR),
+        V,
+        r"haar basis: an axis of 4 cannot grow to 6",
+    ),
+    "generator without use": (
+        lambda: run(generator=torch.Generator()),
+        V,
+        r"generator is used only with a noise tensor and",
+    ),
+    "plan a list": (lambda: run(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
+    "velocity not callable": (lambda: run(velocity=3.0), T, r"velocity is float; pass a callable velocity\(x, t\)"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(name):
+    call, exception, message = CASES[name]
+    CALLS.clear()
+    with pytest.raises(exception, match=message):
+        call()
+    assert CALLS == []
+
+
+def test_good_input_calls_the_velocity():
+    """Negative control for the assertion above."""
+    CALLS.clear()
+    run()
+    assert len(CALLS) == 10
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            lambda x: x[..., :2],
+            r"velocity returned \(1, 2, 4, 2\) for a state of shape \(1, 2, 4, 4\); it must keep the shape",
+        ),
+        (lambda x: None, r"velocity returned NoneType for a state of shape \(1, 2, 4, 4\)"),
+        (lambda x: (x,), r"velocity returned tuple"),
+    ],
+)
+def test_a_velocity_of_another_shape_is_refused_at_that_call(answer, message):
+    calls = []
+
+    def bad(x, t):
+        calls.append(t)
+        return answer(x)
+
+    with pytest.raises(ValueError, match=message):
+        sample(bad, W, plan())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (PowerLaw, "no json", r"law\.json is not JSON"),
+        (PowerLaw, "[1, 2]", r"law\.json does not hold a PowerLaw; write one with PowerLaw\.save\(path\)"),
+        (Spectrum, '{"type": "PowerLaw"}', r"does not hold a Spectrum"),
+        (PowerLaw, '{"type": "PowerLaw"}', r"whole PowerLaw, \['amplitude', 'exponent', 'shape'\] missing"),
+        (
+            Spectrum,
+            '{"type": "Spectrum", "shape": [4, 4]}',
+            r"whole Spectrum, \['count', 'frequency', 'power'\] missing",
+        ),
+    ],
+)
+def test_files_of_other_content(tmp_path, kind, text, message):
+    path = tmp_path / "law.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        kind.load(path)
