@@ -24,7 +24,16 @@ STABLE_ABI = "0x020b000000000000"  # torch 2.11
 
 CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
 # CPU kernels: one source, compiled for each instruction set and chosen at run time.
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
+AVX512 = [
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-mprefer-vector-width=512",
+]
 X86_KERNELS = {"cpu_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"], "cpu_avx512.cpp": AVX512}
 CPU_KERNELS = {"cpu_baseline.cpp": [], **(X86_KERNELS if platform.machine() in ("x86_64", "AMD64") else {})}
 
@@ -96,7 +105,17 @@ def extension() -> dict:
 
             def compile_kernels(name: str) -> str:
                 target = str(folder / Path(name).with_suffix(".o"))
-                command = [*compiler.split(), "-fPIC", *CXX_FLAGS, *CPU_KERNELS[name], "-Icsrc", "-c", f"csrc/{name}", "-o", target]
+                command = [
+                    *compiler.split(),
+                    "-fPIC",
+                    *CXX_FLAGS,
+                    *CPU_KERNELS[name],
+                    "-Icsrc",
+                    "-c",
+                    f"csrc/{name}",
+                    "-o",
+                    target,
+                ]
                 subprocess.run(command, check=True)
                 return target
 
