@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 try:
-    from spectral_pd import _C  # type: ignore[attr-defined]  # importing it registers torch.ops.spectral_pd
+    import spectral_pd._C as _C  # type: ignore[import-not-found]  # importing it registers torch.ops.spectral_pd
 
     _missing = ""
 except ImportError as error:
