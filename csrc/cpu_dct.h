@@ -132,9 +132,12 @@ static void draw_rows(const FieldPlane& at, int block, int first_quad, int colum
     row_z[i] = r.z;
     row_w[i] = r.w;
   }
-  for (int q = first_quad; q < quads; ++q)
-    noise_block(at.key, row_z, row_w, state.z[q] + U{}, state.y[q] + U{}, state.high[q] + U{}, state.low[q] + U{},
-                splat(sigma), line + 4 * q);
+  const auto lanes = [&](int q) {
+    return QuadLanes{row_z, row_w, state.z[q] + U{}, state.y[q] + U{}, state.high[q] + U{}, state.low[q] + U{}};
+  };
+  int q = first_quad;
+  for (; q + 2 <= quads; q += 2) noise_block<2>(at.key, {lanes(q), lanes(q + 1)}, splat(sigma), line + 4 * q);
+  if (q < quads) noise_block<1>(at.key, {lanes(q)}, splat(sigma), line + 4 * q);
 }
 
 static void expand_rows(const GridTask& task, int64_t plane, int block, const Tiles& tiles, float* lines) {

@@ -48,15 +48,26 @@ static void pad_list(const QuadList& list, int entries) {
 
 // Normals of the list, four an entry, in order.
 static void draw_list(const QuadList& list, uint64_t key, int entries, float sigma, float* out) {
-  const auto lanes = [](const uint32_t* p) { return (U)load(reinterpret_cast<const float*>(p)); };
   const QuadState quads = list.quads();
-  for (int b = 0; b < blocks(entries); ++b) {
-    const int at = b * kLanes;
-    F n[4];
-    noise_block(key, lanes(list.row_z() + at), lanes(list.row_w() + at), lanes(quads.z + at), lanes(quads.y + at),
-                lanes(quads.high + at), lanes(quads.low + at), splat(sigma), n);
+  const auto lanes = [&](int block) {
+    const auto at = [&](const uint32_t* p) { return (U)load(reinterpret_cast<const float*>(p + block * kLanes)); };
+    return QuadLanes{at(list.row_z()), at(list.row_w()), at(quads.z), at(quads.y), at(quads.high), at(quads.low)};
+  };
+  const auto put = [&](int block, F* n) {
     transpose_groups(n[0], n[1], n[2], n[3]);
-    for (int k = 0; k < 4; ++k) store(out + 4 * at + k * kLanes, n[k]);
+    for (int k = 0; k < 4; ++k) store(out + 4 * block * kLanes + k * kLanes, n[k]);
+  };
+  int b = 0;
+  for (; b + 2 <= blocks(entries); b += 2) {
+    F n[8];
+    noise_block<2>(key, {lanes(b), lanes(b + 1)}, splat(sigma), n);
+    put(b, n);
+    put(b + 1, n + 4);
+  }
+  if (b < blocks(entries)) {
+    F n[4];
+    noise_block<1>(key, {lanes(b)}, splat(sigma), n);
+    put(b, n);
   }
 }
 

@@ -283,7 +283,7 @@ SPD_HD U64 multiply_even(U64 a, uint32_t b) {
 struct PhiloxHalf {
   U64 x, y, z, w;
 
-  SPD_HD PhiloxHalf(U64 row_z, U64 row_w, U64 quad_z, U64 quad_y, U64 quad_high, U64 quad_low) {
+  SPD_HD void start(U64 row_z, U64 row_w, U64 quad_z, U64 quad_y, U64 quad_high, U64 quad_low) {
     const U64 p = multiply_even(row_z ^ quad_z, kPhiloxM1);
     x = (p >> 32) ^ quad_y;
     y = p;
@@ -309,21 +309,39 @@ SPD_HD U join_halves(U64 even, U64 odd) {
 #endif
 }
 
-// The four normals of the quads of all lanes: n[l] holds normal l of each lane's quad.
-SPD_HD void noise_block(uint64_t key, U row_z, U row_w, U quad_z, U quad_y, U quad_high, U quad_low, F sigma, F n[4]) {
-  PhiloxHalf even((U64)row_z, (U64)row_w, (U64)quad_z, (U64)quad_y, (U64)quad_high, (U64)quad_low);
-  PhiloxHalf odd((U64)row_z >> 32, (U64)row_w >> 32, (U64)quad_z >> 32, (U64)quad_y >> 32, (U64)quad_high >> 32,
+// Where the quads of all lanes are.
+struct QuadLanes {
+  U row_z, row_w, quad_z, quad_y, quad_high, quad_low;
+};
+
+// The four normals of `groups` times kLanes quads: n[4 g + l] holds normal l of each lane's quad in group g. Two groups at a
+// time hide the latency of one another's multiplications.
+template <int groups>
+SPD_HD void noise_block(uint64_t key, const QuadLanes (&at)[groups], F sigma, F* n) {
+  PhiloxHalf even[groups], odd[groups];
+#pragma GCC unroll 2
+  for (int g = 0; g < groups; ++g) {
+    const auto &[row_z, row_w, quad_z, quad_y, quad_high, quad_low] = at[g];
+    even[g].start((U64)row_z, (U64)row_w, (U64)quad_z, (U64)quad_y, (U64)quad_high, (U64)quad_low);
+    odd[g].start((U64)row_z >> 32, (U64)row_w >> 32, (U64)quad_z >> 32, (U64)quad_y >> 32, (U64)quad_high >> 32,
                  (U64)quad_low >> 32);
+  }
   uint32_t k0 = static_cast<uint32_t>(key) + 3 * kPhiloxW0, k1 = static_cast<uint32_t>(key >> 32) + 3 * kPhiloxW1;
 #pragma GCC unroll 7
   for (int round = 3; round < 10; ++round) {
-    even.round(k0, k1);
-    odd.round(k0, k1);
+#pragma GCC unroll 2
+    for (int g = 0; g < groups; ++g) {
+      even[g].round(k0, k1);
+      odd[g].round(k0, k1);
+    }
     k0 += kPhiloxW0;
     k1 += kPhiloxW1;
   }
-  box_muller<Simd>(join_halves(even.x, odd.x), join_halves(even.y, odd.y), sigma, n[0], n[1]);
-  box_muller<Simd>(join_halves(even.z, odd.z), join_halves(even.w, odd.w), sigma, n[2], n[3]);
+#pragma GCC unroll 2
+  for (int g = 0; g < groups; ++g) {
+    box_muller<Simd>(join_halves(even[g].x, odd[g].x), join_halves(even[g].y, odd[g].y), sigma, n[4 * g], n[4 * g + 1]);
+    box_muller<Simd>(join_halves(even[g].z, odd[g].z), join_halves(even[g].w, odd[g].w), sigma, n[4 * g + 2], n[4 * g + 3]);
+  }
 }
 
 }  // namespace SPD_ISA
