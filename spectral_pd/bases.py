@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_pd import ops
 from spectral_pd.theory import check_shape
 
 
@@ -162,6 +163,9 @@ class Basis(ABC):
         return self._apply_isometries(x, shape, transpose=True)
 
     def _apply_isometries(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
+        name, grids = ("restrict" if transpose else "embed"), (x.shape[-len(shape) :], shape)
+        if self in (DCT, HAAR) and ops.usable(name, x, haar=self is HAAR, grids=grids):
+            return (ops.restrict if transpose else ops.embed)(x, shape, haar=self is HAAR)
         y = x.to(working_dtype(x.dtype))
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:

@@ -18,7 +18,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, size_ratio, working_dtype
+from spectral_pd import ops
+from spectral_pd.bases import (
+    DCT,
+    HAAR,
+    Basis,
+    check_basis,
+    check_state,
+    check_target,
+    corner,
+    size_ratio,
+    working_dtype,
+)
 from spectral_pd.noise import NoiseField
 from spectral_pd.theory import align_scale, align_time, check_shape, check_time
 
@@ -99,19 +110,29 @@ def _grow(
     scale: float,
     noise: Tensor | NoiseField,
     basis: Basis,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """``scale * (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better."""
+    """``scale * (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better; natively where possible."""
     dtype, dims = working_dtype(x.dtype), len(fine)
+    leading = x.shape[: x.ndim - dims]
+    haar = basis is HAAR
+    native = (haar or basis is DCT) and ops.usable("expand_field", x, haar=haar, grids=(coarse, fine))
+    native &= out is None or out.is_contiguous()
+    if native and isinstance(noise, NoiseField):
+        key = noise.key_tensor(leading[0] if leading else 1, x.device)
+        return ops.expand_field(x, key, fine, t=t, scale=scale, transition=noise.transition, haar=haar, out=out)
+    if native and isinstance(noise, Tensor) and noise.dtype == x.dtype:
+        return ops.expand_white(x, noise, t=t, scale=scale, haar=haar, out=out)
     y = x.to(dtype)
     if isinstance(noise, NoiseField):
-        leading = x.shape[: x.ndim - dims]
         c = noise.coefficients((*leading, *fine), dims=dims, dtype=dtype, device=x.device) * (t * scale)
         c[corner(coarse)] = basis.forward(y, dims=dims) * scale
-        return basis.inverse(c, dims=dims).to(x.dtype)
-    w = noise.to(dtype)
-    # U (x - t U^T w) + t w: one restriction and one embedding.
-    low = basis.embed(y - t * basis.restrict(w, coarse), fine)
-    return (scale * (low + t * w)).to(x.dtype)
+        state = basis.inverse(c, dims=dims)
+    else:
+        w = noise.to(dtype)
+        # U (x - t U^T w) + t w: one restriction and one embedding.
+        state = scale * (basis.embed(y - t * basis.restrict(w, coarse), fine) + t * w)
+    return state.to(x.dtype) if out is None else out.copy_(state)
 
 
 def expand_aligned(
@@ -163,14 +184,12 @@ def expand_aligned(
         noise = NoiseField(seed if generator is None else generator, basis)  # type: ignore[arg-type]
     _check_noise(x, noise, coarse, fine, basis)
     ratio = size_ratio(coarse, fine)
-    state = _grow(x, coarse, fine, t, align_scale(t, ratio), noise, basis)
-    if out is not None:
-        if out.shape != state.shape or out.dtype != state.dtype or out.device != state.device:
-            raise ValueError(
-                f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {tuple(state.shape)} "
-                f"{state.dtype} on {state.device}"
-            )
-        state = out.copy_(state)
+    expected = (*x.shape[: x.ndim - len(fine)], *fine)
+    if out is not None and (tuple(out.shape) != expected or out.dtype != x.dtype or out.device != x.device):
+        raise ValueError(
+            f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {expected} {x.dtype} on {x.device}"
+        )
+    state = _grow(x, coarse, fine, t, align_scale(t, ratio), noise, basis, out)
     return state, align_time(t, ratio)
 
 

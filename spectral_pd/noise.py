@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, working_dtype
+from spectral_pd import ops
+from spectral_pd.bases import DCT, HAAR, Basis, check_basis, working_dtype
 from spectral_pd.theory import check_shape
 
 LAYOUT = 1
@@ -164,6 +165,10 @@ class NoiseField:
             raise ValueError(f"batch of {batch} items, but the noise source lists {len(self.keys)}; they must agree")
         return self.keys
 
+    def key_tensor(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """:meth:`item_keys` as the int64 tensor that the native operations take."""
+        return torch.tensor(self.item_keys(batch), dtype=torch.int64, device=device)
+
     def coefficients(
         self,
         shape: Sequence[int],
@@ -182,7 +187,8 @@ class NoiseField:
         dims
             Number of spectral axes, 1 to 3.
         dtype, device
-            Of the result; the numbers are computed in float64 and rounded once.
+            Of the result. Numbers are computed in float64 and rounded once; natively (float32 and shorter) in float32, within
+            1e-6 of that.
 
         Raises
         ------
@@ -197,8 +203,11 @@ class NoiseField:
         check_shape(shape[-dims:])
         leading, grid = shape[:-dims], shape[-dims:]
         batch = leading[0] if leading else 1
-        keys = torch.tensor(self.item_keys(batch), dtype=torch.int64, device=device).reshape(-1, 1, 1, 1, 1)
+        key = self.key_tensor(batch, device)
         planes = math.prod(leading[1:])
+        if dtype in ops.STORAGE and ops.usable("normals", key, haar=True, grids=(grid,)):
+            return ops.normals(key, planes, grid, transition=self.transition).to(dtype).reshape(shape)
+        keys = key.reshape(-1, 1, 1, 1, 1)
         a, u, v = (1,) * (3 - dims) + grid
 
         def index(n: int, axis: int) -> Tensor:
@@ -226,5 +235,12 @@ class NoiseField:
 
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
+        shape = tuple(int(n) for n in shape)
+        grid, haar = shape[-dims:], self.basis is HAAR
+        if dims == 2 and len(shape) >= 2 and min(shape) >= 1 and (haar or self.basis is DCT) and dtype in ops.STORAGE:
+            key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)
+            if ops.usable("render", key, haar=haar, grids=(grid,)):
+                planes = math.prod(shape[1:-2])
+                return ops.render(key, planes, grid, transition=self.transition, haar=haar).to(dtype).reshape(shape)
         c = self.coefficients(shape, dims=dims, dtype=working_dtype(dtype), device=device)
         return self.basis.inverse(c, dims=dims).to(dtype)

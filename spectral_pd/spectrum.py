@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_pd import ops
 from spectral_pd.bases import DCT, Basis, check_basis, check_state, working_dtype
 from spectral_pd.theory import check_shape, max_frequency
 
@@ -289,7 +290,15 @@ class SpectrumMeter:
             )
         if batch.numel() == 0:
             raise ValueError(f"batch of shape {tuple(batch.shape)} is empty; pass at least one sample")
-        planes = batch.detach().to(working_dtype(batch.dtype)).reshape(-1, *self.shape)
+        batch = batch.detach()
+        if self.basis is DCT and ops.usable("power_map", batch, grids=(self.shape,)):
+            power = ops.power_map(batch)[0]  # NaN and infinity spread over the whole map of their plane
+            if not bool(torch.isfinite(power).all()):
+                raise ValueError("batch contains NaN or infinity; clean the data first")
+            self._power = self._power.to(power.device) + power
+            self.planes += math.prod(batch.shape[:-2])
+            return self
+        planes = batch.to(working_dtype(batch.dtype)).reshape(-1, *self.shape)
         if not bool(torch.isfinite(planes).all()):
             raise ValueError("batch contains NaN or infinity; clean the data first")
         centred = planes - planes.mean(dim=tuple(range(1, dims + 1)), keepdim=True, dtype=torch.float64).to(

@@ -180,7 +180,7 @@ def test_fresh_fields_are_others():
 def test_dtype_and_a_bare_grid():
     field = NoiseField(2)
     exact = field.coefficients((1, 6, 6), dtype=torch.float64)
-    assert torch.equal(field.coefficients((1, 6, 6)), exact.float())
+    assert float((field.coefficients((1, 6, 6)) - exact).abs().max()) < 1e-6
     assert torch.equal(field.on((6, 6)), field.on((1, 6, 6))[0])
     assert torch.equal(field.on((1, 6, 6), dtype=torch.float16), field.on((1, 6, 6)).half())
     assert field.on((0, 3, 4, 4)).shape == (0, 3, 4, 4)

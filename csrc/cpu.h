@@ -1,0 +1,91 @@
+// The CPU half: what the launcher (ops.cpp) asks, and the table of kernels it gets for the machine it runs on.
+//
+// A task describes one call; a kernel does one strip or block of one plane of it. Which thread runs which strip does not
+// change any number. Torch-free: sanitizers and other programs can drive it directly.
+//
+// DCT tasks walk a plane in three steps, kLanes lines at a time (a "strip" is kLanes columns, a "block" kLanes rows):
+//
+//   columns_in     load a strip of the input, transform its columns, transpose into row tiles       (input read once)
+//   rows           forward rows; new coefficients from noise; inverse rows; transpose into column tiles
+//   columns_out    inverse columns of a strip, store it                                             (output written once)
+//
+// so coefficients never exist in memory as a plane, noise is never stored, and every sample is transposed once each way.
+#pragma once
+#include <cstdint>
+
+#include "dct_plan.h"
+
+namespace spd {
+
+enum class Storage : int { kFloat32, kBfloat16, kFloat16 };
+
+struct NoiseSource {
+  const int64_t* keys;    // one an item
+  int64_t planes;         // planes an item
+  uint32_t first_plane;   // address of an item's first plane
+  uint32_t transition;
+};
+
+// out = scale (U x + t (w - U U^T w)), w a noise field or an explicit white field; both absent parts cost nothing.
+// With only `white` and no out: out = scale U^T white (restriction). Sizes are (rows, columns).
+struct GridTask {
+  int coarse[2], fine[2];
+  const DctPlan *coarse_plan[2], *fine_plan[2];  // DCT only
+  Storage storage;
+  const void* x;      // coarse planes, or null
+  const void* white;  // fine planes, or null
+  void* out;
+  double t, scale;
+  bool draw;          // fill new coefficients from `noise`
+  NoiseSource noise;
+};
+
+struct PowerTask {
+  int size[2];
+  const DctPlan* plan[2];
+  Storage storage;
+  const void* x;
+};
+
+// Tiles of one plane, in floats; a kernel of the same instruction set made and reads them.
+struct Tiles {
+  float* coarse_rows;   // coefficients of x, after the column transform
+  float* fine_rows;     // of the white field
+  float* columns;       // after the inverse row transform
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+
+  // Floats needed: of each tile set of a plane, and of a thread's line buffers.
+  int64_t (*tile_floats)(int rows, int columns);
+  int64_t (*line_floats)(int longest);
+
+  void (*expand_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+  void (*expand_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
+  void (*expand_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+
+  void (*restrict_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+  void (*restrict_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
+  void (*restrict_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+
+  // One plane into a map of row tiles of squares (see power_unpack), its mean removed first.
+  void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, double* squares);
+  // map += scale of each coefficient * squares
+  void (*power_unpack)(const PowerTask&, const double* squares, double* map);
+
+  // Haar: coarse rows [first, last) of a plane and everything that grows from them.
+  int64_t (*haar_line_floats)(const GridTask&, int rows);
+  void (*haar_expand)(const GridTask&, int64_t plane, int first, int last, float* lines);
+  void (*haar_restrict)(const GridTask&, int64_t plane, int first, int last, float* lines);
+
+  // The field's normals themselves, rows x columns of a plane.
+  int64_t (*noise_line_floats)(int columns);
+  void (*noise_plane)(const NoiseSource&, int64_t plane, int rows, int columns, float* out, float* lines);
+};
+
+const Kernels& kernels();                  // the best for this machine
+const Kernels* kernels_named(const char*);  // "avx512", "avx2", "baseline"; null where it cannot run
+
+}  // namespace spd

@@ -1,0 +1,3 @@
+// CPU kernels for any processor (4 lanes).
+#define SPD_ISA baseline
+#include "cpu_kernels.h"

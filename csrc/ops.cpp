@@ -1,0 +1,442 @@
+// Registration, argument checks and the CPU launchers, through the LibTorch stable ABI only: one binary for every
+// torch >= 2.11 and Python >= 3.10. The operations' contract is in ops.h, the kernels' in cpu.h.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "cpu.h"
+#include "ops.h"
+#include "scratch.h"
+
+namespace spd {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// ---- shapes and checks ------------------------------------------------------------------------------------------------
+
+int odd_part(int64_t n) {
+  while (n % 2 == 0) n /= 2;
+  return static_cast<int>(n);
+}
+
+const DctPlan* plan_for(int n) {
+  static std::mutex lock;
+  static std::unordered_map<int, std::unique_ptr<DctPlan>> plans;  // tables of a size are small and never change
+  const std::lock_guard<std::mutex> guard(lock);
+  std::unique_ptr<DctPlan>& plan = plans[n];
+  if (!plan) plan = std::make_unique<DctPlan>(n);
+  return plan.get();
+}
+
+Storage storage_of(const Tensor& x, const char* name) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return Storage::kFloat32;
+    case ScalarType::BFloat16:
+      return Storage::kBfloat16;
+    case ScalarType::Half:
+      return Storage::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32, bfloat16 or float16 for the native operations");
+  }
+  return Storage::kFloat32;
+}
+
+struct Grid {
+  int64_t planes;
+  int rows, columns;
+};
+
+Grid grid_of(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() >= 2, name, " must have at least 2 axes, the last two spectral; it has ", x.dim());
+  const int64_t rows = x.size(x.dim() - 2), columns = x.size(x.dim() - 1);
+  STD_TORCH_CHECK(rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, name, " has a grid of ", rows, " x ",
+                  columns, "; each axis must have between 1 and 65535 samples");
+  int64_t planes = 1;
+  for (int64_t i = 0; i < x.dim() - 2; ++i) planes *= x.size(i);
+  return {planes, static_cast<int>(rows), static_cast<int>(columns)};
+}
+
+void check_pair(bool haar, int64_t coarse, int64_t fine) {
+  if (haar) {
+    const int64_t factor = coarse > 0 ? fine / coarse : 0;
+    STD_TORCH_CHECK(factor >= 1 && factor * coarse == fine && (factor & (factor - 1)) == 0, "haar basis: an axis of ", coarse,
+                    " cannot grow to ", fine, "; the ratio must be a power of 2");
+  } else {
+    STD_TORCH_CHECK(coarse >= 1 && coarse <= fine && fine < 65536, "dct basis: an axis of ", coarse, " cannot grow to ", fine,
+                    "; sizes must not decrease");
+    STD_TORCH_CHECK(odd_part(coarse) <= kLargestOddCore && odd_part(fine) <= kLargestOddCore,
+                    "dct basis: the odd part of the sizes ", coarse, ", ", fine, " must not exceed ", kLargestOddCore,
+                    "; use the torch path");
+  }
+}
+
+void check_key(const Tensor& key, int64_t planes) {
+  STD_TORCH_CHECK(key.dim() == 1 && key.scalar_type() == ScalarType::Long, "key must be a one-dimensional int64 tensor");
+  STD_TORCH_CHECK(key.size(0) >= 1 && planes % key.size(0) == 0, "key has ", key.size(0), " items, but x has ", planes,
+                  " planes, which they do not divide");
+}
+
+void check_address(int64_t transition, int64_t first_plane) {
+  STD_TORCH_CHECK(transition >= 0 && transition < 65536, "transition = ", transition, " must be in [0, 65535]");
+  STD_TORCH_CHECK(first_plane >= 0 && first_plane < int64_t{1} << 32, "first_plane = ", first_plane,
+                  " must be in [0, 2^32)");
+}
+
+std::vector<int64_t> with_grid(const Tensor& x, int64_t rows, int64_t columns) {
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < x.dim() - 2; ++i) shape.push_back(x.size(i));
+  shape.push_back(rows);
+  shape.push_back(columns);
+  return shape;
+}
+
+void check_out(const Tensor& out, const Tensor& x, const std::vector<int64_t>& shape) {
+  bool same = out.dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; same && i < shape.size(); ++i) same = out.size(static_cast<int64_t>(i)) == shape[i];
+  STD_TORCH_CHECK(same, "out must have x's leading axes and the fine grid");
+  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type(), "out must have the type of x");
+  STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
+}
+
+NoiseSource noise_source(const Tensor& key, int64_t planes, int64_t transition, int64_t first_plane) {
+  return {static_cast<const int64_t*>(key.const_data_ptr()), planes / key.size(0), static_cast<uint32_t>(first_plane),
+          static_cast<uint32_t>(transition)};
+}
+
+GridTask grid_task(bool haar, int h, int w, int H, int W, Storage storage, double t, double scale) {
+  check_pair(haar, h, H);
+  check_pair(haar, w, W);
+  GridTask task{};
+  task.coarse[0] = h, task.coarse[1] = w, task.fine[0] = H, task.fine[1] = W;
+  if (!haar)
+    for (int axis = 0; axis < 2; ++axis) {
+      task.coarse_plan[axis] = plan_for(task.coarse[axis]);
+      task.fine_plan[axis] = plan_for(task.fine[axis]);
+    }
+  task.storage = storage;
+  task.t = t;
+  task.scale = scale;
+  return task;
+}
+
+// ---- launchers --------------------------------------------------------------------------------------------------------
+
+// Below about 0.1 ms of work a second thread costs more than it brings.
+constexpr int64_t kSamplesPerTask = int64_t{1} << 16;
+constexpr int64_t kSharedTileFloats = int64_t{1} << 23;
+
+template <class Body>
+void parallel(int64_t count, int64_t samples_each, const Body& body) {
+  const int64_t grain = std::max<int64_t>(1, kSamplesPerTask / std::max<int64_t>(1, samples_each));
+  if (count <= grain) return body(0, count);
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
+int blocks(int n, int lanes) { return (n + lanes - 1) / lanes; }
+
+using Step = void (*)(const GridTask&, int64_t, int, const Tiles&, float*);
+
+// The three steps of a DCT task, how many pieces each has, and how many rows come out.
+struct Steps {
+  Step columns_in, rows, columns_out;
+  int in_strips, row_blocks, out_strips, out_rows;
+};
+
+// The three steps of a DCT task over all planes. With planes enough, a thread takes whole planes and everything it touches
+// stays in its cache; otherwise strips of a few planes are shared out, with a barrier after each step.
+void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
+  const Kernels& k = kernels();
+  const auto [h, w] = task.coarse;
+  const auto [H, W] = task.fine;
+  const int64_t coarse_floats = task.x ? k.tile_floats(h, w) : 0, fine_floats = task.white ? k.tile_floats(h, W) : 0;
+  const int64_t tile_floats = coarse_floats + fine_floats + k.tile_floats(s.out_rows, s.out_strips * k.lanes);
+  const int64_t line_floats = k.line_floats(std::max(H, W)), samples = int64_t{H} * W;
+  const auto tiles_at = [&](float* p) { return Tiles{p, p + coarse_floats, p + coarse_floats + fine_floats}; };
+  const int64_t threads = torch::stable::get_num_threads();
+
+  if (threads == 1 || planes >= 2 * threads || planes * samples <= kSamplesPerTask) {
+    parallel(planes, samples, [&](int64_t first, int64_t last) {
+      float* buffer = thread_scratch(tile_floats + line_floats);
+      const Tiles tiles = tiles_at(buffer);
+      float* lines = buffer + tile_floats;
+      for (int64_t p = first; p < last; ++p) {
+        for (int i = 0; i < s.in_strips; ++i) s.columns_in(task, p, i, tiles, lines);
+        for (int i = 0; i < s.row_blocks; ++i) s.rows(task, p, i, tiles, lines);
+        for (int i = 0; i < s.out_strips; ++i) s.columns_out(task, p, i, tiles, lines);
+      }
+    });
+    return;
+  }
+  const int64_t group = std::clamp<int64_t>(kSharedTileFloats / tile_floats, 1, planes);
+  const Scratch shared(group * tile_floats);
+  for (int64_t start = 0; start < planes; start += group) {
+    const int64_t count = std::min(group, planes - start);
+    const auto each = [&](Step step, int pieces) {
+      parallel(count * pieces, samples / pieces, [&](int64_t first, int64_t last) {
+        float* lines = thread_scratch(line_floats);
+        for (int64_t i = first; i < last; ++i)
+          step(task, start + i / pieces, static_cast<int>(i % pieces), tiles_at(shared.data() + i / pieces * tile_floats),
+               lines);
+      });
+    };
+    if (s.in_strips) each(s.columns_in, s.in_strips);
+    each(s.rows, s.row_blocks);
+    each(s.columns_out, s.out_strips);
+  }
+}
+
+void run_haar(const GridTask& task, int64_t planes, void (*kernel)(const GridTask&, int64_t, int, int, float*)) {
+  const Kernels& k = kernels();
+  const int h = task.coarse[0];
+  const int64_t per_row = int64_t{task.fine[0]} / h * task.fine[1];
+  const int rows = static_cast<int>(std::clamp<int64_t>(kSamplesPerTask / per_row, 1, h));
+  const int64_t pieces = blocks(h, rows);
+  parallel(planes * pieces, rows * per_row, [&](int64_t first, int64_t last) {
+    float* lines = thread_scratch(k.haar_line_floats(task, rows));
+    for (int64_t i = first; i < last; ++i) {
+      const int start = static_cast<int>(i % pieces) * rows;
+      kernel(task, i / pieces, start, std::min(start + rows, h), lines);
+    }
+  });
+}
+
+void run_expand(bool haar, const GridTask& task, int64_t planes) {
+  if (planes == 0) return;
+  const Kernels& k = kernels();
+  if (haar) return run_haar(task, planes, k.haar_expand);
+  const int in_columns = task.white ? task.fine[1] : task.x ? task.coarse[1] : 0;
+  run_dct(task, planes,
+          {k.expand_columns_in, k.expand_rows, k.expand_columns_out, blocks(in_columns, k.lanes),
+           blocks(task.draw ? task.fine[0] : task.coarse[0], k.lanes), blocks(task.fine[1], k.lanes), task.fine[0]});
+}
+
+// ---- operations -------------------------------------------------------------------------------------------------------
+
+void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
+                       int64_t transition, int64_t first_plane, bool haar, Tensor& out) {
+  const Grid coarse = grid_of(x, "x");
+  check_key(key, coarse.planes);
+  check_address(transition, first_plane);
+  STD_TORCH_CHECK(!haar || height * coarse.columns == width * coarse.rows,
+                  "haar basis: coefficients are nested only if every axis grows by the same factor");
+  GridTask task = grid_task(haar, coarse.rows, coarse.columns, static_cast<int>(height), static_cast<int>(width),
+                            storage_of(x, "x"), t, scale);
+  const Tensor planes = torch::stable::contiguous(x), keys = torch::stable::contiguous(key);
+  task.x = planes.const_data_ptr();
+  task.out = out.mutable_data_ptr();
+  task.noise = noise_source(keys, coarse.planes, transition, first_plane);
+  task.draw = height > coarse.rows || width > coarse.columns;
+  run_expand(haar, task, coarse.planes);
+}
+
+Tensor expand_field(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
+                    int64_t transition, int64_t first_plane, bool haar) {
+  grid_of(x, "x");
+  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
+  return out;
+}
+
+void expand_field_out(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
+                      int64_t transition, int64_t first_plane, bool haar, Tensor out) {
+  grid_of(x, "x");
+  check_out(out, x, with_grid(x, height, width));
+  expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
+}
+
+void expand_white_into(const Tensor& x, const Tensor& white, double t, double scale, bool haar,
+                       Tensor& out) {
+  const Grid coarse = grid_of(x, "x"), fine = grid_of(white, "white");
+  STD_TORCH_CHECK(x.scalar_type() == white.scalar_type(), "white must have the type of x");
+  STD_TORCH_CHECK(coarse.planes == fine.planes && x.dim() == white.dim(), "white must have x's leading axes");
+  GridTask task = grid_task(haar, coarse.rows, coarse.columns, fine.rows, fine.columns, storage_of(x, "x"), t, scale);
+  const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
+  task.x = planes.const_data_ptr();
+  task.white = field.const_data_ptr();
+  task.out = out.mutable_data_ptr();
+  run_expand(haar, task, coarse.planes);
+}
+
+Tensor expand_white(const Tensor& x, const Tensor& white, double t, double scale, bool haar) {
+  Tensor out = torch::stable::new_empty(white, with_grid(white, grid_of(white, "white").rows, grid_of(white, "white").columns));
+  expand_white_into(x, white, t, scale, haar, out);
+  return out;
+}
+
+void expand_white_out(const Tensor& x, const Tensor& white, double t, double scale, bool haar, Tensor out) {
+  const Grid fine = grid_of(white, "white");
+  check_out(out, x, with_grid(x, fine.rows, fine.columns));
+  expand_white_into(x, white, t, scale, haar, out);
+}
+
+Tensor embed(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
+  const Grid coarse = grid_of(x, "x");
+  GridTask task = grid_task(haar, coarse.rows, coarse.columns, static_cast<int>(height), static_cast<int>(width),
+                            storage_of(x, "x"), 0.0, scale);
+  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  const Tensor planes = torch::stable::contiguous(x);
+  task.x = planes.const_data_ptr();
+  task.out = out.mutable_data_ptr();
+  run_expand(haar, task, coarse.planes);
+  return out;
+}
+
+Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
+  const Grid fine = grid_of(x, "x");
+  GridTask task = grid_task(haar, static_cast<int>(height), static_cast<int>(width), fine.rows, fine.columns,
+                            storage_of(x, "x"), 0.0, scale);
+  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  if (fine.planes == 0) return out;
+  const Tensor planes = torch::stable::contiguous(x);
+  task.white = planes.const_data_ptr();
+  task.out = out.mutable_data_ptr();
+  const Kernels& k = kernels();
+  if (haar) {
+    run_haar(task, fine.planes, k.haar_restrict);
+  } else {
+    run_dct(task, fine.planes,
+            {k.restrict_columns_in, k.restrict_rows, k.restrict_columns_out, blocks(fine.columns, k.lanes),
+             blocks(task.coarse[0], k.lanes), blocks(task.coarse[1], k.lanes), task.coarse[0]});
+  }
+  return out;
+}
+
+Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition,
+                 int64_t first_plane) {
+  check_key(key, planes * std::max<int64_t>(1, key.numel()));
+  check_address(transition, first_plane);
+  STD_TORCH_CHECK(planes >= 0 && rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, "planes = ", planes,
+                  ", grid = ", rows, " x ", columns, ": each grid axis must have between 1 and 65535 samples");
+  return torch::stable::new_empty(key, {key.size(0), planes, rows, columns}, ScalarType::Float);
+}
+
+void draw_normals(const NoiseSource& noise, int64_t planes, int rows, int columns, float* out) {
+  const Kernels& k = kernels();
+  const int64_t samples = int64_t{rows} * columns;
+  parallel(planes, samples, [&](int64_t first, int64_t last) {
+    float* lines = thread_scratch(k.noise_line_floats(columns));
+    for (int64_t p = first; p < last; ++p) k.noise_plane(noise, p, rows, columns, out + p * samples, lines);
+  });
+}
+
+Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition,
+               int64_t first_plane) {
+  Tensor out = new_field(key, planes, height, width, transition, first_plane);
+  const Tensor keys = torch::stable::contiguous(key);
+  const int64_t all = planes * key.size(0);
+  draw_normals(noise_source(keys, all, transition, first_plane), all, static_cast<int>(height), static_cast<int>(width),
+               static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+Tensor render(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition, int64_t first_plane,
+              bool haar) {
+  Tensor out = new_field(key, planes, height, width, transition, first_plane);
+  const Tensor keys = torch::stable::contiguous(key);
+  const int64_t all = planes * key.size(0);
+  int rows = static_cast<int>(height), columns = static_cast<int>(width);
+  if (haar)
+    while (rows % 2 == 0 && columns % 2 == 0) rows /= 2, columns /= 2;
+  GridTask task = grid_task(haar, rows, columns, static_cast<int>(height), static_cast<int>(width), Storage::kFloat32, 1.0, 1.0);
+  task.noise = noise_source(keys, all, transition, first_plane);
+  task.out = out.mutable_data_ptr();
+  task.draw = true;
+  if (!haar) {
+    run_expand(haar, task, all);
+  } else if (rows == height) {  // no level at all: the coefficients are the picture
+    draw_normals(task.noise, all, rows, columns, static_cast<float*>(task.out));
+  } else {
+    const Scratch coarsest(all * rows * columns);
+    draw_normals(task.noise, all, rows, columns, coarsest.data());
+    task.x = coarsest.data();
+    run_expand(haar, task, all);
+  }
+  return out;
+}
+
+Tensor power_map(const Tensor& x, int64_t maps) {
+  const Grid grid = grid_of(x, "x");
+  STD_TORCH_CHECK(maps >= 1 && grid.planes % maps == 0, "maps = ", maps, " must divide the ", grid.planes, " planes of x");
+  check_pair(false, grid.rows, grid.rows);
+  check_pair(false, grid.columns, grid.columns);
+  const Tensor planes = torch::stable::contiguous(x);
+  const PowerTask task{{grid.rows, grid.columns}, {plan_for(grid.rows), plan_for(grid.columns)}, storage_of(x, "x"),
+                       planes.const_data_ptr()};
+  Tensor out = torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
+  double* sums = static_cast<double*>(out.mutable_data_ptr());
+  const Kernels& k = kernels();
+  const int64_t tile_floats = k.tile_floats(grid.rows, grid.columns);
+  const int64_t line_floats = k.line_floats(std::max(grid.rows, grid.columns));
+  const int64_t samples = int64_t{grid.rows} * grid.columns, each = grid.planes / maps;
+  // A fixed number of partial sums, added in order: the result does not depend on the number of threads.
+  const int64_t parts = std::clamp<int64_t>(each * samples / kSamplesPerTask, 1, std::min<int64_t>(8, std::max<int64_t>(each, 1)));
+  const Scratch partial(2 * tile_floats * parts);
+  double* squares = reinterpret_cast<double*>(partial.data());
+  for (int64_t map = 0; map < maps; ++map) {
+    parallel(parts, each * samples / parts, [&](int64_t first, int64_t last) {
+      float* buffer = thread_scratch(tile_floats + line_floats);
+      for (int64_t part = first; part < last; ++part) {
+        double* own = squares + part * tile_floats;
+        std::fill(own, own + tile_floats, 0.0);
+        for (int64_t i = each * part / parts; i < each * (part + 1) / parts; ++i)
+          k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, own);
+      }
+    });
+    for (int64_t part = 0; part < parts; ++part) k.power_unpack(task, squares + part * tile_floats, sums + map * samples);
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace spd
+
+STABLE_TORCH_LIBRARY(spectral_pd, m) {
+  for (const char* schema : spd::kSchemas) m.def(schema);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(spectral_pd, CPU, m) {
+  m.impl("expand_field", TORCH_BOX(&spd::expand_field));
+  m.impl("expand_field_out", TORCH_BOX(&spd::expand_field_out));
+  m.impl("expand_white", TORCH_BOX(&spd::expand_white));
+  m.impl("expand_white_out", TORCH_BOX(&spd::expand_white_out));
+  m.impl("embed", TORCH_BOX(&spd::embed));
+  m.impl("restrict", TORCH_BOX(&spd::restrict));
+  m.impl("render", TORCH_BOX(&spd::render));
+  m.impl("normals", TORCH_BOX(&spd::normals));
+  m.impl("power_map", TORCH_BOX(&spd::power_map));
+}
+
+// ---- the Python module: importing it registers the operations ---------------------------------------------------------
+
+namespace {
+
+PyObject* build_info(PyObject*, PyObject*) {
+#if defined(SPECTRAL_PD_CUDA)
+  const char* cuda = SPECTRAL_PD_CUDA;  // architectures
+#else
+  const char* cuda = "";
+#endif
+  return Py_BuildValue("{s:s,s:s,s:s,s:s}", "compiler", __VERSION__, "torch", TORCH_VERSION, "cpu", spd::kernels().name,
+                       "cuda", cuda);
+}
+
+PyMethodDef methods[] = {
+    {"build_info", build_info, METH_NOARGS, "Compiler, torch built against, CPU instruction set in use, CUDA architectures."},
+    {nullptr, nullptr, 0, nullptr},
+};
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C(void) { return PyModule_Create(&module); }

@@ -1,0 +1,41 @@
+// The contract of the native operations, shared by ops.cpp (schemas, checks, CPU) and the CUDA launcher.
+//
+// Every operation works on planes: x of shape (..., h, w) is a stack of h x w grids, the last two axes spectral. Storage is
+// float32, bfloat16 or float16; all arithmetic and accumulation is float32, squares are summed in float64, results are rounded
+// once. The basis is the DCT, or Haar (spectral_pd/bases.py). U is the isometry of the basis from the coarse grid to the fine
+// one, w white noise on the fine grid, kappa = `scale`.
+//
+//   expand_field      kappa (U x + t (w - U U^T w)), w the noise field of noise.h: only its new coefficients are generated.
+//                     key: int64[B], one an item; B divides the planes of x; planes of an item are numbered from first_plane.
+//   expand_white      the same with w given as a tensor on the fine grid.
+//   embed             kappa U x: no noise at all.
+//   restrict          kappa U^T x; embed and restrict are each other's backward.
+//   render            the noise field on a grid, float32 (B, planes, h, w): white noise of unit variance.
+//   normals           its coefficients themselves, float32 (B, planes, h, w).
+//   power_map         sums over planes of squared DCT coefficients of each plane, mean removed: float64 (maps, h, w), plane p
+//                     in map p mod maps.
+//
+// *_out variants write into a contiguous `out` of the result's shape and type and return nothing.
+// The backward of expand_* in x is kappa U^T g = restrict; in w it is expand_white(0, g, t, kappa), the projector being its
+// own transpose. Autograd, fake kernels and vmap are registered from Python (spectral_pd/ops.py).
+#pragma once
+
+namespace spd {
+
+constexpr const char* kSchemas[] = {
+    "expand_field(Tensor x, Tensor key, int height, int width, float t, float scale, int transition, int first_plane, "
+    "bool haar) -> Tensor",
+    "expand_field_out(Tensor x, Tensor key, int height, int width, float t, float scale, int transition, int first_plane, "
+    "bool haar, Tensor(a!) out) -> ()",
+    "expand_white(Tensor x, Tensor white, float t, float scale, bool haar) -> Tensor",
+    "expand_white_out(Tensor x, Tensor white, float t, float scale, bool haar, Tensor(a!) out) -> ()",
+    "embed(Tensor x, int height, int width, float scale, bool haar) -> Tensor",
+    "restrict(Tensor x, int height, int width, float scale, bool haar) -> Tensor",
+    "render(Tensor key, int planes, int height, int width, int transition, int first_plane, bool haar) -> Tensor",
+    "normals(Tensor key, int planes, int height, int width, int transition, int first_plane) -> Tensor",
+    "power_map(Tensor x, int maps) -> Tensor",
+};
+
+constexpr int kLargestOddCore = 1024;  // odd part of a size, beyond which dense matrices stop making sense
+
+}  // namespace spd

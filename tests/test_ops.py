@@ -1,0 +1,456 @@
+"""Native operations: against the float64 reference, on every instruction set, and as citizens of the dispatcher."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from spectral_pd import DCT, HAAR, NoiseField, SpectrumMeter, expand, expand_aligned, ops
+from spectral_pd.bases import corner
+
+native = pytest.mark.skipif(
+    not ops.has_native(), reason="the extension is not built; pip install . needs a C++ compiler"
+)
+pytestmark = native
+
+BOUND = 5e-7  # relative l2 error of float32 results against float64
+DCT_GRIDS = [
+    ((1, 1), (1, 1)),
+    ((1, 1), (3, 5)),
+    ((4, 4), (8, 8)),
+    ((5, 7), (11, 13)),
+    ((7, 20), (7, 31)),
+    ((8, 8), (8, 8)),
+    ((16, 16), (32, 32)),
+    ((17, 33), (34, 66)),
+    ((30, 14), (48, 72)),
+    ((45, 53), (67, 67)),
+    ((45, 80), (90, 160)),
+    ((60, 106), (90, 160)),
+    ((64, 64), (128, 128)),
+    ((64, 33), (250, 257)),
+]
+HAAR_GRIDS = [
+    ((1, 1), (2, 2)),
+    ((2, 2), (64, 64)),
+    ((3, 67), (24, 536)),
+    ((5, 7), (10, 14)),
+    ((16, 16), (64, 64)),
+    ((45, 80), (90, 160)),
+    ((64, 64), (128, 128)),
+    ((6, 4), (6, 4)),
+]
+BASES = [pytest.param(DCT, id="dct"), pytest.param(HAAR, id="haar")]
+CASES = [pytest.param(DCT, *grids, id=f"dct-{grids}") for grids in DCT_GRIDS] + [
+    pytest.param(HAAR, *grids, id=f"haar-{grids}") for grids in HAAR_GRIDS
+]
+
+
+def relative_error(actual, expected):
+    actual, expected = actual.double(), expected.double()
+    return float((actual - expected).norm() / expected.norm())
+
+
+def field_reference(x, field, shape, t, scale):
+    """Exact expansion with a noise field: coefficients in float64."""
+    c = field.coefficients((*x.shape[:-2], *shape), dtype=torch.float64) * (t * scale)
+    c[corner(x.shape[-2:])] = field.basis.forward(x.double()) * scale
+    return field.basis.inverse(c)
+
+
+def white_reference(basis, x, white, t, scale):
+    x, white = x.double(), white.double()
+    low = basis.embed(x - t * basis.restrict(white, x.shape[-2:]), white.shape[-2:])
+    return scale * (low + t * white)
+
+
+@pytest.mark.parametrize(("basis", "coarse", "fine"), CASES)
+@pytest.mark.parametrize("leading", [(1, 1), (2, 3)])
+def test_every_operation_matches_float64(basis, coarse, fine, leading, rng):
+    haar, t, scale = basis is HAAR, 0.7, 1.3
+    x = torch.randn(*leading, *coarse, generator=rng)
+    white = torch.randn(*leading, *fine, generator=rng)
+    field = NoiseField(5, basis)
+    key = field.key_tensor(leading[0])
+    grown = ops.expand_field(x, key, fine, t=t, scale=scale, haar=haar)
+    assert relative_error(grown, field_reference(x, field, fine, t, scale)) < BOUND
+    blended = ops.expand_white(x, white, t=t, scale=scale, haar=haar)
+    assert relative_error(blended, white_reference(basis, x, white, t, scale)) < BOUND
+    embedded = ops.embed(x, fine, scale=scale, haar=haar)
+    assert relative_error(embedded, scale * basis.embed(x.double(), fine)) < BOUND
+    rendered = ops.render(key, leading[1], fine, haar=haar)
+    assert relative_error(rendered, field.on((*leading, *fine), dtype=torch.float64)) < BOUND
+    # Restricting cancels most of the energy: measured against what went in.
+    restricted = ops.restrict(white, coarse, scale=scale, haar=haar)
+    exact = scale * basis.restrict(white.double(), coarse)
+    assert float((restricted - exact).norm() / white.double().norm()) < BOUND
+
+
+def test_the_reference_would_notice_a_wrong_factor(rng):
+    x, field = torch.randn(1, 2, 8, 8, generator=rng), NoiseField(5)
+    grown = ops.expand_field(x, field.key_tensor(1), (16, 16), t=0.7, scale=1.3)
+    for wrong in (
+        field_reference(x, field, (16, 16), 0.7, 1.3001),
+        field_reference(x, field, (16, 16), 0.7001, 1.3),
+        field_reference(x, NoiseField(6), (16, 16), 0.7, 1.3),
+        field_reference(x, field.fresh(1), (16, 16), 0.7, 1.3),
+    ):
+        assert relative_error(grown, wrong) > 10 * BOUND
+
+
+@pytest.mark.parametrize("size", [*range(1, 41), 45, 53, 60, 67, 90, 106, 120, 127, 192, 243, 320, 509, 1000, 1022])
+def test_every_size_of_the_transform(size, rng):
+    white = torch.randn(1, 1, size, size + 1 if size < 100 else 3, generator=rng)
+    low = (max(1, size // 2), white.shape[-1] // 2 + 1)
+    for exact, result in (
+        (DCT.restrict(white.double(), low), ops.restrict(white, low)),
+        (DCT.embed(white.double(), (size + 2, white.shape[-1] + 3)), ops.embed(white, (size + 2, white.shape[-1] + 3))),
+    ):
+        assert float((result - exact).norm() / white.double().norm()) < BOUND
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (5, 7), (32, 32), (45, 53), (90, 160), (128, 128)])
+def test_power_map_matches_float64_with_a_large_mean(grid, rng):
+    x = torch.randn(4, 3, *grid, generator=rng) * 1.7 + 30
+    exact = x.double() - x.double().mean((-2, -1), keepdim=True)
+    exact = DCT.forward(exact).square()
+    exact[..., 0, 0] = 0
+    assert relative_error(ops.power_map(x, 3), exact.sum(0)) < BOUND * 10
+    assert relative_error(ops.power_map(x), exact.sum((0, 1))[None]) < BOUND * 10
+    uncentred = DCT.forward(x.double()).square().sum((0, 1))[None]
+    assert relative_error(ops.power_map(x), uncentred) > 0.5
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_the_float32_result_rounded_once(basis, dtype, rng):
+    haar = basis is HAAR
+    x, white = (torch.randn(2, 3, *g, generator=rng).to(dtype) for g in ((20, 12), (40, 24)))
+    key = torch.tensor([1, 2])
+    for call in (
+        lambda x, w: ops.expand_field(x, key, (40, 24), t=0.6, scale=1.1, haar=haar),
+        lambda x, w: ops.expand_white(x, w, t=0.6, scale=1.1, haar=haar),
+        lambda x, w: ops.embed(x, (40, 24), haar=haar),
+        lambda x, w: ops.restrict(w, (20, 12), haar=haar),
+    ):
+        assert torch.equal(call(x, white), call(x.float(), white.float()).to(dtype))
+    special = torch.tensor([0.0, -0.0, 1e-7, 6e-5, 65504.0, float("inf"), float("nan"), -3.3]).to(dtype).reshape(2, 4)
+    assert torch.equal(ops.embed(special, (2, 4), haar=True).nan_to_num(7), special.nan_to_num(7))
+    assert ops.power_map(x[..., :12]).dtype == torch.float64
+
+
+# -- the noise --------------------------------------------------------------------------------------------------------
+
+
+def test_normals_are_those_of_the_reference_at_every_address():
+    field = NoiseField([7, -(2**63), 2**63 - 1], transition=65535)
+    key = field.key_tensor(3)
+    exact = field.coefficients((3, 5, 9, 21), dtype=torch.float64)
+    normals = ops.normals(key, 5, (9, 21), transition=65535)
+    assert float((normals - exact).abs().max()) < 1e-6
+    assert torch.equal(ops.normals(key, 2, (9, 21), transition=65535, first_plane=3), normals[:, 3:])
+    assert torch.equal(ops.normals(key[1:], 5, (4, 6), transition=65535), normals[1:, :, :4, :6])
+    assert not torch.equal(ops.normals(key, 5, (9, 21)), normals)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_same_bits_for_any_batch_split_chunk_or_thread_count(basis, rng):
+    haar, x = basis is HAAR, torch.randn(3, 4, 16, 24, generator=rng)
+    key = torch.tensor([3, 1, 4])
+
+    def grow(x, key, first_plane=0):
+        return ops.expand_field(x, key, (32, 48), t=0.8, scale=1.2, first_plane=first_plane, haar=haar)
+
+    whole = grow(x, key)
+    assert torch.equal(whole[1:2], grow(x[1:2], key[1:2]))
+    assert torch.equal(whole[:, 2:], grow(x[:, 2:].contiguous(), key, first_plane=2))
+    threads = torch.get_num_threads()
+    try:
+        for n in (2, 3):
+            torch.set_num_threads(n)
+            assert torch.equal(whole, grow(x, key))
+            assert torch.equal(whole[:1, :1], grow(x[:1, :1], key[:1]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_few_large_planes_on_many_threads_give_the_same_bits(rng):
+    x, white = torch.randn(1, 1, 200, 210, generator=rng), torch.randn(1, 1, 400, 420, generator=rng)
+    key = torch.tensor([3])
+
+    def results():
+        return [
+            ops.expand_field(x, key, (400, 420), t=0.8),
+            ops.expand_field(x, key, (400, 420), t=0.8, haar=True),
+            ops.expand_white(x, white, t=0.8),
+            ops.embed(x, (400, 420)),
+            ops.restrict(white, (200, 210)),
+            ops.render(key, 1, (400, 420)),
+            ops.power_map(white.expand(9, 1, 400, 420)),
+        ]
+
+    one = results()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(one, results(), strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+_HASH = """
+import hashlib, torch
+from spectral_pd import ops
+n = ops.normals(torch.arange(4) * 2**40 - 5, 16, (64, 64), transition=3)
+print(ops.build_info()["cpu"], hashlib.sha256(n.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_same_noise_bits_on_every_instruction_set():
+    lines = []
+    for name in ("baseline", "avx2", "avx512"):
+        environment = {**os.environ, "SPECTRAL_PD_CPU": name, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run([sys.executable, "-c", _HASH], env=environment, capture_output=True, text=True, check=True)
+        lines.append(run.stdout.split())
+    assert lines[0][0] == "baseline"
+    assert len({digest for _, digest in lines}) == 1, lines
+    own = ops.normals(torch.arange(4) * 2**40 - 5, 16, (64, 64), transition=3)
+    assert hashlib.sha256(own.numpy().tobytes()).hexdigest() == lines[0][1]
+
+
+# -- calling conventions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_any_leading_axes_strides_and_out(basis, rng):
+    haar = basis is HAAR
+    x = torch.randn(2, 3, 4, 8, 12, generator=rng)
+    key = torch.tensor([1, 2])
+    expected = ops.expand_field(x, key, (16, 24), t=0.5, haar=haar)
+    assert expected.shape == (2, 3, 4, 16, 24)
+    assert torch.equal(ops.expand_field(x.flatten(1, 2), key, (16, 24), t=0.5, haar=haar), expected.flatten(1, 2))
+    strided = x.permute(0, 4, 3, 2, 1).contiguous().permute(0, 4, 3, 2, 1)
+    assert not strided.is_contiguous()
+    assert torch.equal(ops.expand_field(strided, key, (16, 24), t=0.5, haar=haar), expected)
+    channels_last = x[:, :, 0].to(memory_format=torch.channels_last)
+    assert torch.equal(ops.restrict(channels_last, (4, 6), haar=haar), ops.restrict(x[:, :, 0], (4, 6), haar=haar))
+    out = torch.full_like(expected, float("nan"))
+    assert ops.expand_field(x, key, (16, 24), t=0.5, haar=haar, out=out) is out
+    assert torch.equal(out, expected)
+    plane = ops.expand_field(x[0, 0, 0], key[:1], (16, 24), t=0.5, haar=haar)
+    assert torch.equal(plane, expected[0, 0, 0])
+    assert ops.embed(x[:0], (16, 24), haar=haar).shape == (0, 3, 4, 16, 24)
+    assert ops.restrict(x[:0], (4, 6), haar=haar).shape == (0, 3, 4, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, k: ops.expand_field(x.double(), k, (16, 16), t=0.5), "float32, bfloat16 or float16"),
+        (lambda x, k: ops.expand_field(x[0, 0, 0], k, (16, 16), t=0.5), "at least 2 axes"),
+        (lambda x, k: ops.expand_field(x, k, (4, 16), t=0.5), "an axis of 8 cannot grow to 4"),
+        (lambda x, k: ops.expand_field(x, k, (24, 24), t=0.5, haar=True), "power of 2"),
+        (lambda x, k: ops.expand_field(x, k, (16, 32), t=0.5, haar=True), "same factor"),
+        (lambda x, k: ops.expand_field(x, k.int(), (16, 16), t=0.5), "int64"),
+        (lambda x, k: ops.expand_field(x, torch.arange(5), (16, 16), t=0.5), "do not divide"),
+        (lambda x, k: ops.expand_field(x, k, (16, 16), t=0.5, transition=65536), "transition = 65536"),
+        (lambda x, k: ops.expand_field(x, k, (16, 16), t=0.5, first_plane=-1), "first_plane = -1"),
+        (
+            lambda x, k: ops.expand_field(x, k, (16, 16), t=0.5, out=torch.empty(2, 3, 16, 15)),
+            "leading axes and the fine",
+        ),
+        (lambda x, k: ops.expand_field(x, k, (16, 16), t=0.5, out=torch.empty(2, 3, 16, 16).half()), "type of x"),
+        (lambda x, k: ops.expand_field(x, k, (16, 16), t=0.5, out=torch.empty(2, 3, 16, 16).mT), "contiguous"),
+        (lambda x, k: ops.expand_field(x, k, (2053, 16), t=0.5), "odd part"),
+        (lambda x, k: ops.expand_white(x, torch.zeros(2, 4, 16, 16), t=0.5), "leading axes"),
+        (lambda x, k: ops.expand_white(x, torch.zeros(2, 3, 16, 16).half(), t=0.5), "type of x"),
+        (lambda x, k: ops.restrict(x, (9, 8)), "an axis of 9 cannot grow to 8"),
+        (lambda x, k: ops.embed(x, (0, 8)), "an axis of 8 cannot grow to 0"),
+        (lambda x, k: ops.render(k, 1, (0, 8)), "between 1 and 65535"),
+        (lambda x, k: ops.power_map(x, 4), "maps = 4 must divide"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]))
+
+
+# -- autograd, compile, export, vmap ----------------------------------------------------------------------------------
+
+OP = torch.ops.spectral_pd
+
+
+def _samples(haar, grad):
+    x = torch.randn(2, 3, 6, 8, requires_grad=grad)
+    white = torch.randn(2, 3, 12, 16, requires_grad=grad)
+    key = torch.tensor([1, 2])
+    yield OP.expand_field.default, (x, key, 12, 16, 0.7, 1.2, 0, 0, haar)
+    yield OP.expand_field.default, (x, key, 6, 8, 0.7, 1.2, 0, 0, haar)
+    yield OP.expand_white.default, (x, white, 0.7, 1.2, haar)
+    yield OP.embed.default, (x, 12, 16, 1.2, haar)
+    yield OP.restrict.default, (white, 6, 8, 1.2, haar)
+    if not grad:
+        yield OP.expand_field_out.default, (x, key, 12, 16, 0.7, 1.2, 0, 0, haar, torch.empty(2, 3, 12, 16))
+        yield OP.expand_white_out.default, (x, white, 0.7, 1.2, haar, torch.empty(2, 3, 12, 16))
+        yield OP.render.default, (key, 3, 12, 16, 0, 0, haar)
+        yield OP.normals.default, (key, 3, 12, 16, 0, 0)
+        yield OP.power_map.default, (white, 3)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("basis", BASES)
+def test_opcheck(basis, grad):
+    for op, args in _samples(basis is HAAR, grad):
+        torch.library.opcheck(op, args)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_gradients_are_transposes(basis, rng):
+    """<op(x), y> is linear in x, so its derivative is exact: compared with the float64 reference's transpose."""
+    haar, t, scale = basis is HAAR, 0.7, 1.2
+    x = torch.randn(2, 3, 6, 10, generator=rng, requires_grad=True)
+    white = torch.randn(2, 3, 12, 20, generator=rng, requires_grad=True)
+    y = torch.randn(2, 3, 12, 20, generator=rng)
+    low = torch.randn(2, 3, 6, 10, generator=rng)
+    transposed = scale * basis.restrict(y.double(), (6, 10))
+    key = torch.tensor([1, 2])
+    for result in (
+        ops.expand_field(x, key, (12, 20), t=t, scale=scale, haar=haar),
+        ops.embed(x, (12, 20), scale=scale, haar=haar),
+    ):
+        (gradient,) = torch.autograd.grad(result, x, y)
+        assert relative_error(gradient, transposed) < 4 * BOUND
+    of_x, of_white = torch.autograd.grad(ops.expand_white(x, white, t=t, scale=scale, haar=haar), (x, white), y)
+    assert relative_error(of_x, transposed) < 4 * BOUND
+    assert relative_error(of_white, white_reference(basis, torch.zeros(2, 3, 6, 10), y, t, scale)) < BOUND
+    (gradient,) = torch.autograd.grad(ops.restrict(white, (6, 10), scale=scale, haar=haar), white, low)
+    assert relative_error(gradient, scale * basis.embed(low.double(), (12, 20))) < BOUND
+
+
+@pytest.mark.filterwarnings("ignore:.*double precision:UserWarning")
+@pytest.mark.parametrize("basis", BASES)
+def test_gradcheck(basis):
+    """Linear operations: a large step makes finite differences exact up to float32 rounding. Second derivatives too."""
+    haar, options = basis is HAAR, {"eps": 0.5, "atol": 1e-4, "rtol": 1e-4, "nondet_tol": 0.0}
+    x, white = torch.randn(1, 1, 2, 4, requires_grad=True), torch.randn(1, 1, 4, 8, requires_grad=True)
+    key = torch.tensor([1])
+
+    for f, inputs in (
+        (lambda x: ops.expand_field(x, key, (4, 8), t=0.5, scale=1.2, haar=haar), (x,)),
+        (lambda x, w: ops.expand_white(x, w, t=0.5, scale=1.2, haar=haar), (x, white)),
+        (lambda x: ops.embed(x, (4, 8), haar=haar), (x,)),
+        (lambda w: ops.restrict(w, (2, 4), haar=haar), (white,)),
+    ):
+        assert torch.autograd.gradcheck(f, inputs, **options)
+        assert torch.autograd.gradgradcheck(f, inputs, **options)
+
+
+def test_compile_with_dynamic_shapes():
+    torch._dynamo.reset()
+
+    def f(x, key, white):
+        grown = ops.expand_field(x, key, white.shape[-2:], t=0.5, scale=1.1) + ops.expand_white(x, white, t=0.5)
+        return ops.restrict(grown, x.shape[-2:]) * 2
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n, m in ((6, 12), (7, 15)):
+        args = torch.randn(2, 3, n, n), torch.tensor([1, 2]), torch.randn(2, 3, m, m)
+        assert torch.equal(compiled(*args), f(*args))
+    torch._dynamo.reset()
+
+
+def test_export():
+    class Grow(torch.nn.Module):
+        def forward(self, x, key):
+            return ops.embed(ops.expand_field(x, key, (16, 16), t=0.5), (16, 20))
+
+    args = torch.randn(2, 3, 8, 8), torch.tensor([1, 2])
+    program = torch.export.export(Grow(), args)
+    assert torch.equal(program.module()(*args), Grow()(*args))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_vmap(basis, rng):
+    haar = basis is HAAR
+    x, white = torch.randn(4, 3, 6, 8, generator=rng), torch.randn(3, 4, 12, 16, generator=rng)
+    key = torch.arange(4)
+
+    def grow(x, key):
+        return ops.expand_field(x, key[None], (12, 16), t=0.5, haar=haar)
+
+    assert torch.equal(torch.vmap(grow)(x, key), ops.expand_field(x, key, (12, 16), t=0.5, haar=haar))
+    for f, in_dims, args in (
+        (grow, (None, 0), (x[0], key)),
+        (grow, (0, None), (x, key[2])),
+        (lambda x, w: ops.expand_white(x, w, t=0.5, haar=haar), (0, 1), (x, white)),
+        (lambda x: ops.embed(x, (12, 16), haar=haar), (0,), (x,)),
+        (lambda w: ops.restrict(w, (6, 8), haar=haar), (1,), (white,)),
+        (lambda k: ops.render(k[None], 2, (6, 8), haar=haar), (0,), (key,)),
+        (lambda k: ops.normals(k[None], 2, (6, 8)), (0,), (key,)),
+        (lambda w: ops.power_map(w, 3), (1,), (white,)),
+    ):
+        singles = [
+            f(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(4)
+        ]
+        torch.testing.assert_close(torch.vmap(f, in_dims)(*args), torch.stack(singles), rtol=1e-12, atol=1e-12)
+
+
+def test_autocast_changes_nothing(rng):
+    x = torch.randn(2, 3, 8, 8, generator=rng)
+    outside = expand(x, (16, 16), 0.5, noise=NoiseField(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(expand(x, (16, 16), 0.5, noise=NoiseField(3)), outside)
+
+
+# -- the library takes them -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_the_library_gives_the_same_with_and_without_them(basis, rng, monkeypatch):
+    x, white = torch.randn(2, 3, 8, 12, generator=rng), torch.randn(2, 3, 16, 24, generator=rng)
+    calls = []
+    for name in ("expand_field", "expand_white", "embed", "restrict", "render", "normals", "power_map"):
+        kernel = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *a, _n=name, _k=kernel, **k: (calls.append(_n), _k(*a, **k))[1])
+
+    def results():
+        field = NoiseField(9, basis)
+        yield expand_aligned(x, (16, 24), 0.7, noise=field, basis=basis)[0]
+        yield expand_aligned(x, (16, 24), 0.7, noise=field, basis=basis, out=torch.empty(2, 3, 16, 24))[0]
+        yield expand_aligned(x, (16, 24), 0.7, noise=white, basis=basis)[0]
+        yield basis.embed(x, (16, 24))
+        yield basis.restrict(white, (8, 12))
+        yield field.on((2, 3, 16, 24))
+        yield field.on((16, 24))
+        yield field.coefficients((2, 3, 16, 24))
+        yield torch.tensor(SpectrumMeter((16, 24), basis=DCT).update(white).result().power)
+
+    fast = list(results())
+    assert set(calls) == {"expand_field", "expand_white", "embed", "restrict", "render", "normals", "power_map"}
+    monkeypatch.setattr(ops, "usable", lambda *a, **k: False)
+    calls.clear()
+    slow = list(results())
+    assert not calls
+    for a, b in zip(fast, slow, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) < 1e-6
+
+
+def test_float64_and_other_grids_take_the_torch_path():
+    x = torch.zeros(1, 1, 8, 8)
+    assert ops.usable("embed", x, grids=((8, 8),))
+    assert not ops.usable("embed", x.double(), grids=((8, 8),))
+    assert not ops.usable("embed", x, grids=((8,),))
+    assert not ops.usable("embed", x, grids=((2, 2 * 1031),))
+    assert ops.usable("embed", x, haar=True, grids=((2, 2 * 1031),))
+    assert not ops.usable("embed", x.to("meta"), grids=((8, 8),))
+    assert DCT.embed(torch.ones(3, 2062), (3, 2063)).shape == (3, 2063)
+
+
+def test_build_info_says_what_was_built():
+    info = ops.build_info()
+    assert set(info) == {"compiler", "torch", "cpu", "cuda"}
+    assert info["cpu"] in ("avx512", "avx2", "baseline")
