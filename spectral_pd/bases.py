@@ -163,6 +163,8 @@ class Basis(ABC):
         return self._apply_isometries(x, shape, transpose=True)
 
     def _apply_isometries(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
+        if tuple(x.shape[-len(shape) :]) == shape:
+            return x  # the identity, bit for bit
         name, grids = ("restrict" if transpose else "embed"), (x.shape[-len(shape) :], shape)
         if self in (DCT, HAAR) and ops.usable(name, x, haar=self is HAAR, grids=grids):
             return (ops.restrict if transpose else ops.embed)(x, shape, haar=self is HAAR)

@@ -117,7 +117,8 @@ def _grow(
     leading = x.shape[: x.ndim - dims]
     haar = basis is HAAR
     native = (haar or basis is DCT) and ops.usable("expand_field", x, haar=haar, grids=(coarse, fine))
-    native &= out is None or out.is_contiguous()
+    if native and out is not None and not out.is_contiguous():
+        return out.copy_(_grow(x, coarse, fine, t, scale, noise, basis))
     if native and isinstance(noise, NoiseField):
         key = noise.key_tensor(leading[0] if leading else 1, x.device)
         return ops.expand_field(x, key, fine, t=t, scale=scale, transition=noise.transition, haar=haar, out=out)

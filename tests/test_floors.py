@@ -10,6 +10,7 @@ import spectral_pd
 PACKAGE = Path(spectral_pd.__file__).parent
 
 FLOORS = {
+    "_C": -1,
     "theory": 0,
     "ops": 0,
     "bases": 1,
@@ -27,7 +28,8 @@ FLOORS = {
     "demo": 5,
     "__main__": 6,
 }
-"""Floor of each module; a package (adapters) counts as one module. `__init__`, the public names, gathers floors 0 to 4."""
+"""Floor of each module; a package (adapters) counts as one module. `__init__`, the public names, gathers floors 0 to 4; `_C` is the
+compiled extension."""
 
 
 def modules():
