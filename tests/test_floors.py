@@ -28,8 +28,10 @@ FLOORS = {
     "demo": 5,
     "__main__": 6,
 }
-"""Floor of each module; a package (adapters) counts as one module. `__init__`, the public names, gathers floors 0 to 4; `_C` is the
-compiled extension."""
+"""Floor of each module; a package (adapters) counts as one module.
+
+`__init__`, the public names, gathers floors 0 to 4; `_C` is the compiled extension.
+"""
 
 
 def modules():
