@@ -63,7 +63,7 @@ def sample(
     coupling: Coupling = "coupled",
     leading: Sequence[int] | None = None,
     device: torch.device | str | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     callback: Callable[[StepInfo], object] | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -91,9 +91,10 @@ def sample(
     leading, device
         Axes before the grid, e.g. (batch, channels), and where to compute (default CPU); only with a NoiseField.
     generator
-        Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``; None is torch's default generator.
+        Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``, or a list of one an item, so that
+        item i equals a batch of one; None is torch's default generator.
     callback
-        Called with a :class:`StepInfo` after every solver step.
+        Called with a :class:`StepInfo` after every solver step. A tensor it returns replaces the state.
     progress
         Show a progress bar.
 
@@ -130,7 +131,7 @@ def sample(
                 done += 1
                 bar.update()
                 if callback is not None:
-                    callback(StepInfo(done, i, plan.times[done], t_next, x))
+                    x = _replaced(x, callback(StepInfo(done, i, plan.times[done], t_next, x)))
     return x.to(dtype)
 
 
@@ -141,7 +142,7 @@ def _check_noise(
     coupling: str,
     leading: Sequence[int] | None,
     device: torch.device | str | None,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> tuple[Tensor | NoiseField, torch.dtype]:
     """Everything that can be wrong before the first model call; the noise in working precision and the result's type."""
     if not isinstance(plan, Plan):
@@ -180,6 +181,10 @@ def _check_noise(
         raise ValueError(f"noise has shape {tuple(noise.shape)}: an empty batch; pass at least one item")
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("noise contains NaN or infinity")
+    if isinstance(generator, Sequence) and len(generator) != noise.shape[0]:
+        raise ValueError(
+            f"generator lists {len(generator)} generators for a batch of {noise.shape[0]}; pass one an item"
+        )
     return noise.to(working_dtype(noise.dtype)), noise.dtype
 
 
@@ -207,7 +212,7 @@ def _transition(
     noise: Tensor | NoiseField,
     basis: Basis,
     coupling: str,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> tuple[Tensor, History | None]:
     """Grow from stage index-1 to `index`: the aligned state, and the history a multistep solver may keep."""
     shape, coarse = plan.stages[index].shape, plan.stages[index - 1]
@@ -217,14 +222,31 @@ def _transition(
     elif coupling == "coupled":
         field = basis.restrict(noise, shape)
     else:
-        device = x.device if generator is None else generator.device
-        grown = (*x.shape[: x.ndim - len(shape)], *shape)
-        field = torch.randn(grown, generator=generator, dtype=x.dtype, device=device).to(x.device)
+        field = _draw(x, (*x.shape[: x.ndim - len(shape)], *shape), generator)
     state, _ = expand_aligned(x, shape, coarse.times[-1], noise=field, basis=basis)
     if history is None or plan.clock == "stage":
         return state, None
     ratio = size_ratio(coarse.shape, shape)
     return state, History(align_time(history.time, ratio), ratio * basis.embed(history.denoised, shape))
+
+
+def _draw(
+    like: Tensor, shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator] | None
+) -> Tensor:
+    """White noise of `like`'s type and device, from one generator or from one an item."""
+    if isinstance(generator, Sequence):
+        return torch.cat([_draw(like, (1, *shape[1:]), one) for one in generator])
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def _replaced(x: Tensor, result: object) -> Tensor:
+    """The state after a callback: what it returned, when that is a tensor."""
+    if not isinstance(result, Tensor):
+        return x
+    if result.shape != x.shape:
+        raise ValueError(f"callback returned a state of shape {tuple(result.shape)}; it must keep {tuple(x.shape)}")
+    return result.to(x)
 
 
 def _checked(velocity: Velocity) -> Velocity:
