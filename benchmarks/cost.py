@@ -237,7 +237,8 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-X
+        columns = ["model", "parameters", "text_tokens", "passes", "latent"]
+        writer.writerow([*columns, "linear_tflop", "attention_tflop", "total_tflop"])
         for name, grids in TABLE.items():
             model = MODELS[name]
             parameters = sum(p.numel() for p in _on_meta(name).parameters())
