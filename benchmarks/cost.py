@@ -223,6 +223,73 @@ def step_cost(name: str, *, counted: Literal["full", "linear"] = "full") -> Call
     return cost
 
 
+def _t5_xxl() -> tuple[nn.Module, int]:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", vocab_size=32128
+    )
+    return T5EncoderModel(config), 512
+
+
+def _clip_large() -> tuple[nn.Module, int]:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    return CLIPTextModel(config), 77
+
+
+def _qwen3_4b() -> tuple[nn.Module, int]:
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    )
+    return Qwen3Model(config), 256
+
+
+ENCODERS: dict[str, tuple[Callable[[], tuple[nn.Module, int]], ...]] = {
+    "flux": (_t5_xxl, _clip_large),
+    "z-image": (_qwen3_4b,),
+}
+"""Text encoders of the models whose autoencoder is FLUX.1's, each with its number of tokens."""
+
+
+@lru_cache(maxsize=8)
+def once_flops(name: str, grid: Grid = (128, 128)) -> float:
+    """Linear FLOPs spent once a picture: text encoders on one prompt and FLUX.1's autoencoder decoding a latent `grid`.
+
+    Raises
+    ------
+    ValueError
+        A model other than ``"flux"`` and ``"z-image"``.
+    """
+    from diffusers import AutoencoderKL
+
+    if name not in ENCODERS:
+        raise ValueError(f"model = {name!r} has no counted encoders; pass one of {sorted(ENCODERS)}")
+    with torch.device("meta"):
+        decoder = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=16,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ).decoder
+        total = count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
+        for build in ENCODERS[name]:
+            encoder, tokens = build()
+            total += count(encoder, {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}).linear
+    return total
+
+
 TABLE: dict[str, tuple[Grid, ...]] = {
     "flux": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
     "z-image": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
