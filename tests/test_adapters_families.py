@@ -105,13 +105,7 @@ def test_given_latents_are_the_noise(family: Family):
     arguments = family.arguments()
     adapter = adapt(family.pipe, generator=generator(), **arguments)
     noise = adapter.draw_noise()
-    layout = {
-        "FLUX.1": lambda x: _tokens(x),
-        "Qwen-Image": lambda x: _tokens(x),
-        "FLUX.2": lambda x: _patches(x),
-        "FLUX.2-klein": lambda x: _patches(x),
-    }.get(family.name, lambda x: x)
-    given = layout(noise)
+    given = adapter.to_latents(noise)
     expected = getattr(family.pipe(latents=given, **arguments), family.output)
     result = getattr(progressive(family.pipe, latents=given, scales=(1,), **arguments), family.output)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)

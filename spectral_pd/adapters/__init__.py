@@ -16,6 +16,7 @@ from typing import Any, Literal
 from spectral_pd.adapters.base import Adapter as Adapter
 from spectral_pd.adapters.base import bind_arguments
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
+from spectral_pd.adapters.scheduler import SpectralScheduler as SpectralScheduler
 from spectral_pd.bases import DCT, Basis
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import Clock, Cost

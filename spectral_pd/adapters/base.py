@@ -55,6 +55,8 @@ class Adapter(ABC):
     """Latent sizes are multiples of this, the patch of the transformer."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Arguments that are not supported, and what supporting them would need."""
+    fixed_loop: ClassVar[str | None] = None
+    """Why the pipeline's own loop cannot begin with a smaller latent, or None when it can."""
 
     grid: Grid
     """Full latent (height, width)."""
@@ -115,9 +117,21 @@ class Adapter(ABC):
         """The networks the velocity calls."""
         return [self.pipe.transformer]
 
-    def from_latents(self, latents: Tensor) -> Tensor:
-        """Spatial form of an argument ``latents=`` in the layout the pipeline takes; spatial already by default."""
+    def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
+        """Spatial form, on a latent grid, of ``latents=`` in the layout the pipeline takes; spatial already by default."""
         return latents
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`from_latents`."""
+        return x
+
+    def position_arguments(self) -> dict[str, Any]:
+        """Arguments of the transformer that name the present stage's positions; none where the size tells them."""
+        return {}
+
+    def start_size(self, latents: Tensor) -> dict[str, int]:
+        """Height and width arguments of a pipeline call that begins with the first stage's latents; the full ones."""
+        return {"height": self.arguments.height, "width": self.arguments.width}
 
     def draw_noise(self) -> Tensor:
         """The white field of the full size, float32: the very numbers the stock pipeline would start from."""
@@ -125,7 +139,7 @@ class Adapter(ABC):
         shape = (*self.leading, *self.grid)
         if latents is None:
             return self.random(shape).to(torch.float32)
-        x = self.from_latents(latents.to(device=device, dtype=torch.float32))
+        x = self.from_latents(latents.to(device=device, dtype=torch.float32), self.grid)
         if tuple(x.shape) != shape:
             raise ValueError(
                 f"latents has shape {tuple(latents.shape)}, which is not the full-size noise of this call: spatially "

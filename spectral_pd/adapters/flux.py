@@ -85,8 +85,14 @@ class FluxAdapter(Adapter):
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
         return scheduler_times(self.pipe.scheduler, a.num_inference_steps, sigmas=sigmas, mu=linear_mu(tokens, config))
 
-    def from_latents(self, latents: Tensor) -> Tensor:
-        return unpack(latents, self.grid) if latents.ndim == 3 else latents
+    def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
+        return unpack(latents, grid)
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        return pack(x)
+
+    def position_arguments(self) -> dict[str, Any]:
+        return {"img_ids": self.image_ids}
 
     def begin_stage(self, grid: Grid) -> None:
         super().begin_stage(grid)

@@ -52,6 +52,7 @@ class Flux2Adapter(Adapter):
         "image": "the reference images' tokens are of the full size and would have to be made for every stage",
         "caption_upsample_temperature": "call pipe.upsample_prompt(...) yourself and pass its text as the prompt",
     }
+    fixed_loop = "it puts the final tokens in place by the position ids of the start"
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
@@ -85,8 +86,11 @@ class Flux2Adapter(Adapter):
         mu = empirical_mu(tokens, a.num_inference_steps)
         return scheduler_times(scheduler, a.num_inference_steps, sigmas=sigmas, mu=mu)
 
-    def from_latents(self, latents: Tensor) -> Tensor:
+    def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
         return unpatchify(latents)
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        return patchify(x)
 
     def random(self, shape: Any) -> Tensor:
         batch, channels, height, width = shape

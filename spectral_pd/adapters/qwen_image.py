@@ -67,8 +67,14 @@ class QwenImageAdapter(Adapter):
         mu = linear_mu(tokens, scheduler.config)
         return scheduler_times(scheduler, a.num_inference_steps, sigmas=sigmas, mu=mu)
 
-    def from_latents(self, latents: Tensor) -> Tensor:
-        return unpack(latents, self.grid) if latents.ndim == 3 else latents
+    def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
+        return unpack(latents, grid)
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        return pack(x)
+
+    def position_arguments(self) -> dict[str, Any]:
+        return {"img_shapes": self.image_shapes}
 
     def begin_stage(self, grid: Grid) -> None:
         super().begin_stage(grid)

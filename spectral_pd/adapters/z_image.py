@@ -52,6 +52,11 @@ class ZImageAdapter(Adapter):
     def noise_dtype(self) -> torch.dtype:
         return torch.float32
 
+    def start_size(self, latents: Tensor) -> dict[str, int]:
+        # Z-Image checks given latents against the size, and decodes whatever size comes out of its loop.
+        factor = self.pipe.vae_scale_factor
+        return {"height": latents.shape[-2] * factor, "width": latents.shape[-1] * factor}
+
     def times(self) -> tuple[float, ...]:
         a, scheduler = self.arguments, self.pipe.scheduler
         n = a.num_inference_steps
