@@ -20,7 +20,7 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed:
 TEXT = 6  # tokens of a prompt
 
 
-def _seeded(build: Callable[[], Any]) -> Any:
+def seeded(build: Callable[[], Any]) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -32,12 +32,12 @@ def _seeded(build: Callable[[], Any]) -> Any:
     return module
 
 
-def _embeddings(*shape: int, seed: int) -> torch.Tensor:
+def embeddings(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _autoencoder(latent_channels: int = 4) -> Any:
-    return _seeded(
+def image_autoencoder(latent_channels: int = 4) -> Any:
+    return seeded(
         lambda: diffusers.AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -53,7 +53,7 @@ def _autoencoder(latent_channels: int = 4) -> Any:
 
 
 def _video_autoencoder(cls: Any) -> Any:
-    return _seeded(lambda: cls(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1))
+    return seeded(lambda: cls(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _dynamic() -> Any:
 
 
 def flux() -> Any:
-    transformer = _seeded(
+    transformer = seeded(
         lambda: diffusers.FluxTransformer2DModel(
             in_channels=16,
             num_layers=1,
@@ -122,7 +122,7 @@ def flux() -> Any:
     )
     return diffusers.FluxPipeline(
         scheduler=_dynamic(),
-        vae=_autoencoder(),
+        vae=image_autoencoder(),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
@@ -133,20 +133,20 @@ def flux() -> Any:
 
 def _flux_prompt(batch: int, guided: bool) -> dict[str, Any]:
     arguments = {
-        "prompt_embeds": _embeddings(batch, TEXT, 24, seed=1),
-        "pooled_prompt_embeds": _embeddings(batch, 20, seed=2),
+        "prompt_embeds": embeddings(batch, TEXT, 24, seed=1),
+        "pooled_prompt_embeds": embeddings(batch, 20, seed=2),
     }
     if guided:
         arguments |= {
-            "negative_prompt_embeds": _embeddings(batch, TEXT, 24, seed=3),
-            "negative_pooled_prompt_embeds": _embeddings(batch, 20, seed=4),
+            "negative_prompt_embeds": embeddings(batch, TEXT, 24, seed=3),
+            "negative_pooled_prompt_embeds": embeddings(batch, 20, seed=4),
             "true_cfg_scale": 2.5,
         }
     return arguments
 
 
 def _flux2(cls: Any, **config: Any) -> Any:
-    transformer = _seeded(
+    transformer = seeded(
         lambda: diffusers.Flux2Transformer2DModel(
             in_channels=16,
             num_layers=1,
@@ -159,7 +159,7 @@ def _flux2(cls: Any, **config: Any) -> Any:
             guidance_embeds=cls is diffusers.Flux2Pipeline,
         )
     )
-    vae = _seeded(
+    vae = seeded(
         lambda: diffusers.AutoencoderKLFlux2(
             block_out_channels=(4, 4, 4, 4),
             latent_channels=4,
@@ -174,16 +174,16 @@ def _flux2(cls: Any, **config: Any) -> Any:
 
 
 def _flux2_prompt(batch: int, guided: bool) -> dict[str, Any]:
-    return {"prompt_embeds": _embeddings(batch, TEXT, 24, seed=1), "guidance_scale": 4.0 if guided else 1.0}
+    return {"prompt_embeds": embeddings(batch, TEXT, 24, seed=1), "guidance_scale": 4.0 if guided else 1.0}
 
 
 def _klein_prompt(batch: int, guided: bool) -> dict[str, Any]:
-    negative = {"negative_prompt_embeds": _embeddings(batch, TEXT, 24, seed=3)} if guided else {}
+    negative = {"negative_prompt_embeds": embeddings(batch, TEXT, 24, seed=3)} if guided else {}
     return {**_flux2_prompt(batch, guided), **negative}
 
 
 def z_image() -> Any:
-    transformer = _seeded(
+    transformer = seeded(
         lambda: diffusers.ZImageTransformer2DModel(
             in_channels=4,
             dim=48,
@@ -198,7 +198,7 @@ def z_image() -> Any:
     )
     return diffusers.ZImagePipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
-        vae=_autoencoder(),
+        vae=image_autoencoder(),
         text_encoder=None,
         tokenizer=None,
         transformer=transformer,
@@ -207,12 +207,12 @@ def z_image() -> Any:
 
 def _z_image_prompt(batch: int, guided: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "prompt_embeds": list(_embeddings(batch, TEXT, 24, seed=1)),
+        "prompt_embeds": list(embeddings(batch, TEXT, 24, seed=1)),
         "guidance_scale": 3.0 if guided else 0.0,
     }
     if guided:
         # Another number of tokens in the negative prompt, as real prompts have.
-        arguments["negative_prompt_embeds"] = list(_embeddings(batch, TEXT - 2, 24, seed=3))
+        arguments["negative_prompt_embeds"] = list(embeddings(batch, TEXT - 2, 24, seed=3))
     return arguments
 
 
@@ -230,10 +230,10 @@ def wan(*, experts: bool = False) -> Any:
             rope_max_seq_len=64,
         )
 
-    transformer = _seeded(network)
+    transformer = seeded(network)
     second = None
     if experts:
-        second = _seeded(network)
+        second = seeded(network)
         second.proj_out.weight.neg_()
     return diffusers.WanPipeline(
         tokenizer=None,
@@ -248,14 +248,14 @@ def wan(*, experts: bool = False) -> Any:
 
 def _wan_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return {
-        "prompt_embeds": _embeddings(batch, TEXT, 24, seed=1),
-        "negative_prompt_embeds": _embeddings(batch, TEXT, 24, seed=3),
+        "prompt_embeds": embeddings(batch, TEXT, 24, seed=1),
+        "negative_prompt_embeds": embeddings(batch, TEXT, 24, seed=3),
         "guidance_scale": 4.0 if guided else 1.0,
     }
 
 
 def qwen_image() -> Any:
-    transformer = _seeded(
+    transformer = seeded(
         lambda: diffusers.QwenImageTransformer2DModel(
             in_channels=64,
             out_channels=16,
@@ -286,10 +286,10 @@ def qwen_image() -> Any:
 def _qwen_prompt(batch: int, guided: bool) -> dict[str, Any]:
     mask = torch.ones(batch, TEXT, dtype=torch.int64)
     mask[:, -1] = 0  # a padded prompt
-    arguments = {"prompt_embeds": _embeddings(batch, TEXT, 24, seed=1), "prompt_embeds_mask": mask}
+    arguments = {"prompt_embeds": embeddings(batch, TEXT, 24, seed=1), "prompt_embeds_mask": mask}
     if guided:
         arguments |= {
-            "negative_prompt_embeds": _embeddings(batch, TEXT, 24, seed=3),
+            "negative_prompt_embeds": embeddings(batch, TEXT, 24, seed=3),
             "negative_prompt_embeds_mask": mask,
             "true_cfg_scale": 3.0,
         }
@@ -297,7 +297,7 @@ def _qwen_prompt(batch: int, guided: bool) -> dict[str, Any]:
 
 
 def sd3() -> Any:
-    transformer = _seeded(
+    transformer = seeded(
         lambda: diffusers.SD3Transformer2DModel(
             sample_size=32,
             in_channels=4,
@@ -314,7 +314,7 @@ def sd3() -> Any:
     return diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_autoencoder(),
+        vae=image_autoencoder(),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
@@ -326,10 +326,10 @@ def sd3() -> Any:
 
 def _sd3_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return {
-        "prompt_embeds": _embeddings(batch, TEXT, 32, seed=1),
-        "pooled_prompt_embeds": _embeddings(batch, 24, seed=2),
-        "negative_prompt_embeds": _embeddings(batch, TEXT, 32, seed=3),
-        "negative_pooled_prompt_embeds": _embeddings(batch, 24, seed=4),
+        "prompt_embeds": embeddings(batch, TEXT, 32, seed=1),
+        "pooled_prompt_embeds": embeddings(batch, 24, seed=2),
+        "negative_prompt_embeds": embeddings(batch, TEXT, 32, seed=3),
+        "negative_pooled_prompt_embeds": embeddings(batch, 24, seed=4),
         "guidance_scale": 4.0 if guided else 1.0,
     }
 

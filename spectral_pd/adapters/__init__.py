@@ -74,7 +74,7 @@ def find_adapter(pipe: Any) -> type[Adapter]:
     )
 
 
-def adapt(pipe: Any, prompt: Any = None, **arguments: Any) -> Adapter:
+def adapt(pipe: Any, prompt: Any = None, *, adapter: type[Adapter] | None = None, **arguments: Any) -> Adapter:
     """Prepare one call of a pipeline without running it: encodes the prompt, reads sizes and scheduler.
 
     Parameters
@@ -83,6 +83,8 @@ def adapt(pipe: Any, prompt: Any = None, **arguments: Any) -> Adapter:
         A supported diffusers pipeline, see :data:`ADAPTERS`.
     prompt, arguments
         The arguments of ``pipe(...)``.
+    adapter
+        Your own adapter class, for a pipeline that is not supported.
 
     Returns
     -------
@@ -93,8 +95,8 @@ def adapt(pipe: Any, prompt: Any = None, **arguments: Any) -> Adapter:
     ValueError, TypeError
         An unsupported pipeline, argument or scheduler, each by name.
     """
-    adapter = find_adapter(pipe)
-    return adapter(pipe, bind_arguments(pipe, {"prompt": prompt, **arguments}))
+    kind = find_adapter(pipe) if adapter is None else adapter
+    return kind(pipe, bind_arguments(pipe, {"prompt": prompt, **arguments}))
 
 
 def progressive(
@@ -111,6 +113,7 @@ def progressive(
     transition_times: Sequence[float] | None = None,
     unreached: Literal["error", "force"] = "error",
     cost: Cost | None = None,
+    adapter: type[Adapter] | None = None,
     **arguments: Any,
 ) -> Any:
     """Call a diffusers pipeline progressively: same arguments, same output, same picture for the same seed, sooner.
@@ -136,6 +139,8 @@ def progressive(
         What to do with a transition that few steps never reach: ``"error"``, or ``"force"`` it before the last step.
     cost
         Cost of one step for the plan's table.
+    adapter
+        Your own adapter class, for a pipeline that is not supported.
     arguments
         Every other argument of ``pipe(...)``: sizes, steps, guidance, ``generator``, ``latents``, ``output_type``,
         ``callback_on_step_end`` (whose third argument's dict also holds ``stage`` and ``shape``, with ``latents`` spatial and
@@ -150,8 +155,8 @@ def progressive(
     ValueError, TypeError
         An unsupported pipeline, argument or scheduler, each by name; whatever the pipeline or the plan refuses.
     """
-    adapter = adapt(pipe, prompt, **arguments)
-    plan = adapter.plan(
+    call = adapt(pipe, prompt, adapter=adapter, **arguments)
+    plan = call.plan(
         scales=scales,
         delta=delta,
         clock=clock,
@@ -160,4 +165,4 @@ def progressive(
         unreached=unreached,
         cost=cost,
     )
-    return adapter.run(plan, solver=solver, basis=basis, coupling=coupling)
+    return call.run(plan, solver=solver, basis=basis, coupling=coupling)

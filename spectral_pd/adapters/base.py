@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +23,7 @@ from spectral_pd.bases import DCT, Basis
 from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Clock, Cost, Plan, make_plan
 from spectral_pd.solvers import Solver, SolverName
-from spectral_pd.spectrum import PRESETS, PowerLaw, Spectrum
+from spectral_pd.spectrum import PowerLaw, Spectrum
 
 Grid = tuple[int, ...]
 
@@ -49,8 +48,8 @@ class Adapter(ABC):
         pipeline's own check refuses.
     """
 
-    preset: ClassVar[str]
-    """Key of the family's spectrum in :data:`spectral_pd.PRESETS`."""
+    preset: ClassVar[PowerLaw]
+    """The family's spectrum; it says itself whether it was measured or borrowed."""
     multiple_of: ClassVar[int] = 2
     """Latent sizes are multiples of this, the patch of the transformer."""
     refused: ClassVar[Mapping[str, str]] = {}
@@ -196,7 +195,7 @@ class Adapter(ABC):
         """
         return make_plan(
             self.times(),
-            PRESETS[self.preset] if spectrum is None else spectrum,
+            self.preset if spectrum is None else spectrum,
             self.grid,
             scales=scales,
             delta=delta,
@@ -246,7 +245,7 @@ class Adapter(ABC):
         if grid != self._stage:
             self.begin_stage(grid)
             self._stage = grid
-        if self.pipe.interrupt:
+        if getattr(self.pipe, "interrupt", False):
             return torch.zeros_like(x)
         # Some feature caches read the pipeline's current timestep.
         self.pipe._current_timestep = self.timestep(t, 1)[0]
@@ -387,10 +386,3 @@ def batch_size(prompt: str | list[str] | None, embeddings: Tensor | list[Tensor]
     if embeddings is None:
         raise ValueError("pass prompt= or prompt_embeds=")
     return len(embeddings)
-
-
-def expect_finite_scale(name: str, value: float | None) -> float:
-    """`value` as a float, or ValueError naming the argument."""
-    if value is None or not math.isfinite(value):
-        raise ValueError(f"{name} = {value} must be a finite number")
-    return float(value)

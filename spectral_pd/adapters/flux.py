@@ -23,6 +23,7 @@ from spectral_pd.adapters.base import (
     uniform_sigmas,
     unpack,
 )
+from spectral_pd.spectrum import PRESETS
 
 _IP_ADAPTER = "the image embeddings would have to be routed into both guidance branches"
 
@@ -30,7 +31,7 @@ _IP_ADAPTER = "the image embeddings would have to be routed into both guidance b
 class FluxAdapter(Adapter):
     """FLUX.1 text to image."""
 
-    preset = "flux"
+    preset = PRESETS["flux"]
     refused: ClassVar[Mapping[str, str]] = {
         "ip_adapter_image": _IP_ADAPTER,
         "ip_adapter_image_embeds": _IP_ADAPTER,

@@ -18,6 +18,7 @@ from diffusers.pipelines.flux2.pipeline_output import Flux2PipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, Grid, batch_size, scheduler_times, uniform_sigmas
+from spectral_pd.spectrum import PRESETS
 
 
 def empirical_mu(tokens: int, steps: int) -> float:
@@ -47,7 +48,7 @@ def unpatchify(x: Tensor) -> Tensor:
 class Flux2Adapter(Adapter):
     """FLUX.2-dev text to image."""
 
-    preset = "flux2"
+    preset = PRESETS["flux2"]
     refused: ClassVar[Mapping[str, str]] = {
         "image": "the reference images' tokens are of the full size and would have to be made for every stage",
         "caption_upsample_temperature": "call pipe.upsample_prompt(...) yourself and pass its text as the prompt",

@@ -22,12 +22,13 @@ from spectral_pd.adapters.base import (
     uniform_sigmas,
     unpack,
 )
+from spectral_pd.spectrum import PRESETS
 
 
 class QwenImageAdapter(Adapter):
     """Qwen-Image text to image."""
 
-    preset = "qwen-image"
+    preset = PRESETS["qwen-image"]
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments

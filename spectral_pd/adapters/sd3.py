@@ -14,6 +14,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_output import StableDiffusi
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size, linear_mu, scheduler_times
+from spectral_pd.spectrum import PRESETS
 
 _IP_ADAPTER = "the image embeddings would have to be routed into both guidance branches"
 
@@ -21,7 +22,7 @@ _IP_ADAPTER = "the image embeddings would have to be routed into both guidance b
 class StableDiffusion3Adapter(Adapter):
     """Stable Diffusion 3 and 3.5 text to image."""
 
-    preset = "sd3"
+    preset = PRESETS["sd3"]
     refused: ClassVar[Mapping[str, str]] = {
         "ip_adapter_image": _IP_ADAPTER,
         "ip_adapter_image_embeds": _IP_ADAPTER,

@@ -13,12 +13,13 @@ from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size, scheduler_times
+from spectral_pd.spectrum import PRESETS
 
 
 class WanAdapter(Adapter):
     """WAN text to video."""
 
-    preset = "wan"
+    preset = PRESETS["wan"]
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments

@@ -13,12 +13,13 @@ from diffusers.pipelines.z_image.pipeline_output import ZImagePipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size, linear_mu, scheduler_times
+from spectral_pd.spectrum import PRESETS
 
 
 class ZImageAdapter(Adapter):
     """Z-Image and Z-Image-Turbo text to image."""
 
-    preset = "z-image"
+    preset = PRESETS["z-image"]
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
