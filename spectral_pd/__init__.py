@@ -24,9 +24,15 @@ from spectral_pd.ideal import Prediction as Prediction
 from spectral_pd.ideal import predict as predict
 from spectral_pd.noise import NoiseField as NoiseField
 from spectral_pd.sampling import StepInfo as StepInfo
+from spectral_pd.sampling import edm_from_flow as edm_from_flow
+from spectral_pd.sampling import flow_from_edm as flow_from_edm
+from spectral_pd.sampling import flow_from_vp as flow_from_vp
 from spectral_pd.sampling import sample as sample
 from spectral_pd.sampling import velocity_from_denoised as velocity_from_denoised
+from spectral_pd.sampling import velocity_from_edm as velocity_from_edm
 from spectral_pd.sampling import velocity_from_noise as velocity_from_noise
+from spectral_pd.sampling import velocity_from_vp as velocity_from_vp
+from spectral_pd.sampling import vp_from_flow as vp_from_flow
 from spectral_pd.schedule import Plan as Plan
 from spectral_pd.schedule import Stage as Stage
 from spectral_pd.schedule import make_plan as make_plan

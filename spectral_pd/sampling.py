@@ -8,6 +8,7 @@ delta bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,12 +59,13 @@ def sample(
     noise: Tensor | NoiseField,
     plan: Plan,
     *,
+    start: Tensor | None = None,
     solver: SolverName | Solver = "euler",
     basis: Basis = DCT,
     coupling: Coupling = "coupled",
     leading: Sequence[int] | None = None,
     device: torch.device | str | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     callback: Callable[[StepInfo], object] | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -79,6 +81,9 @@ def sample(
         with `leading`. All randomness of a coupled run.
     plan
         From :func:`~spectral_pd.make_plan`. A plan of one scale is plain sampling.
+    start
+        State of the full size at the plan's first time, when it is not the noise itself: a grid that begins below t = 1,
+        or from a picture. The first stage takes its low band; `noise` then fills the new bands only. Full clock only.
     solver
         ``"euler"``, ``"heun"``, ``"dpmpp_2m"``, or a callable (see :mod:`spectral_pd.solvers`). At a transition a multistep
         history is carried over by embedding the last denoised estimate on the full clock, and dropped on the stage clock,
@@ -91,9 +96,10 @@ def sample(
     leading, device
         Axes before the grid, e.g. (batch, channels), and where to compute (default CPU); only with a NoiseField.
     generator
-        Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``; None is torch's default generator.
+        Source of the fresh fields when `noise` is a tensor and ``coupling="fresh"``, or a list of one an item, so that
+        item i equals a batch of one; None is torch's default generator.
     callback
-        Called with a :class:`StepInfo` after every solver step.
+        Called with a :class:`StepInfo` after every solver step. A tensor it returns replaces the state.
     progress
         Show a progress bar.
 
@@ -117,7 +123,7 @@ def sample(
     """
     step_with = find_solver(solver)
     field, dtype = _check_noise(noise, plan, basis, coupling, leading, device, generator)
-    x = _initial_state(field, plan, basis, leading or (), device or "cpu")
+    x = _initial_state(field, plan, basis, leading or (), device or "cpu", _check_start(start, noise, plan))
     check = _checked(velocity)
     history: History | None = None
     done = 0
@@ -130,7 +136,7 @@ def sample(
                 done += 1
                 bar.update()
                 if callback is not None:
-                    callback(StepInfo(done, i, plan.times[done], t_next, x))
+                    x = _replaced(x, callback(StepInfo(done, i, plan.times[done], t_next, x)))
     return x.to(dtype)
 
 
@@ -141,7 +147,7 @@ def _check_noise(
     coupling: str,
     leading: Sequence[int] | None,
     device: torch.device | str | None,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> tuple[Tensor | NoiseField, torch.dtype]:
     """Everything that can be wrong before the first model call; the noise in working precision and the result's type."""
     if not isinstance(plan, Plan):
@@ -180,15 +186,38 @@ def _check_noise(
         raise ValueError(f"noise has shape {tuple(noise.shape)}: an empty batch; pass at least one item")
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("noise contains NaN or infinity")
+    if isinstance(generator, Sequence) and len(generator) != noise.shape[0]:
+        raise ValueError(
+            f"generator lists {len(generator)} generators for a batch of {noise.shape[0]}; pass one an item"
+        )
     return noise.to(working_dtype(noise.dtype)), noise.dtype
 
 
+def _check_start(start: Tensor | None, noise: Tensor | NoiseField, plan: Plan) -> Tensor | None:
+    if start is None:
+        return None
+    if not isinstance(start, Tensor) or not isinstance(noise, Tensor):
+        raise TypeError("start and noise must both be tensors of the full size")
+    if start.shape != noise.shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, noise {tuple(noise.shape)}; both are of the full size")
+    if plan.clock != "full":
+        raise ValueError("start needs a plan with clock='full', where the first time is that of the full-size state")
+    return start.to(working_dtype(noise.dtype))
+
+
 def _initial_state(
-    noise: Tensor | NoiseField, plan: Plan, basis: Basis, leading: Sequence[int], device: torch.device | str
+    noise: Tensor | NoiseField,
+    plan: Plan,
+    basis: Basis,
+    leading: Sequence[int],
+    device: torch.device | str,
+    start: Tensor | None,
 ) -> Tensor:
-    """The coarsest grid's pure noise: the low band of the one field."""
+    """The coarsest grid's pure noise, or other start: the low band of the one of the full size."""
     first = plan.stages[0]
-    if isinstance(noise, NoiseField):
+    if start is not None:
+        x = basis.restrict(start, first.shape)
+    elif isinstance(noise, NoiseField):
         x = noise.on((*leading, *first.shape), dims=len(plan.shape), device=device)
     else:
         x = basis.restrict(noise, first.shape)
@@ -207,7 +236,7 @@ def _transition(
     noise: Tensor | NoiseField,
     basis: Basis,
     coupling: str,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> tuple[Tensor, History | None]:
     """Grow from stage index-1 to `index`: the aligned state, and the history a multistep solver may keep."""
     shape, coarse = plan.stages[index].shape, plan.stages[index - 1]
@@ -217,14 +246,31 @@ def _transition(
     elif coupling == "coupled":
         field = basis.restrict(noise, shape)
     else:
-        device = x.device if generator is None else generator.device
-        grown = (*x.shape[: x.ndim - len(shape)], *shape)
-        field = torch.randn(grown, generator=generator, dtype=x.dtype, device=device).to(x.device)
+        field = _draw(x, (*x.shape[: x.ndim - len(shape)], *shape), generator)
     state, _ = expand_aligned(x, shape, coarse.times[-1], noise=field, basis=basis)
     if history is None or plan.clock == "stage":
         return state, None
     ratio = size_ratio(coarse.shape, shape)
     return state, History(align_time(history.time, ratio), ratio * basis.embed(history.denoised, shape))
+
+
+def _draw(
+    like: Tensor, shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator] | None
+) -> Tensor:
+    """White noise of `like`'s type and device, from one generator or from one an item."""
+    if isinstance(generator, Sequence):
+        return torch.cat([_draw(like, (1, *shape[1:]), one) for one in generator])
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def _replaced(x: Tensor, result: object) -> Tensor:
+    """The state after a callback: what it returned, when that is a tensor."""
+    if not isinstance(result, Tensor):
+        return x
+    if result.shape != x.shape:
+        raise ValueError(f"callback returned a state of shape {tuple(result.shape)}; it must keep {tuple(x.shape)}")
+    return result.to(x)
 
 
 def _checked(velocity: Velocity) -> Velocity:
@@ -245,6 +291,104 @@ def _checked(velocity: Velocity) -> Velocity:
 def velocity_from_denoised(denoiser: Velocity) -> Velocity:
     """A velocity from a model that predicts the clean state: ``v = (x - D(x, t)) / t``, for t > 0."""
     return lambda x, t: (x - denoiser(x, t)) / t
+
+
+def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
+    r"""A flow state in EDM's variance-exploding form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
+
+    Raises
+    ------
+    ValueError
+        `t` outside [0, 1): at t = 1 sigma is infinite.
+    """
+    if not 0 <= t < 1:
+        raise ValueError(
+            f"t = {t} must be in [0, 1): EDM's noise level is infinite at t = 1; begin the time grid below 1"
+        )
+    return x / (1 - t), t / (1 - t)
+
+
+def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
+    r"""Inverse of :func:`edm_from_flow`: ``x / (1 + sigma)`` at ``t = sigma / (1 + sigma)``.
+
+    Raises
+    ------
+    ValueError
+        `sigma` negative or not finite.
+    """
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma = {sigma} must be finite and not negative")
+    return x / (1 + sigma), sigma / (1 + sigma)
+
+
+def vp_from_flow(x: Tensor, t: float) -> tuple[Tensor, float, float]:
+    r"""A flow state in variance-preserving form ``alpha x_0 + sigma eps`` with ``alpha^2 + sigma^2 = 1``.
+
+    ``x / n`` with ``alpha = (1 - t) / n``, ``sigma = t / n``, ``n = sqrt((1 - t)^2 + t^2)``.
+
+    Returns
+    -------
+    (state, alpha, sigma); a model with a table of cumulative products takes the index where it equals ``alpha^2``.
+
+    Raises
+    ------
+    ValueError
+        `t` outside [0, 1].
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t = {t} must be in [0, 1]")
+    norm = math.hypot(1 - t, t)
+    return x / norm, (1 - t) / norm, t / norm
+
+
+def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
+    r"""A state ``alpha x_0 + sigma eps`` on the flow path: ``x / (alpha + sigma)`` at ``t = sigma / (alpha + sigma)``.
+
+    Raises
+    ------
+    ValueError
+        `alpha` or `sigma` negative, or both 0.
+    """
+    if not (alpha >= 0 and sigma >= 0 and 0 < alpha + sigma < math.inf):
+        raise ValueError(f"alpha = {alpha}, sigma = {sigma} must not be negative, nor both 0")
+    return x / (alpha + sigma), sigma / (alpha + sigma)
+
+
+def velocity_from_edm(denoiser: Velocity) -> Velocity:
+    """A velocity from an EDM or k-diffusion denoiser ``D(x_0 + sigma eps, sigma)``, for 0 < t < 1."""
+    return velocity_from_denoised(lambda x, t: denoiser(*edm_from_flow(x, t)))
+
+
+def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", "v"]) -> Velocity:
+    r"""A velocity from a variance-preserving model ``model(alpha x_0 + sigma eps, t)``.
+
+    ``"denoised"``: ``x_0``; ``"noise"``: ``eps``; ``"v"``: ``v_vp = alpha eps - sigma x_0``, from which the flow velocity
+    ``eps - x_0 = (sigma - alpha) x_vp + (alpha + sigma) v_vp`` has no singular time.
+
+    Parameters
+    ----------
+    model
+        Takes the variance-preserving state and the FLOW time; :func:`vp_from_flow` gives its alpha and sigma.
+    predicts
+        What it returns.
+
+    Raises
+    ------
+    ValueError
+        Another `predicts`.
+    """
+    if predicts == "denoised":
+        return velocity_from_denoised(lambda x, t: model(vp_from_flow(x, t)[0], t))
+    if predicts == "noise":
+        return velocity_from_noise(lambda x, t: model(vp_from_flow(x, t)[0], t))
+    if predicts != "v":
+        raise ValueError(f"predicts = {predicts!r} must be 'denoised', 'noise' or 'v'")
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        state, alpha, sigma = vp_from_flow(x, t)
+        return (sigma - alpha) * state + (alpha + sigma) * model(state, t)
+
+    return velocity
 
 
 def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> Velocity:

@@ -1,0 +1,320 @@
+r"""FLOPs of one denoising step of real pretrained configurations, counted on the meta device at any latent size.
+
+The models are built from their public configurations without weights or memory (``torch.device("meta")``) and their own
+``forward`` is counted by ``torch.utils.flop_counter``, 2 FLOPs a multiply-accumulate. On the meta device attention reaches
+the counter as batched matrix products, so it IS counted; on the CPU the same counter misses it (the flash kernel there is
+not registered). The count is split in two:
+
+    linear     matrix products with weights, and convolutions: grows with the tokens N
+    attention  products between activations: grows with N^2
+
+Text encoder and autoencoder run once a picture and are not part of a step.
+
+    python benchmarks/cost.py                    # writes benchmarks/results/cost.csv
+    plan.speedup(step_cost("flux"))              # predicted from the full count of one step
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Grid = tuple[int, ...]
+Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one call: products with weights, and products between activations."""
+
+    linear: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """Everything counted."""
+        return self.linear + self.attention
+
+
+def count(module: nn.Module, inputs: dict[str, Any]) -> Flops:
+    """Count one forward pass of a module that lives on the meta device.
+
+    Parameters
+    ----------
+    module
+        On the meta device, or attention would be missed.
+    inputs
+        Keyword arguments of its forward, tensors on the meta device.
+
+    Raises
+    ------
+    ValueError
+        A parameter is not on the meta device.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.device.type != "meta":
+            raise ValueError(
+                f"parameter {name} is on {parameter.device}; build the module under torch.device('meta'), where the "
+                f"counter sees attention"
+            )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(**inputs)
+    counts = counter.get_flop_counts()["Global"]
+    attention = sum(n for op, n in counts.items() if any(part in str(op) for part in ("bmm", "attention")))
+    return Flops(float(sum(counts.values()) - attention), float(attention))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One pretrained model as a cost: how to build it, what its forward takes, how often a step calls it.
+
+    Attributes
+    ----------
+    label
+        Name for tables.
+    build
+        Returns the transformer with its public configuration; called under the wanted device.
+    inputs
+        ``inputs(grid, device, dtype)``: keyword arguments of one forward on a latent grid.
+    passes
+        Forward passes a step: 2 with classifier-free guidance, 1 for guidance-distilled models.
+    text_tokens
+        Tokens of the prompt.
+    """
+
+    label: str
+    build: Callable[[], nn.Module]
+    inputs: Inputs
+    passes: int
+    text_tokens: int
+
+
+def _flux() -> nn.Module:
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(guidance_embeds=True)
+
+
+def _flux_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        height, width = grid
+        tokens = (height // 2) * (width // 2)
+        return {
+            "hidden_states": torch.zeros(1, tokens, 64, device=device, dtype=dtype),
+            "encoder_hidden_states": torch.zeros(1, text, 4096, device=device, dtype=dtype),
+            "pooled_projections": torch.zeros(1, 768, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 0.5, device=device, dtype=dtype),
+            "guidance": torch.full((1,), 3.5, device=device, dtype=torch.float32),
+            "img_ids": torch.zeros(tokens, 3, device=device, dtype=dtype),
+            "txt_ids": torch.zeros(text, 3, device=device, dtype=dtype),
+            "return_dict": False,
+        }
+
+    return inputs
+
+
+def _z_image() -> nn.Module:
+    from diffusers import ZImageTransformer2DModel
+
+    return ZImageTransformer2DModel()
+
+
+def _z_image_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "x": [torch.zeros(16, 1, *grid, device=device, dtype=dtype)],
+            "t": torch.full((1,), 0.5, device=device, dtype=dtype),
+            "cap_feats": [torch.zeros(text, 2560, device=device, dtype=dtype)],
+            "return_dict": False,
+        }
+
+    return inputs
+
+
+def _wan() -> nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    # Wan2.1-T2V-1.3B; the class defaults are the 14B model.
+    return WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
+
+
+def _wan_inputs(text: int, frames: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "hidden_states": torch.zeros(1, 16, frames, *grid, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 500.0, device=device),
+            "encoder_hidden_states": torch.zeros(1, text, 4096, device=device, dtype=dtype),
+            "return_dict": False,
+        }
+
+    return inputs
+
+
+MODELS = {
+    "flux": Model("FLUX.1-dev", _flux, _flux_inputs(512), passes=1, text_tokens=512),
+    "z-image": Model("Z-Image", _z_image, _z_image_inputs(256), passes=2, text_tokens=256),
+    # 81 video frames are 21 latent frames.
+    "wan": Model("Wan2.1-T2V-1.3B, 81 frames", _wan, _wan_inputs(512, 21), passes=2, text_tokens=512),
+}
+
+
+@lru_cache(maxsize=1)
+def _on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return MODELS[name].build().to(torch.bfloat16).eval()
+
+
+@lru_cache(maxsize=128)
+def forward_flops(name: str, grid: Grid) -> Flops:
+    """FLOPs of one forward pass, batch 1, without guidance.
+
+    Parameters
+    ----------
+    name
+        ``"flux"``, ``"z-image"`` or ``"wan"``.
+    grid
+        Latent (height, width).
+
+    Raises
+    ------
+    ValueError
+        An unknown model.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model = {name!r} is unknown; pass one of {sorted(MODELS)}")
+    return count(_on_meta(name), MODELS[name].inputs(tuple(grid), "meta", torch.bfloat16))
+
+
+def step_cost(name: str, *, counted: Literal["full", "linear"] = "full") -> Callable[[Grid], float]:
+    """A cost function for :func:`spectral_pd.make_plan`: FLOPs of one denoising step, guidance passes included.
+
+    Parameters
+    ----------
+    name
+        ``"flux"``, ``"z-image"`` or ``"wan"``.
+    counted
+        ``"full"``, or ``"linear"`` without attention, which is what several published tables count.
+
+    Raises
+    ------
+    ValueError
+        An unknown model or convention.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model = {name!r} is unknown; pass one of {sorted(MODELS)}")
+    if counted not in ("full", "linear"):
+        raise ValueError(f"counted = {counted!r} must be 'full' or 'linear'")
+
+    def cost(grid: Grid) -> float:
+        flops = forward_flops(name, tuple(grid))
+        return MODELS[name].passes * (flops.total if counted == "full" else flops.linear)
+
+    return cost
+
+
+def _t5_xxl() -> tuple[nn.Module, int]:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", vocab_size=32128
+    )
+    return T5EncoderModel(config), 512
+
+
+def _clip_large() -> tuple[nn.Module, int]:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    return CLIPTextModel(config), 77
+
+
+def _qwen3_4b() -> tuple[nn.Module, int]:
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    )
+    return Qwen3Model(config), 256
+
+
+ENCODERS: dict[str, tuple[Callable[[], tuple[nn.Module, int]], ...]] = {
+    "flux": (_t5_xxl, _clip_large),
+    "z-image": (_qwen3_4b,),
+}
+"""Text encoders of the models whose autoencoder is FLUX.1's, each with its number of tokens."""
+
+
+@lru_cache(maxsize=8)
+def once_flops(name: str, grid: Grid = (128, 128)) -> float:
+    """Linear FLOPs spent once a picture: text encoders on one prompt and FLUX.1's autoencoder decoding a latent `grid`.
+
+    Raises
+    ------
+    ValueError
+        A model other than ``"flux"`` and ``"z-image"``.
+    """
+    from diffusers import AutoencoderKL
+
+    if name not in ENCODERS:
+        raise ValueError(f"model = {name!r} has no counted encoders; pass one of {sorted(ENCODERS)}")
+    with torch.device("meta"):
+        decoder = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=16,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ).decoder
+        total = count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
+        for build in ENCODERS[name]:
+            encoder, tokens = build()
+            total += count(encoder, {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}).linear
+    return total
+
+
+TABLE: dict[str, tuple[Grid, ...]] = {
+    "flux": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
+    "z-image": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
+    "wan": ((90, 160), (60, 106), (44, 80), (22, 40), (90, 156), (60, 104), (30, 52)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="FLOPs of one forward pass of real configurations, as CSV.")
+    parser.add_argument("--out", type=Path, default=RESULTS / "cost.csv")
+    out = parser.parse_args().out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        columns = ["model", "parameters", "text_tokens", "passes", "latent"]
+        writer.writerow([*columns, "linear_tflop", "attention_tflop", "total_tflop"])
+        for name, grids in TABLE.items():
+            model = MODELS[name]
+            parameters = sum(p.numel() for p in _on_meta(name).parameters())
+            for grid in grids:
+                f = forward_flops(name, grid)
+                row = [model.label, parameters, model.text_tokens, model.passes, "x".join(map(str, grid))]
+                writer.writerow(row + [f"{v / 1e12:.3f}" for v in (f.linear, f.attention, f.total)])
+                print(*row, f"linear {f.linear / 1e12:.3f}  attention {f.attention / 1e12:.3f} TFLOP")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""Callbacks, feature caches, LoRA, offload hooks, compilation, and what is refused and why."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
+
+import diffusers
+from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+from tiny_pipelines import FAMILIES, FLUX, FLUX2, SD3, WAN, Z_IMAGE, Family, generator, wan
+
+from spectral_pd.adapters import adapt, find_adapter, progressive
+
+families = pytest.mark.parametrize("family", FAMILIES, ids=str)
+
+
+def run(family: Family, pipe=None, **changes):
+    options = {"scales": (1 / 2, 1), "transition_times": (0.8,), "num_inference_steps": 8, **changes}
+    result = progressive(pipe or family.pipe, generator=generator(), **family.arguments(**options))
+    return getattr(result, family.output)
+
+
+def fresh(family: Family):
+    pipe = family.build()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# Callbacks
+
+
+@families
+def test_callback_sees_every_step_with_stage_and_shape(family):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        assert pipe is family.pipe
+        seen.append((step, float(timestep), tensors["stage"], tensors["shape"], tuple(tensors["latents"].shape)))
+        return tensors
+
+    run(family, callback_on_step_end=callback)
+    adapter = adapt(family.pipe, **family.arguments(num_inference_steps=8))
+    plan = adapter.plan(transition_times=(0.8,))
+    assert [s[0] for s in seen] == list(range(8))
+    assert [s[1] for s in seen] == pytest.approx([1000 * t for t in plan.times[:-1]], rel=1e-6)
+    assert [s[2] for s in seen] == [0] * plan.split[0] + [1] * plan.split[1]
+    for _, _, stage, shape, latents in seen:
+        assert shape == latents == (*adapter.leading, *plan.shapes[stage])
+
+
+def test_callback_is_numbered_as_the_stock_one():
+    calls = {"stock": [], "ours": []}
+
+    def record(name):
+        def callback(pipe, step, timestep, tensors):
+            calls[name].append((step, float(timestep)))
+            return tensors
+
+        return callback
+
+    arguments = FLUX.arguments()
+    FLUX.pipe(generator=generator(), callback_on_step_end=record("stock"), **arguments)
+    progressive(FLUX.pipe, generator=generator(), callback_on_step_end=record("ours"), scales=(1,), **arguments)
+    assert [step for step, _ in calls["ours"]] == [step for step, _ in calls["stock"]]
+    assert [time for _, time in calls["ours"]] == pytest.approx([time for _, time in calls["stock"]])
+
+
+def test_callback_may_replace_the_latents():
+    def callback(pipe, step, timestep, tensors):
+        tensors["latents"] = tensors["latents"] * (0.5 if step == 2 else 1)
+        return tensors
+
+    assert not torch.allclose(run(FLUX, callback_on_step_end=callback), run(FLUX))
+
+
+@families
+def test_interrupt_stops_calling_the_model(family):
+    """As in the stock loop, the state is left as it is; the result still has the full size."""
+    calls = []
+
+    def callback(pipe, step, timestep, tensors):
+        if step == 1:
+            pipe._interrupt = True
+        return tensors
+
+    pipe = fresh(family)
+    handle = pipe.transformer.register_forward_pre_hook(lambda *args: calls.append(1))
+    full = run(family, pipe).shape
+    everything = len(calls)
+    calls.clear()
+    assert run(family, pipe, callback_on_step_end=callback).shape == full
+    assert len(calls) == everything // 4
+    handle.remove()
+
+
+def test_progress_bar_counts_the_steps(capsys):
+    pipe = fresh(FLUX)
+    pipe.set_progress_bar_config(disable=False)
+    run(FLUX, pipe)
+    assert "8/8" in capsys.readouterr().err
+
+
+# Feature caches
+
+
+def _with_cache(family: Family, config):
+    pipe = fresh(family)
+    pipe.transformer.enable_cache(config(pipe))
+    return pipe
+
+
+CACHES = {
+    "first block": lambda pipe: FirstBlockCacheConfig(threshold=0.5),
+    "pyramid": lambda pipe: PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000),
+        spatial_attention_block_identifiers=("transformer_blocks", "blocks"),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    ),
+    "Taylor": lambda pipe: TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1),
+}
+
+
+# diffusers' Taylor cache finds nothing to cache in WAN's blocks, with the stock pipeline either.
+CACHED = [(family, name) for family in (FLUX, WAN) for name in CACHES if (family, name) != (WAN, "Taylor")]
+
+
+@pytest.mark.parametrize(("family", "name"), CACHED, ids=lambda value: str(value))
+def test_a_feature_cache_works_across_a_transition(family, name):
+    """The cache holds features of the coarse grid; it is emptied at the transition and used on both sides of it."""
+    pipe = _with_cache(family, CACHES[name])
+    cached = run(family, pipe)
+    plain = run(family)
+    assert cached.shape == plain.shape
+    assert torch.isfinite(cached).all()
+    assert not torch.equal(cached, plain)  # it did skip work
+    assert torch.equal(cached, run(family, pipe))  # and starts empty every time
+    # At one scale it is the stock pipeline with the cache.
+    arguments = family.arguments(num_inference_steps=8)
+    stock = getattr(pipe(generator=generator(), **arguments), family.output)
+    torch.testing.assert_close(run(family, pipe, scales=(1,), transition_times=()), stock, rtol=0, atol=1e-5)
+
+
+def test_without_the_reset_the_cache_breaks():
+    """Negative control: a cache that is not emptied meets tensors of another size."""
+    pipe = _with_cache(FLUX, CACHES["first block"])
+    adapter = adapt(pipe, generator=generator(), **FLUX.arguments(num_inference_steps=8))
+    adapter.transformers = list
+    with pytest.raises(RuntimeError, match="size"):
+        adapter.run(adapter.plan(transition_times=(0.8,)))
+
+
+# LoRA, offload, compilation
+
+
+def test_lora_changes_the_result_and_survives_the_transition():
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    pipe = fresh(FLUX)
+    plain = run(FLUX, pipe)
+    lora = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        pipe.transformer.add_adapter(lora)
+    adapted = run(FLUX, pipe)
+    assert (adapted - plain).abs().max() > 1e-4
+    stock = pipe(generator=generator(), **FLUX.arguments(num_inference_steps=8)).images
+    torch.testing.assert_close(run(FLUX, pipe, scales=(1,), transition_times=()), stock, rtol=0, atol=1e-5)
+    pipe.transformer.disable_adapters()
+    torch.testing.assert_close(run(FLUX, pipe), plain)
+
+
+@pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE], ids=str)
+def test_offloaded_weights_are_fetched_at_every_stage(family):
+    """accelerate's hook keeps the weights off the device and brings them in for each forward, as pipeline offload does."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    plain = run(family)
+    pipe = fresh(family)
+    for module in (pipe.transformer, pipe.vae):
+        accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+    assert next(pipe.transformer.parameters()).device.type == "meta"
+    torch.testing.assert_close(run(family, pipe), plain)
+    assert next(pipe.transformer.parameters()).device.type == "meta"
+
+
+@pytest.mark.parametrize("family", [FLUX, WAN], ids=str)
+def test_a_compiled_transformer_has_one_graph_a_size(family):
+    torch._dynamo.reset()
+    plain = run(family)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    pipe = fresh(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe.transformer.compile(backend=backend, dynamic=False)
+        torch.testing.assert_close(run(family, pipe), plain, rtol=0, atol=1e-5)
+        made = len(graphs)
+        run(family, pipe)
+    assert made >= 2
+    assert len(graphs) == made  # a second call compiles nothing
+    torch._dynamo.reset()
+
+
+# Variants
+
+
+def test_wan_two_experts_switch_at_the_boundary():
+    pipe = wan(experts=True)
+    pipe.set_progress_bar_config(disable=True)
+    arguments = WAN.arguments(num_inference_steps=8, guidance_scale_2=2.0)
+    stock = pipe(generator=generator(), **arguments).frames
+    ours = progressive(pipe, generator=generator(), scales=(1,), **arguments).frames
+    torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5)
+    calls = {"high": [], "low": []}
+    pipe.transformer.register_forward_pre_hook(
+        lambda m, a, k: calls["high"].append(float(k["timestep"][0])), with_kwargs=True
+    )
+    pipe.transformer_2.register_forward_pre_hook(
+        lambda m, a, k: calls["low"].append(float(k["timestep"][0])), with_kwargs=True
+    )
+    progressive(pipe, generator=generator(), transition_times=(0.8,), **arguments)
+    assert min(calls["high"]) >= 700 > max(calls["low"])
+
+
+def test_half_precision_keeps_the_state_in_float32():
+    pipe = fresh(FLUX).to(torch.bfloat16)
+    arguments = {
+        name: value.to(torch.bfloat16) if isinstance(value, torch.Tensor) else value
+        for name, value in FLUX.arguments().items()
+    }
+    dtypes = []
+
+    def callback(pipe, step, timestep, tensors):
+        dtypes.append(tensors["latents"].dtype)
+        return tensors
+
+    result = progressive(pipe, generator=generator(), callback_on_step_end=callback, **arguments).images
+    assert result.dtype == torch.bfloat16
+    assert set(dtypes) == {torch.float32}
+    stock = pipe(generator=generator(), **arguments).images
+    one = progressive(pipe, generator=generator(), scales=(1,), **arguments).images
+    # The stock loop rounds its state to bfloat16 at every step, ours once at the end.
+    assert float((one - stock).float().norm() / stock.float().norm()) < 0.02
+
+
+def test_multistep_flow_schedulers_lend_their_grid():
+    """A UniPC scheduler's own grid, sampled with another solver."""
+    pipe = fresh(WAN)
+    pipe.scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    arguments = WAN.arguments(num_inference_steps=8)
+    pipe.scheduler.set_timesteps(8)
+    adapter = adapt(pipe, **arguments)
+    assert adapter.times() == pytest.approx(tuple(pipe.scheduler.sigmas.tolist()))
+    result = progressive(pipe, generator=generator(), solver="dpmpp_2m", transition_times=(0.8,), **arguments).frames
+    assert torch.isfinite(result).all()
+
+
+# Refusals
+
+
+class _Named:
+    def __call__(self, prompt=None):
+        raise AssertionError("never called")
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("FluxImg2ImgPipeline", "image latents would have to be restricted"),
+        ("FluxControlNetPipeline", "control image"),
+        ("FluxKontextPipeline", "image latents"),
+        ("FluxFillPipeline", "image latents"),
+        ("QwenImageEditPipeline", "image latents"),
+        ("WanImageToVideoPipeline", "conditioning frames"),
+        ("WanVACEPipeline", "image latents"),
+        ("ZImageInpaintPipeline", "image latents"),
+        ("StableDiffusionXLPipeline", "supported are FluxPipeline"),
+    ],
+)
+def test_unsupported_pipelines_are_refused_by_name(name, needed):
+    pipe = type(name, (_Named,), {})()
+    with pytest.raises(ValueError, match=needed) as error:
+        progressive(pipe, prompt="a cat")
+    assert name in str(error.value)
+
+
+def test_real_unsupported_classes_are_refused():
+    for cls in (diffusers.FluxImg2ImgPipeline, diffusers.WanImageToVideoPipeline, diffusers.FluxControlPipeline):
+        with pytest.raises(ValueError, match=cls.__name__):
+            find_adapter(cls.__new__(cls))
+
+
+def test_a_subclass_is_taken_unless_it_has_its_own_call():
+    class Renamed(diffusers.FluxPipeline):
+        pass
+
+    class Changed(diffusers.FluxPipeline):
+        def __call__(self, prompt=None):
+            raise AssertionError
+
+    assert find_adapter(Renamed.__new__(Renamed)).__name__ == "FluxAdapter"
+    with pytest.raises(ValueError, match="Changed"):
+        find_adapter(Changed.__new__(Changed))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "error", "match"),
+    [
+        (FLUX, {"ip_adapter_image": object()}, ValueError, "ip_adapter_image"),
+        (FLUX2, {"image": object()}, ValueError, "reference images"),
+        (SD3, {"skip_guidance_layers": [1]}, ValueError, "skip_guidance_layers"),
+        (SD3, {"height": 512}, ValueError, "position table"),
+        (FLUX, {"heigth": 512}, TypeError, "heigth"),
+        (FLUX, {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, ValueError, "only \\['latents'\\]"),
+        (Z_IMAGE, {"height": 120}, ValueError, "multiples of 16"),
+        (FLUX, {"generator": [generator()] * 3}, ValueError, "batch of 1"),
+        (FLUX, {"delta": 2.0}, ValueError, "delta"),
+        (FLUX, {"scales": (1 / 2,)}, ValueError, "scales"),
+        (FLUX, {"num_inference_steps": 1}, ValueError, "never reached"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_runs(family, changes, error, match):
+    calls = []
+    handle = family.pipe.transformer.register_forward_pre_hook(lambda *args: calls.append(1))
+    with pytest.raises(error, match=match):
+        progressive(family.pipe, **{**family.arguments(), **changes})
+    handle.remove()
+    assert not calls
+
+
+def test_unsuitable_schedulers_are_refused():
+    pipe = fresh(FLUX)
+    for scheduler, match in (
+        (diffusers.DDIMScheduler(), "not flow matching"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas"),
+    ):
+        pipe.scheduler = scheduler
+        with pytest.raises(ValueError, match=match):
+            progressive(pipe, **FLUX.arguments())

@@ -1,0 +1,120 @@
+"""The FLOP counter against analytic formulas, and the committed tables against what the scripts compute."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectral_pd import PRESETS, make_plan, shift_times
+
+pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+cost, paper_tables = (import_module(name) for name in ("cost", "paper_tables"))
+
+
+def test_flux_against_the_formula():
+    """Blocks: 12 d^2 weights a token in 57 layers, attention 4 N^2 d a layer; embedders and modulation are the rest."""
+    d, layers, tokens = 3072, 57, 4096 + 512
+    flops = cost.forward_flops("flux", (128, 128))
+    assert flops.linear == pytest.approx(2 * 12 * d**2 * layers * tokens, rel=2e-3)
+    assert flops.attention == pytest.approx(4 * layers * tokens**2 * d, rel=1e-9)
+    assert flops.total == flops.linear + flops.attention
+
+
+def test_wan_against_the_formula():
+    d, ff, layers, tokens, text = 1536, 8960, 30, 21 * 15 * 26, 512
+    flops = cost.forward_flops("wan", (30, 52))
+    assert flops.attention == pytest.approx(4 * layers * d * (tokens**2 + text * tokens), rel=1e-9)
+    assert flops.linear == pytest.approx(2 * layers * tokens * (6 * d**2 + 2 * d * ff), rel=0.02)
+
+
+def test_guidance_is_a_second_pass():
+    assert cost.step_cost("z-image")((32, 32)) == 2 * cost.forward_flops("z-image", (32, 32)).total
+    assert cost.step_cost("flux", counted="linear")((32, 32)) == cost.forward_flops("flux", (32, 32)).linear
+
+
+def test_the_cpu_counter_misses_attention():
+    """Negative control: why the meta device is required."""
+    q = torch.randn(1, 2, 64, 16)
+    with FlopCounterMode(display=False) as on_cpu:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert on_cpu.get_total_flops() == 0
+
+    class Attention(torch.nn.Module):
+        def forward(self, q):
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q)
+
+    assert cost.count(Attention(), {"q": q.to("meta")}).attention == 2 * 2 * 2 * 64 * 64 * 16
+    with pytest.raises(ValueError, match="meta"):
+        cost.count(torch.nn.Linear(2, 2), {"input": torch.zeros(1, 2)})
+
+
+def test_unknown_names_are_refused():
+    for call in (
+        lambda: cost.step_cost("sd2"),
+        lambda: cost.forward_flops("sd2", (8, 8)),
+        lambda: cost.once_flops("wan"),
+    ):
+        with pytest.raises(ValueError, match="pass one of"):
+            call()
+    with pytest.raises(ValueError, match="'full' or 'linear'"):
+        cost.step_cost("flux", counted="half")
+
+
+def test_a_plan_takes_the_count_as_its_cost():
+    plan = make_plan(
+        shift_times(10, shift=3.158), PRESETS["flux"], (128, 128), scales=(1 / 2, 1), cost=cost.step_cost("flux")
+    )
+    steps = [cost.forward_flops("flux", shape).total for shape in plan.shapes]
+    assert plan.cost() == pytest.approx(sum(n * c for n, c in zip(plan.split, steps, strict=True)))
+    assert plan.speedup() == pytest.approx(10 * steps[-1] / plan.cost())
+    assert "predicted speedup" in str(plan)
+
+
+def _committed(name: str) -> list[dict[str, str]]:
+    with (ROOT / "benchmarks" / "results" / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_committed_costs_are_the_counted_ones():
+    rows = _committed("cost.csv")
+    names = {model.label: name for name, model in cost.MODELS.items()}
+    assert len(rows) == sum(map(len, cost.TABLE.values()))
+    for row in rows:
+        grid = tuple(int(n) for n in row["latent"].split("x"))
+        if grid[0] > 64:
+            continue  # the large ones are counted by the tables below
+        flops = cost.forward_flops(names[row["model"]], grid)
+        assert f"{flops.linear / 1e12:.3f}" == row["linear_tflop"]
+        assert f"{flops.attention / 1e12:.3f}" == row["attention_tflop"]
+
+
+def test_committed_tables_are_the_computed_ones():
+    rows = paper_tables.all_rows()
+    expected = [{name: str(column(row)) for name, column in paper_tables.COLUMNS.items()} for row in rows]
+    assert _committed("paper_tables.csv") == expected
+    assert (ROOT / "docs" / "paper_tables.md").read_text() == paper_tables.page(rows)
+
+
+def test_printed_rows_are_reproduced_or_explained():
+    """Full-size rows agree to 0.1 %; every split agrees but the two 40-step ones; coarse steps cost more than printed."""
+    rows = {(r.plan.nfe, tuple(s.scale for s in r.plan.stages)): r for r in paper_tables.all_rows() if r.published}
+    assert len(rows) == len(paper_tables.PUBLISHED)
+    for (steps, scales), row in rows.items():
+        assert ("split" in row.notes) == (steps == 40)
+        if len(scales) == 1:
+            assert row.linear == pytest.approx(row.published.tflop, rel=1e-3)
+            assert row.notes == ()
+        else:
+            assert "coarse" in row.notes
+            assert 1 < row.linear / row.published.tflop < 1.07
+        if row.published.speedup is not None:
+            assert row.speedup_linear < row.published.speedup < row.speedup_full
