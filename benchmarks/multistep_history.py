@@ -2,7 +2,7 @@
 
 Closed-form prediction for a Gaussian field with the FLUX.1 latent spectrum, 64x64, shift exp(1.15): relative Wasserstein-2
 distance to the field's distribution, carrying (the library's default), dropping, and at full resolution throughout. Rows go
-to multistep_history.csv.
+to results/multistep_history.csv.
 
     python benchmarks/multistep_history.py
 """
@@ -51,7 +51,7 @@ def main() -> None:
                     **environment(),
                 }
             )
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
+    with (Path(__file__).parent / "results" / "multistep_history.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -2,7 +2,7 @@
 
 The model is the posterior mean over 3000 grey 32x32 crops of the two photographs in scikit-learn (bandwidth 0.1), the run is
 16 -> 32 pixels, 20 Euler steps, shift 3. For each transition time, clock and coupling: PSNR of every sample to the
-full-resolution result from the same noise. Rows go to same_seed.csv.
+full-resolution result from the same noise. Rows go to results/same_seed.csv.
 
     python benchmarks/same_seed.py [--samples 256]
 """
@@ -27,7 +27,7 @@ VARIANTS = (("full", "coupled"), ("stage", "coupled"), ("full", "fresh"), ("stag
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("same_seed.csv"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "same_seed.csv")
     args = parser.parse_args()
 
     generator = torch.Generator().manual_seed(0)

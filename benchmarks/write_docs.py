@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def rows(name: str) -> list[dict[str, str]]:
     """Committed result rows of one benchmark."""
-    with (ROOT / "benchmarks" / f"{name}.csv").open(newline="") as file:
+    with (ROOT / "benchmarks" / "results" / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
