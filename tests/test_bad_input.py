@@ -223,17 +223,17 @@ CASES = {
     "meters of two grids": (
         lambda: SpectrumMeter((8, 8)).merge(SpectrumMeter((4, 4))),
         V,
-        r"cannot merge a meter of grid \(4",
+        r"cannot merge.* \(4, 4\) .*\(8, 8\)",
     ),
     "meters of two bases": (
         lambda: SpectrumMeter((8, 8)).merge(SpectrumMeter((8, 8), basis=HAAR)),
         V,
-        r"cannot merge .* in HAAR into .* in DCT",
+        r"(?i)cannot merge.* '?haar'? .* '?dct'?",
     ),
     "state of another meter": (
         lambda: SpectrumMeter((8, 8)).load_state_dict(SpectrumMeter((4, 4)).state_dict()),
         V,
-        r"state is of grid \(4, 4\)",
+        r"state.* is .*\(4, 4\)",
     ),
     "fit of constants": (lambda: fit_spectrum(torch.ones(2, 8, 8)), V, r"bins of power 0 have no logarithm"),
     "fit of one bin": (lambda: fit_spectrum(randn(2, 2, 2)), V, r"only 1 bins to fit on grid \(2, 2\)"),
