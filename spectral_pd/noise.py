@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -77,8 +78,8 @@ def _root(source: Any) -> int:
         limits = torch.iinfo(torch.int64)
         draw = torch.randint(limits.min, limits.max, (1,), generator=source, dtype=torch.int64, device=source.device)
         return int(draw)
-    if isinstance(source, int) and not isinstance(source, bool):
-        return (source + 2**63) % 2**64 - 2**63
+    if isinstance(source, Integral) and not isinstance(source, bool):
+        return (int(source) + 2**63) % 2**64 - 2**63
     raise TypeError(
         f"noise source is {type(source).__name__}; pass an int seed, a torch.Generator, or a list of either (one an item)"
     )
