@@ -64,6 +64,16 @@ def test_exchange_check_fails_without_the_complement():
     assert (DCT.restrict(wrong, (4, 4)) - x).abs().max() > 0.5
 
 
+@given(case=basis_pairs(), dtype=dtypes, seed=st.integers(0, 2**16))
+def test_energy_is_kept_at_time_zero(case, dtype, seed):
+    """At t = 0 nothing is added and nothing lost, at every parity: not the Nyquist lines either."""
+    basis, coarse, fine = case
+    x, w = randn(2, *coarse, seed=seed, dtype=dtype), randn(2, *fine, seed=seed + 1, dtype=dtype)
+    y = expand(x, fine, 0.0, noise=w, basis=basis)
+    dims = tuple(range(1, len(fine) + 1))
+    assert_close(y.square().sum(dims), x.square().sum(dims))
+
+
 @given(case=basis_pairs(), t=times, seed=seeds)
 def test_a_noise_field_is_its_rendering(case, t, seed):
     basis, coarse, fine = case

@@ -160,6 +160,8 @@ def test_a_generator_is_drawn_from_once():
 def test_seeds_count_modulo_two_to_64(seed):
     assert NoiseField(seed).keys == NoiseField(seed - 2**64).keys == NoiseField(seed + 2**64).keys
     assert NoiseField(-1).item_keys(2) == (-1, 0)
+    assert NoiseField(np.int64(-5)) == NoiseField(-5)
+    assert NoiseField([np.uint64(2**64 - 1)]).keys == (-1,)
     assert NoiseField(2**63 - 1).item_keys(2) == (2**63 - 1, -(2**63))
 
 

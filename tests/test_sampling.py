@@ -216,6 +216,29 @@ def test_dropping_the_history_violates_the_theorem():
     assert distance_from_full((4, 4), (8, 8), DCT, forgetful) > 1e-4
 
 
+@pytest.mark.parametrize("clock", ["full", "stage"])
+def test_what_a_multistep_solver_remembers_over_a_transition(clock):
+    """Full clock: the estimate embedded, at its aligned time. Stage clock, whose times jump: nothing."""
+    seen = []
+
+    def recording(velocity, x, t, t_next, history):
+        seen.append((tuple(x.shape[-2:]), history))
+        return dpmpp_2m(velocity, x, t, t_next, history)
+
+    plan = plan_for((8, 8), 2, clock=clock)
+    sample(nonlinear, randn(1, 8, 8, seed=1), plan, solver=recording)
+    first = plan.stages[1].start
+    assert [shape for shape, _ in seen] == [(4, 4)] * first + [(8, 8)] * (plan.nfe - first)
+    assert seen[0][1] is None
+    assert all(history is not None for k, (_, history) in enumerate(seen) if k not in (0, first))
+    after = seen[first][1]
+    if clock == "stage":
+        assert after is None
+    else:
+        assert after.denoised.shape == (1, 8, 8)
+        assert after.time == pytest.approx(plan.times[first - 1], abs=1e-12)
+
+
 def test_an_inconsistent_denoiser_violates_the_theorem():
     """Negative control: the theorem needs consistency; a pointwise nonlinearity on every grid is not consistent."""
     noise = randn(1, 8, 8, seed=5)
