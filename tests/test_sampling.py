@@ -21,6 +21,7 @@ from spectral_pd import (
     PowerLaw,
     align_scale,
     align_time,
+    expand_aligned,
     make_plan,
     predict,
     sample,
@@ -369,6 +370,22 @@ def test_fresh_noise_is_reproducible_and_other():
     assert not torch.equal(run(1), run(2))
     assert not torch.equal(run(1), sample(nonlinear, noise, plan))
     assert sample(nonlinear, noise, plan, coupling="fresh").shape == noise.shape
+
+
+def test_fresh_field_of_each_transition():
+    """With a velocity of 0 the result is the chain of expansions, each from the field of its own number."""
+    plan, field = plan_for((16, 16), 3), NoiseField(6)
+    result = sample(lambda x, t: torch.zeros_like(x), field, plan, leading=(2,), coupling="fresh")
+
+    def chain(numbers):
+        x = field.on((2, 4, 4))
+        for number, before, stage in zip(numbers, plan.stages, plan.stages[1:], strict=False):
+            x, _ = expand_aligned(x, stage.shape, before.times[-1], noise=field.fresh(number))
+        return x
+
+    assert_close(result, chain((1, 2)))
+    for wrong in ((0, 0), (1, 1), (2, 1)):
+        assert (result - chain(wrong)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("clock", ["full", "stage"])

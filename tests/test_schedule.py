@@ -254,6 +254,12 @@ def test_stages_may_share_their_smallest_share():
     assert plan.transition_times[0] == plan.transition_times[1]
 
 
+@pytest.mark.parametrize(("n", "scale", "size"), [(100, 0.29, 29), (100, 0.57, 57), (49, 1 / 49, 1), (90, 2 / 3, 60)])
+def test_a_rounding_error_below_an_integer_is_that_integer(n, scale, size):
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    assert stage_shape((n,), scale) == (size,)
+
+
 @given(n=st.integers(1, 200), numerator=st.integers(1, 12), denominator=st.integers(1, 12), multiple=st.integers(1, 8))
 def test_stage_shape(n, numerator, denominator, multiple):
     assume(numerator <= denominator)
