@@ -126,14 +126,15 @@ static void draw_rows(const FieldPlane& at, int block, int first_quad, int colum
   const int quads = (columns + 3) / 4;
   const QuadState state{table, table + quads, table + 2 * quads, table + 3 * quads};
   for (int q = first_quad; q < quads; ++q) quad_state(at, q, state, q);
-  U row_z, row_w;
+  U z, w;
   for (int i = 0; i < kLanes; ++i) {
     const RowState r = row_state(at, block * kLanes + i);
-    row_z[i] = r.z;
-    row_w[i] = r.w;
+    z[i] = r.z;
+    w[i] = r.w;
   }
+  const Halves row_z(z), row_w(w);
   const auto lanes = [&](int q) {
-    return QuadLanes{row_z, row_w, state.z[q] + U{}, state.y[q] + U{}, state.high[q] + U{}, state.low[q] + U{}};
+    return QuadLanes{row_z, row_w, state.z[q], state.y[q], state.high[q], state.low[q]};
   };
   int q = first_quad;
   for (; q + 2 <= quads; q += 2) noise_block<2>(at.key, {lanes(q), lanes(q + 1)}, splat(sigma), line + 4 * q);
