@@ -3,7 +3,7 @@
 // A task describes one call; a kernel does one strip or block of one plane of it. Which thread runs which strip does not
 // change any number. Torch-free: sanitizers and other programs can drive it directly.
 //
-// DCT tasks walk a plane in three steps, kLanes lines at a time (a "strip" is kLanes columns, a "block" kLanes rows):
+// DCT tasks walk a plane in three steps, a few registers of columns (a "strip") or one register of rows (a "block") at a time:
 //
 //   columns_in     load a strip of the input, transform its columns, transpose into row tiles       (input read once)
 //   rows           forward rows; new coefficients from noise; inverse rows; transpose into column tiles
@@ -57,6 +57,8 @@ struct Tiles {
 struct Kernels {
   const char* name;
   int lanes;
+
+  int (*strips)(int rows, int columns);  // strips that the columns of a plane are walked in
 
   // Floats needed: of each tile set of a plane, and of a thread's line buffers.
   int64_t (*tile_floats)(int rows, int columns);

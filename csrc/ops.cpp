@@ -147,10 +147,11 @@ int blocks(int n, int lanes) { return (n + lanes - 1) / lanes; }
 
 using Step = void (*)(const GridTask&, int64_t, int, const Tiles&, float*);
 
-// The three steps of a DCT task, how many pieces each has, and how many rows come out.
+// The three steps of a DCT task, how many pieces each has, and the grid that comes out.
 struct Steps {
   Step columns_in, rows, columns_out;
-  int in_strips, row_blocks, out_strips, out_rows;
+  int in_strips, row_blocks, out_strips;
+  const int* out;  // rows, columns
 };
 
 // The three steps of a DCT task over all planes. With planes enough, a thread takes whole planes and everything it touches
@@ -160,7 +161,7 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const int64_t coarse_floats = task.x ? k.tile_floats(h, w) : 0, fine_floats = task.white ? k.tile_floats(h, W) : 0;
-  const int64_t tile_floats = coarse_floats + fine_floats + k.tile_floats(s.out_rows, s.out_strips * k.lanes);
+  const int64_t tile_floats = coarse_floats + fine_floats + k.tile_floats(s.out[0], s.out[1]);
   const int64_t line_floats = k.line_floats(std::max(H, W)), samples = int64_t{H} * W;
   const auto tiles_at = [&](float* p) { return Tiles{p, p + coarse_floats, p + coarse_floats + fine_floats}; };
   const int64_t threads = torch::stable::get_num_threads();
@@ -215,10 +216,11 @@ void run_expand(bool haar, const GridTask& task, int64_t planes) {
   if (planes == 0) return;
   const Kernels& k = kernels();
   if (haar) return run_haar(task, planes, k.haar_expand);
-  const int in_columns = task.white ? task.fine[1] : task.x ? task.coarse[1] : 0;
+  const int of_x = task.x ? k.strips(task.coarse[0], task.coarse[1]) : 0;
+  const int of_white = task.white ? k.strips(task.fine[0], task.fine[1]) : 0;
   run_dct(task, planes,
-          {k.expand_columns_in, k.expand_rows, k.expand_columns_out, blocks(in_columns, k.lanes),
-           blocks(task.draw ? task.fine[0] : task.coarse[0], k.lanes), blocks(task.fine[1], k.lanes), task.fine[0]});
+          {k.expand_columns_in, k.expand_rows, k.expand_columns_out, std::max(of_x, of_white),
+           blocks(task.draw ? task.fine[0] : task.coarse[0], k.lanes), k.strips(task.fine[0], task.fine[1]), task.fine});
 }
 
 // ---- operations -------------------------------------------------------------------------------------------------------
@@ -306,8 +308,8 @@ Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bo
     run_haar(task, fine.planes, k.haar_restrict);
   } else {
     run_dct(task, fine.planes,
-            {k.restrict_columns_in, k.restrict_rows, k.restrict_columns_out, blocks(fine.columns, k.lanes),
-             blocks(task.coarse[0], k.lanes), blocks(task.coarse[1], k.lanes), task.coarse[0]});
+            {k.restrict_columns_in, k.restrict_rows, k.restrict_columns_out, k.strips(fine.rows, fine.columns),
+             blocks(task.coarse[0], k.lanes), k.strips(task.coarse[0], task.coarse[1]), task.coarse});
   }
   return out;
 }
