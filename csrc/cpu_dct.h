@@ -2,7 +2,8 @@
 //
 // Scaling. Transforms are unnormalised; the orthonormal weights are sqrt(2/n) for k > 0 and sqrt(1/n) for k = 0. The sqrt(2/n)
 // of all axes are folded into two numbers, one for coefficients that come from a forward transform and one for noise. What is
-// left, sqrt(1/2) at k = 0, multiplies one register per transform: the first output of a forward, the first input of an inverse.
+// left, sqrt(1/2) at k = 0, multiplies one register per transform: the first output of a forward, the first input of an
+// inverse.
 #pragma once
 #include "cpu.h"
 #include "dct.h"
@@ -18,8 +19,8 @@ static int lanes_of(int n, int block) { return n - block * kLanes < kLanes ? n -
 // sqrt(2/rows) sqrt(2/columns)
 static double norm(int rows, int columns) { return 2.0 / __builtin_sqrt(static_cast<double>(rows) * columns); }
 
-// Columns are loaded and stored a strip at a time. Of tall planes a strip is several registers wide: a row of it then is several
-// whole cache lines, and rows, a large power of two apart in memory, do not evict one another before they are used.
+// Columns are loaded and stored a strip at a time. Of tall planes a strip is several registers wide: a row of it then is
+// several whole cache lines, and rows, a large power of two apart in memory, do not evict one another before they are used.
 constexpr int kTall = 256, kTallColumns = 64;
 static int strip_width(int rows) { return rows >= kTall ? kTallColumns / kLanes : 1; }  // in registers
 static int strips(int rows, int columns) { return (blocks(columns) + strip_width(rows) - 1) / strip_width(rows); }
@@ -123,8 +124,8 @@ static void expand_columns_in(const GridTask& task, int64_t plane, int strip, co
     forward_columns(*task.coarse_plan[0], task.storage, task.x, plane, w, strip, h, reinterpret_cast<F*>(tiles.coarse_rows),
                     line);
   if (task.white && strip < strips(H, W))
-    forward_columns(*task.fine_plan[0], task.storage, task.white, plane, W, strip, h,
-                    reinterpret_cast<F*>(tiles.fine_rows), line);
+    forward_columns(*task.fine_plan[0], task.storage, task.white, plane, W, strip, h, reinterpret_cast<F*>(tiles.fine_rows),
+                    line);
 }
 
 // ---- step 2: rows -----------------------------------------------------------------------------------------------------
@@ -146,9 +147,7 @@ static void draw_rows(const FieldPlane& at, int block, int first_quad, int colum
     w[i] = r.w;
   }
   const Halves row_z(z), row_w(w);
-  const auto lanes = [&](int q) {
-    return QuadLanes{row_z, row_w, state.z[q], state.y[q], state.high[q], state.low[q]};
-  };
+  const auto lanes = [&](int q) { return QuadLanes{row_z, row_w, state.z[q], state.y[q], state.high[q], state.low[q]}; };
   int q = first_quad;
   for (; q + 2 <= quads; q += 2) noise_block<2>(at.key, {lanes(q), lanes(q + 1)}, splat(sigma), line + 4 * q);
   if (q < quads) noise_block<1>(at.key, {lanes(q)}, splat(sigma), line + 4 * q);
@@ -222,8 +221,8 @@ static void expand_columns_out(const GridTask& task, int64_t plane, int strip, c
   const auto [H, W] = task.fine;
   const Strip s = strip_at(H, W, strip);
   F* line = reinterpret_cast<F*>(lines);
-  inverse_columns(*task.fine_plan[0], reinterpret_cast<F*>(tiles.columns),
-                  task.draw ? H : blocks(task.coarse[0]) * kLanes, s, line);
+  inverse_columns(*task.fine_plan[0], reinterpret_cast<F*>(tiles.columns), task.draw ? H : blocks(task.coarse[0]) * kLanes, s,
+                  line);
   if (task.white) {
     F* white = line + s.count * s.step;
     const float weight = static_cast<float>(task.t * task.scale);
@@ -267,71 +266,55 @@ static void restrict_columns_out(const GridTask& task, int64_t plane, int strip,
 
 // ---- radial power -----------------------------------------------------------------------------------------------------
 
-template <class T>
-SPD_HD double plane_sum(const void* planes, int64_t plane, int64_t count) {
-  const T* p = static_cast<const T*>(planes) + plane * count;
-  double total = 0;
-  for (int64_t i = 0; i < count;) {  // float sums of short runs, double sum of the runs
-    const int64_t end = count - i < 64 * kLanes ? count : i + 64 * kLanes;
-    F sum0{}, sum1{};
-    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      sum0 += load(p + i);
-      sum1 += load(p + i + kLanes);
-    }
-    sum0 += sum1;
-    for (; i < end; i += kLanes) sum0 += load_some(p + i, end - i < kLanes ? static_cast<int>(end - i) : kLanes);
-    i = end;
-    float lanes = 0;
-    for (int j = 0; j < kLanes; ++j) lanes += sum0[j];
-    total += lanes;
-  }
-  return total;
-}
-static double plane_sum(Storage storage, const void* planes, int64_t plane, int64_t count) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return plane_sum<float>(planes, plane, count);
-    case Storage::kBfloat16:
-      return plane_sum<Bfloat16>(planes, plane, count);
-    case Storage::kFloat16:
-      return plane_sum<Float16>(planes, plane, count);
-  }
-  return 0;
-}
-
-static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, double* squares) {
+// Column transforms of a plane into row tiles. A constant is subtracted first: the mean of the first strip. It moves nothing
+// but the coefficient (0, 0), which is not wanted, and without it the rounding of a large mean would cover small coefficients.
+static void power_columns(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines) {
   const auto [H, W] = task.size;
-  // The transform sees a small mean, or the rounding of the largest coefficient would cover the smallest ones.
-  const double count = static_cast<double>(H) * W;
-  const float mean = static_cast<float>(plane_sum(task.storage, task.x, plane, int64_t{H} * W) / count);
-  F* rows = reinterpret_cast<F*>(tiles.fine_rows);
   F* in = reinterpret_cast<F*>(lines);
   const int width = blocks(W) * kLanes;
+  float level = 0;
   for (int strip = 0; strip < strips(H, W); ++strip) {
     const Strip s = strip_at(H, W, strip);
     load_strip(task.storage, task.x, plane, H, W, s, in);
+    if (strip == 0) {
+      F sum{};
+      for (int i = 0; i < s.count; ++i)
+        for (int u = 0; u < H; ++u) sum += in[i * s.step + u];  // lanes beyond the plane hold 0
+      float total = 0;
+      for (int i = 0; i < kLanes; ++i) total += sum[i];
+      const int columns = W < s.count * kLanes ? W : s.count * kLanes;
+      level = total / (static_cast<float>(H) * columns);
+    }
     F* out = in + s.count * s.step;
     for (int i = 0; i < s.count; ++i) {
       F* column = in + i * s.step;
-      for (int u = 0; u < H; ++u) column[u] -= mean;
+      for (int u = 0; u < H; ++u) column[u] -= level;
       dct2(task.plan[0]->top(), column, out, 1, out + s.step);
-      transpose_out(out, H, rows + (s.first + i) * kLanes, width);
+      transpose_out(out, H, reinterpret_cast<F*>(tiles.fine_rows) + (s.first + i) * kLanes, width);
     }
   }
+}
+
+// Row transforms of a block of a plane; their squares are added to the block of `squares`, laid out like row tiles.
+static void power_rows(const PowerTask& task, int block, const Tiles& tiles, float* lines, double* squares) {
   typedef double D __attribute__((vector_size(4 * kLanes), may_alias));
   typedef float Half __attribute__((vector_size(2 * kLanes), may_alias));
-  for (int block = 0; block < blocks(H); ++block) {
-    F* out = in;
-    dct2(task.plan[1]->top(), rows + int64_t{block} * width, out, 1, out + blocks(W) * kLanes);
-    D* sum = reinterpret_cast<D*>(squares) + int64_t{block} * width * 2;
-    for (int v = 0; v < W; ++v) {
-      Half parts[2];
-      std::memcpy(parts, out + v, sizeof parts);
-      const D low = __builtin_convertvector(parts[0], D), high = __builtin_convertvector(parts[1], D);
-      sum[2 * v] += low * low;
-      sum[2 * v + 1] += high * high;
-    }
+  const int W = task.size[1], width = blocks(W) * kLanes;
+  F* out = reinterpret_cast<F*>(lines);
+  dct2(task.plan[1]->top(), reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * width, out, 1, out + width);
+  D* sum = reinterpret_cast<D*>(squares) + int64_t{block} * width * 2;
+  for (int v = 0; v < W; ++v) {
+    Half parts[2];
+    std::memcpy(parts, out + v, sizeof parts);
+    const D low = __builtin_convertvector(parts[0], D), high = __builtin_convertvector(parts[1], D);
+    sum[2 * v] += low * low;
+    sum[2 * v + 1] += high * high;
   }
+}
+
+static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, double* squares) {
+  power_columns(task, plane, tiles, lines);
+  for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, block, tiles, lines, squares);
 }
 
 static void power_unpack(const PowerTask& task, const double* squares, double* map) {
@@ -340,9 +323,9 @@ static void power_unpack(const PowerTask& task, const double* squares, double* m
   const int64_t width = blocks(W) * kLanes;
   for (int u = 0; u < H; ++u)
     for (int v = 0; v < W; ++v)
-      map[int64_t{u} * W + v] += weight * (u ? 1.0 : 0.5) * (v ? 1.0 : 0.5) *
-                                 squares[((u / kLanes) * width + v) * kLanes + u % kLanes];
-  // The plane's mean was removed: what rounding left of the constant is not signal.
+      map[int64_t{u} * W + v] +=
+          weight * (u ? 1.0 : 0.5) * (v ? 1.0 : 0.5) * squares[((u / kLanes) * width + v) * kLanes + u % kLanes];
+  // The mean is not signal.
   map[0] = 0.0;
 }
 

@@ -70,7 +70,7 @@ template <class L>
 SPD_HD void cos_sin(typename L::U y, typename L::F& cosine, typename L::F& sine) {
   using F = typename L::F;
   using U = typename L::U;
-  const U quarter = y + 0x20000000u;  // its two top bits count quarter turns
+  const U quarter = y + 0x20000000u;                         // its two top bits count quarter turns
   const F a = L::mul(L::from_int(y << 2), 0x1.921fb6p-32f);  // pi / 2^33
   const F q = L::mul(a, a);
   F s = L::fma(q, -1.95172979e-4f, 8.33217814e-3f);

@@ -90,9 +90,7 @@ struct Scalar {
 #endif
   }
   // m of a = m 2^e, m in [3/4, 3/2); a positive and normal.
-  SPD_HD static float mantissa(float a) {
-    return from_bits(((bits(a) - 0x3f400000u) & 0x007fffffu) + 0x3f400000u);
-  }
+  SPD_HD static float mantissa(float a) { return from_bits(((bits(a) - 0x3f400000u) & 0x007fffffu) + 0x3f400000u); }
   // a, its sign flipped where the sign bit of s is set.
   SPD_HD static float flip_sign(float a, uint32_t s) { return from_bits(bits(a) ^ (s & 0x80000000u)); }
   // x >> n with the sign bit copied in.

@@ -261,7 +261,7 @@ SPD_HD void transpose(F* r) {
 // and the third round's product with x is a function of the quad alone. So these are computed once per row and once per quad
 // of a plane, and 15 of the 20 multiplications of a counter remain.
 
-struct RowState {   // functions of the row
+struct RowState {  // functions of the row
   uint32_t z, w;
 };
 struct QuadState {  // functions of the quad, each an array over quads
