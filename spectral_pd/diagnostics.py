@@ -355,7 +355,7 @@ def broken_power_law(
     count = len(logs.x)
     if count < 8:
         raise ValueError(f"{count} bins; a break needs at least 8")
-    one, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
+    _, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
     rows = np.vstack([logs.y, logs.replicates])
     best = np.full(len(rows), np.inf)
     found = np.zeros((len(rows), 4))
