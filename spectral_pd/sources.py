@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bisect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -627,11 +626,13 @@ def open_files(
     return chain
 
 
-def iterate(data: Any) -> Iterator[Batch]:
-    """Any iterable of tensors or of (tensor, label) batches, in order, samples numbered as they come.
+def iterate(
+    data: Any, *, column: str | None = None, size: tuple[int, int] | None = None, fit: Fit = "resize"
+) -> Iterator[Batch]:
+    """Any iterable of tensors, of (tensor, label) batches or of dicts, in order, samples numbered as they come.
 
     A tensor of rank 4 or more is a batch (N, C, ..., H, W); of rank 3 one sample (C, H, W), except from a
-    ``torch.utils.data.DataLoader`` that batches, where it is (N, H, W); of rank 2 one plane. Dicts as :class:`Items`.
+    ``torch.utils.data.DataLoader`` that batches, where it is (N, H, W); of rank 2 one plane. Parameters as :class:`Items`.
 
     Raises
     ------
@@ -645,12 +646,51 @@ def iterate(data: Any) -> Iterator[Batch]:
     batching = isinstance(data, torch.utils.data.DataLoader) and data.batch_size is not None
     first = 0
     for element in data:
-        values = sample_tensor(element)
+        values = sample_tensor(element, column=column, size=size, fit=fit)
         if batching and values.ndim == 3:
             values = values[:, None]
         values = values if values.ndim > 3 else values[None]
         yield Batch(values, torch.arange(first, first + values.shape[0]))
         first += values.shape[0]
+
+
+def open_source(
+    data: Any,
+    *,
+    batch_size: int = 16,
+    column: str | None = None,
+    size: tuple[int, int] | None = None,
+    fit: Fit = "resize",
+    errors: Literal["skip", "raise"] = "raise",
+    clip: int = 16,
+    frames: bool = False,
+) -> Source | Iterator[Batch]:
+    """Whatever holds data as a source: paths, a map-style data set, a tensor, a loader, any iterable.
+
+    Parameters
+    ----------
+    data
+        A path or a list of paths; a :class:`Source`; a data set with ``len`` and ``[]`` (torch, Hugging Face); a tensor
+        (N, C, ..., H, W); a ``DataLoader``; an iterable as for :func:`iterate`.
+    batch_size, column, size, fit, errors, clip, frames
+        As :class:`Items`, :class:`Arrays` and :class:`Videos`.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
+        As those.
+    """
+    if isinstance(data, (str, Path)):
+        data = [data]
+    if isinstance(data, (list, tuple)) and data and all(isinstance(d, (str, Path)) for d in data):
+        return open_files(data, batch_size=batch_size, size=size, fit=fit, errors=errors, clip=clip, frames=frames)
+    if isinstance(data, (Chain, Items, Arrays, Videos)):
+        return data
+    if isinstance(data, Tensor):
+        data = [data]
+    if isinstance(data, (list, tuple, torch.utils.data.DataLoader)) or not hasattr(data, "__getitem__"):
+        return iterate(data, column=column, size=size, fit=fit)
+    return Items(data, batch_size, column=column, size=size, fit=fit, errors=errors)
 
 
 @dataclass(frozen=True)
@@ -726,9 +766,3 @@ class Encoder:
         else:
             z = (z - (getattr(config, "shift_factor", None) or 0.0)) * getattr(config, "scaling_factor", 1.0)
         return z.float()
-
-
-def report_skipped(lines: Sequence[str]) -> None:
-    """One line on standard error for every sample left out."""
-    for line in lines:
-        print(f"skipped {line}", file=sys.stderr)
