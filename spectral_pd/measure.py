@@ -170,12 +170,12 @@ def accumulate(
     """
     rank, world = _rank()
     about = {
+        **(identity or {}),
         "basis": basis.name,
         "replicates": replicates,
         "seed": seed,
         "processes": world,
         "batches": len(cast(Source, source)) if hasattr(source, "__getitem__") else None,
-        **(identity or {}),
     }
     meter: SpectrumMeter | None = None
     done, skipped = 0, 0
