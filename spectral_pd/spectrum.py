@@ -571,7 +571,10 @@ class SpectrumMeter:
         columns = self._columns + 1
         if not len(self._replicates) and self.basis is DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
-            maps = ops.power_map(planes.movedim(1, 2), planes.shape[1])
+            if planes.shape[2] == 1:
+                maps = ops.power_map(planes, planes.shape[1])
+            else:  # a channel's frames lie together: no copy of the batch with channels last
+                maps = torch.cat([ops.power_map(channel) for channel in planes.unbind(1)])
             total = maps.new_zeros(planes.shape[1], columns).index_add_(1, self._bins, maps.flatten(1))
             return total[:, :-1], total[:0, :-1]
         sums = radial_sums(planes.flatten(0, 2), self.basis, self._bins, columns)[:, :-1]

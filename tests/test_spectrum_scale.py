@@ -317,6 +317,25 @@ def test_haar_table_drives_a_plan():
     assert 0 < t < activation_time(table.power[0], 0.01)
 
 
+def test_photographs_follow_the_law():
+    """Pooled, the packaged photographs are what natural images are known to be; no single one need be."""
+    pytest.importorskip("skimage")
+    from PIL import Image
+
+    from spectral_pd.demo import photographs
+    from spectral_pd.sources import picture_tensor
+
+    meter = SpectrumMeter((256, 256))
+    for picture in photographs().values():
+        image = Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+        meter.update(picture_tensor(image, (256, 256))[None])
+    law = fit_power_law(meter.result())
+    assert 2.3 < law.exponent < 2.9
+    assert law.r2 > 0.99
+    assert 3745 / 2 < law.at((512, 512)).amplitude < 3745 * 2
+    assert not 3745 / 2 < law.amplitude < 3745 * 2  # forgetting the grid would not pass
+
+
 # -- states, bad input ------------------------------------------------------------------------------------------------
 
 
