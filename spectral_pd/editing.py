@@ -5,22 +5,21 @@ what the coarse stages would have made; the rest of the plan is sampled as usual
 starts, ``r`` the growth from stage k - 1, ``x_low`` the low band on its own grid and ``w`` white noise on stage k's grid, the
 coefficients of stage k's first state are
 
-=============  ==================================================  =====================  ==========================
-mode           low band                                            new band               source
-=============  ==================================================  =====================  ==========================
-``"noised"``   ``(1 - t) r x_low + t w``                           ``t w``                Sec. 5.5
-``"clean"``    ``r x_low``                                         ``t w``                App. G
-``"mean"``     ``(1 - t) r x_low``                                 ``t w``                ours
-=============  ==================================================  =====================  ==========================
+=============  ==========================  ============  ================
+mode           low band                    new band      source
+=============  ==========================  ============  ================
+``"noised"``   ``(1 - t) r x_low + t w``   ``t w``       Sec. 5.5
+``"clean"``    ``r x_low``                 ``t w``       App. G
+=============  ==========================  ============  ================
 
 ``noised`` noises the low band to the time at which stage k - 1 ends, expands and aligns: a valid flow-matching state, and
-on the last stage exactly SDEdit of the low-pass filtered picture. ``clean`` puts the low band in as it is; a denoiser that
-reads it as ``(1 - t) x_0 + t eps`` sees a picture ``1 / (1 - t)`` times too strong. ``mean`` is the state's conditional mean
-given the picture: the amplitude the denoiser expects, without the noise.
+on the last stage exactly SDEdit of the low-pass filtered picture. ``clean`` puts the low band in as it is: no noise to hide
+in, and to a denoiser, which reads it as ``(1 - t) x_0 + t eps``, a picture ``1 / (1 - t)`` times as strong. A model of bounded
+pictures follows it all the more closely; a linear one amplifies it.
 
-What a Gaussian field's exact flow makes of a low-band coefficient ``c`` of power P is, with ``SNR = (1-t)^2 P / t^2``
-(Eq. 15) and ``k = sqrt(SNR / (1 + SNR))``: ``k c + sqrt(P / (1 + SNR)) n`` (noised, n standard normal), ``k c / (1 - t)``
-(clean), ``k c`` (mean). At a transition SNR is large below the cut, so k is near 1.
+Exactly, for a Gaussian field and its exact flow: with ``SNR = (1-t)^2 P / t^2`` (Eq. 15) and ``g = sqrt(SNR / (1 + SNR))`` a
+low-band coefficient ``c`` of power P ends as ``g c + sqrt(P / (1 + SNR)) n``, n standard normal (noised), or as ``g c / (1 - t)``
+(clean).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from spectral_pd.sampling import StepInfo, check_noise, march, transition
 from spectral_pd.schedule import Plan, local_times, make_plan
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
 
-EditMode = Literal["noised", "clean", "mean"]
+EditMode = Literal["noised", "clean"]
 
 
 @torch.no_grad()
@@ -74,8 +73,8 @@ def edit(
         apart: the whole picture is noised to the plan's first time (SDEdit, run progressively), and a plan that starts at
         t = 1 forgets it.
     mode
-        ``"noised"``, ``"clean"`` or ``"mean"``; see the module's text. The last two need ``stage >= 1``. On the stage clock
-        ``clean`` and ``mean`` continue from the grid time of the transition, since nothing is aligned.
+        ``"noised"`` or ``"clean"``; see the module's text. The second needs ``stage >= 1``; on the stage clock it continues
+        from the grid time of the transition, since nothing is aligned.
     noise, seed, generator
         Exactly one: a white field of the image's shape or a :class:`~spectral_pd.NoiseField`; an int seed (item i of the
         batch has seed + i); a generator (one draw is made from it).
@@ -114,7 +113,7 @@ def edit(
         x = _noised(picture, white, plan, stage, basis)
     else:
         plan = _entered(plan, stage)
-        x = _filled(picture, white, plan, stage, basis, scaled=mode == "mean")
+        x = _clean(picture, white, plan, stage, basis)
     x = march(
         velocity, x, plan, white, first=stage, solver=step_with, basis=basis, callback=callback, progress=progress
     )
@@ -215,8 +214,8 @@ def _check_white(noise: Tensor | NoiseField, picture: Tensor, plan: Plan, basis:
 
 
 def _check_entry(plan: Plan, stage: int, mode: str) -> None:
-    if mode not in ("noised", "clean", "mean"):
-        raise ValueError(f"mode = {mode!r} must be 'noised', 'clean' or 'mean'")
+    if mode not in ("noised", "clean"):
+        raise ValueError(f"mode = {mode!r} must be 'noised' or 'clean'")
     if isinstance(stage, bool) or not isinstance(stage, int):
         raise TypeError(f"stage is {stage!r}; pass the index of the first stage that runs, an int")
     if not 0 <= stage < len(plan.stages):
@@ -240,14 +239,12 @@ def _noised(picture: Tensor, white: Tensor | NoiseField, plan: Plan, stage: int,
     return x if stage == 0 else transition(x, None, plan, stage, white, basis)[0]
 
 
-def _filled(
-    picture: Tensor, white: Tensor | NoiseField, plan: Plan, stage: int, basis: Basis, *, scaled: bool
-) -> Tensor:
-    """Stage k's first state by App. G: the low band as it is (or times 1 - t), the new band noise of level t."""
-    coarse, shape, t = plan.stages[stage - 1].shape, plan.stages[stage].shape, plan.stages[stage].times[0]
+def _clean(picture: Tensor, white: Tensor | NoiseField, plan: Plan, stage: int, basis: Basis) -> Tensor:
+    """Stage k's first state by App. G: the low band as it is, the new band noise of the level at which stage k starts."""
+    coarse, shape = plan.stages[stage - 1].shape, plan.stages[stage].shape
     x = size_ratio(coarse, shape) * restrict_signal(picture, coarse, basis=basis)
     field = white if isinstance(white, NoiseField) else basis.restrict(white, shape)
-    return expand((1 - t) * x if scaled else x, shape, t, noise=field, basis=basis)
+    return expand(x, shape, plan.stages[stage].times[0], noise=field, basis=basis)
 
 
 def _white_on(white: Tensor | NoiseField, picture: Tensor, shape: tuple[int, ...], basis: Basis) -> Tensor:
