@@ -7,7 +7,7 @@ with the same steps of the same grid: `edit` in both modes and `sdedit`. Geometr
 input's, and the correlation of the two. Style: sliced Wasserstein-2 distance of mean-free 8x8 patches to those of the other
 half of the texture. Rows go to results/editing.csv, the figure to docs/figures/editing.png.
 
-    python benchmarks/editing.py [--samples 16]
+    python benchmarks/editing.py [--samples 12]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from spectral_pd import (
 )
 from spectral_pd.demo import photographs, psnr, random_crops
 
-SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 3000
+SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 1500
 LOW = (16, 16)
 """The band whose geometry is measured."""
 TIMES = shift_times(20, shift=3.0)
@@ -244,7 +244,7 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "editing.csv")
     parser.add_argument(
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "editing.png"

@@ -18,8 +18,8 @@ in, and to a denoiser, which reads it as ``(1 - t) x_0 + t eps``, a picture ``1 
 pictures follows it all the more closely; a linear one amplifies it.
 
 Exactly, for a Gaussian field and its exact flow: with ``SNR = (1-t)^2 P / t^2`` (Eq. 15) and ``g = sqrt(SNR / (1 + SNR))`` a
-low-band coefficient ``c`` of power P ends as ``g c + sqrt(P / (1 + SNR)) n``, n standard normal (noised), or as ``g c / (1 - t)``
-(clean).
+low-band coefficient ``c`` of power P ends as ``g c + sqrt(P / (1 + SNR)) n``, n standard normal (noised), or as
+``g c / (1 - t)`` (clean).
 """
 
 from __future__ import annotations
