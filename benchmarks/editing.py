@@ -7,7 +7,7 @@ with the same steps of the same grid: `edit` in both modes and `sdedit`. Geometr
 input's, and the correlation of the two. Style: sliced Wasserstein-2 distance of mean-free 8x8 patches to those of the other
 half of the texture. Rows go to results/editing.csv, the figure to docs/figures/editing.png.
 
-    python benchmarks/editing.py [--samples 12]
+    python benchmarks/editing.py [--samples 12] [--redraw]
 """
 
 from __future__ import annotations
@@ -123,6 +123,12 @@ def two_stages(cut: float, start: float) -> Plan:
     return make_plan(TIMES, None, (SIZE, SIZE), scales=(cut, 1), transition_times=(start,))
 
 
+def three_stages(texture: Tensor) -> Plan:
+    """The plan that the delta rule makes from the texture's own spectrum."""
+    law = fit_spectrum(random_crops([texture], 300, SIZE, generator=torch.Generator().manual_seed(2)))
+    return make_plan(TIMES, law, (SIZE, SIZE), scales=(1 / 4, 1 / 2, 1))
+
+
 def square(picture: Tensor) -> Tensor:
     """The centre square of a picture (C, H, W) in grey, 64x64."""
     side = min(picture.shape[-2:])
@@ -151,27 +157,21 @@ def measure(
     }
 
 
-def run(inputs: Tensor, shown: Tensor) -> tuple[list[dict[str, object]], list[tuple[str, Tensor]]]:
-    """All rows of the sweep, and the strips of the figure."""
+def sweep(inputs: Tensor) -> list[dict[str, object]]:
+    """All rows: the texture's own samples, a plan of three stages, and two stages for each start and kept band."""
     rows: list[dict[str, object]] = []
-    strips = [("photograph", shown)]
-    noise, shown_noise = NoiseField(SEED), NoiseField(SEED + 1000)
+    noise = NoiseField(SEED)
     with tqdm(total=len(TEXTURES) * (len(STARTS) * (2 + len(CUTS)) + 1), desc="editing", unit="run") as bar:
         for name, (learnt, compared) in textures().items():
             model = PatchDenoiser(learnt)
             style = compared[None]
-            law = fit_spectrum(random_crops([learnt], 300, SIZE, generator=torch.Generator().manual_seed(2)))
-
-            plan = make_plan(TIMES, law, (SIZE, SIZE), scales=(1 / 4, 1 / 2, 1))
+            plan = three_stages(learnt)
             free = sample(model.velocity, noise, plan, leading=inputs.shape[:2])
             whole = make_plan(TIMES, None, (SIZE, SIZE), scales=(1,), transition_times=())
             rows.append(measure(name, "texture sample", whole, free, inputs, style, "-", "16 32 64"))
             for method, pictures in progressive(model, plan, inputs, noise).items():
                 kept, grids = ("-", "64") if method == "sdedit" else ("1/4", "32 64")
                 rows.append(measure(name, method, plan, pictures, inputs, style, kept, grids))
-            edited = progressive(model, plan, shown, shown_noise)
-            names = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean"}
-            strips += [(f"{name}: {names[method]}", edited[method]) for method in names]
             bar.update()
 
             for start in STARTS:
@@ -186,7 +186,24 @@ def run(inputs: Tensor, shown: Tensor) -> tuple[list[dict[str, object]], list[tu
                         kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
                         rows.append(measure(name, method, plan, pictures, inputs, style, kept, "64"))
                         bar.update()
-    return rows, strips
+    return rows
+
+
+def show(pictures: Tensor) -> list[tuple[str, Tensor]]:
+    """The strips of the figure: photographs, and what each method makes of them."""
+    strips, noise = [("photograph", pictures)], NoiseField(SEED + 1000)
+    for name, (learnt, _) in textures().items():
+        model, plan = PatchDenoiser(learnt), three_stages(learnt)
+        edited = progressive(model, plan, pictures, noise)
+        start = plan.times[plan.stages[1].start]
+        late = sdedit(model.velocity, pictures, [t for t in TIMES if t <= 0.5], noise=noise)
+        strips += [
+            (f"{name}: SDEdit, T = {start:.2f}", edited["sdedit"]),
+            (f"{name}: SDEdit, T = 0.50", late),
+            (f"{name}: edit noised, T = {start:.2f}", edited["noised"]),
+            (f"{name}: edit clean, T = {start:.2f}", edited["clean"]),
+        ]
+    return strips
 
 
 def progressive(model: PatchDenoiser, plan: Plan, pictures: Tensor, noise: NoiseField) -> dict[str, Tensor]:
@@ -207,11 +224,11 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
 
     from spectral_pd.plotting import plot_strips
 
-    figure = plt.figure(figsize=(12.5, 7.6), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1))
+    figure = plt.figure(figsize=(12.5, 8.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1))
     left = figure.add_subplot(grid[:, 0])
-    plot_strips([(textwrap.fill(name, 12), pictures) for name, pictures in strips], ax=left)
-    left.set_title("Same noise, same steps, start at the transition 16x16 -> 32x32")
+    plot_strips([(textwrap.fill(name, 14), pictures) for name, pictures in strips], ax=left)
+    left.set_title("Same noise; edits keep 16x16, run 32x32, then 64x64")
     lines = [("sdedit", "-", "SDEdit"), ("noised", "1/4", "edit, noised, band 1/4")]
     lines += [("clean", f"1/{round(1 / cut)}", f"edit, clean, band 1/{round(1 / cut)}") for cut in CUTS]
     for i, texture in enumerate(TEXTURES):
@@ -222,6 +239,8 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
                 for row in rows
                 if (row["texture"], row["method"], row["kept"], row["grids"]) == (texture, method, kept, "64")
             ]
+            if method == "sdedit":  # those of the two-stage sweep
+                chosen = chosen[1:]
             chosen.sort(key=lambda row: -float(str(row["start"])))
             points = [(float(str(row["style_distance"])), float(str(row["low_band_psnr"]))) for row in chosen]
             style = {"color": f"C{k}", "marker": "os^Dv"[k], "ms": 5, "lw": 1.3, "ls": "--" if k < 2 else "-"}
@@ -249,6 +268,7 @@ def main() -> None:
     parser.add_argument(
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "editing.png"
     )
+    parser.add_argument("--redraw", action="store_true", help="the figure alone, from the rows there are")
     args = parser.parse_args()
 
     pictures = photographs()
@@ -256,12 +276,16 @@ def main() -> None:
     crops = random_crops(grey, args.samples, 256, generator=torch.Generator().manual_seed(0))
     inputs = functional.avg_pool2d(crops, 256 // SIZE)
     shown = torch.stack([square(pictures[name]) for name in ("chelsea", "astronaut", "coffee", "flower", "china")])
-    rows, strips = run(inputs, shown)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, {**rows[0], **environment()})
-        writer.writeheader()
-        writer.writerows({**row, **environment()} for row in rows)
-    draw(args.figure, rows, strips)
+    if args.redraw:
+        with args.out.open(newline="") as file:
+            rows: list[dict[str, object]] = [dict(row) for row in csv.DictReader(file)]
+    else:
+        rows = sweep(inputs)
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, {**rows[0], **environment()})
+            writer.writeheader()
+            writer.writerows({**row, **environment()} for row in rows)
+    draw(args.figure, rows, show(shown))
     for row in rows:
         print(
             f"{row['texture']:6} {row['method']:14} {row['kept']:>4} {row['grids']:>8} T={row['start']} "
