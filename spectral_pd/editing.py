@@ -223,9 +223,9 @@ def _check_entry(plan: Plan, stage: int, mode: str) -> None:
             f"stage = {stage} must be from 0 to {len(plan.stages) - 1}, the index of one of the plan's stages "
             f"({', '.join('x'.join(map(str, shape)) for shape in plan.shapes)})"
         )
-    if stage == 0 and mode != "noised":
+    if stage == 0 and mode == "clean":
         raise ValueError(
-            f"mode = {mode!r} keeps the band of the stage before; with stage = 0 only 'noised' has a meaning"
+            "mode = 'clean' keeps the band of the stage before; with stage = 0 there is none: use 'noised'"
         )
 
 
