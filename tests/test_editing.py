@@ -1,7 +1,9 @@
 """Editing by frequency: what the first state holds, what survives, SDEdit as a special case, what t = 1 forgets."""
 
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -375,3 +377,21 @@ def test_any_number_of_axes(mode, grid, leading):
     by_seed = edit(nonlinear, image, plan, stage=1, mode=mode, seed=2)
     assert by_tensor.shape == by_seed.shape == image.shape
     assert by_seed.dtype == torch.float64
+
+
+def test_the_snippet_of_the_page():
+    text = (Path(__file__).parent.parent / "docs" / "editing.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    calls = []
+
+    def velocity(x, t):
+        calls.append(tuple(x.shape[-2:]))
+        return x
+
+    scope = {"image": randn(1, 1, 32, 32), "times": shift_times(20, shift=3.0), "velocity": velocity}
+    law = PowerLaw(200.0, 2.0, shape=(32, 32))
+    exec(snippet, {"make_plan": make_plan, "edit": edit, "sdedit": sdedit, "law": law, **scope})
+    half = len(calls) // 2  # the same number of steps: 16x16 and 32x32, then all 32x32
+    assert calls[0] == (16, 16)
+    assert set(calls[half:]) == {(32, 32)}
+    assert len(calls) == 2 * half

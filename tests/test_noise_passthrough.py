@@ -1,7 +1,8 @@
 """Noise passthrough: tiny delta is plain sampling, the Gaussian field obeys the closed forms, data do not."""
 
-import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,4 +223,17 @@ def test_a_callback_may_replace_the_state_and_the_dtype_stays():
     assert passthrough(nonlinear, noise, TIMES, LAW, 0.1).dtype == torch.bfloat16
     end = passthrough(nonlinear, NOISE, TIMES, LAW, 0.1, callback=lambda info: 0 * info.state)
     assert torch.equal(end, 0 * NOISE)
-    assert math.isclose(float(end.abs().max()), 0.0)
+
+
+def test_the_snippet_of_the_page():
+    text = (Path(__file__).parent.parent / "docs" / "passthrough.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {"passthrough": passthrough, "noise_prediction_error": noise_prediction_error, "torch": torch}
+    calls = []
+
+    def velocity(x, t):
+        calls.append(t)
+        return x
+
+    exec(snippet, {**names, "velocity": velocity, "noise": NOISE, "latents": NOISE, "times": TIMES, "law": LAW})
+    assert calls == [*TIMES[:-1], 0.9]
