@@ -6,7 +6,7 @@ beside Eq. 19; (2) plain sampling against sampling with every frequency held at 
 time, for delta from 1e-4 to 0.3. For the Gaussian field the power lost has a closed form, ``delta / (1 + P)``. Rows go to
 results/passthrough_error.csv and results/passthrough.csv, the figure to docs/figures/passthrough.png.
 
-    python benchmarks/passthrough.py [--samples 32]
+    python benchmarks/passthrough.py [--samples 128]
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def draw(path: Path, errors: list[dict], rows: list[dict], pictures: dict[float,
     strips = [("plain sampling", pictures[0.0][shown])]
     strips += [(rf"$\delta$ = {delta:g}", pictures[delta][shown]) for delta in SHOWN_DELTAS]
     plot_strips(strips, ax=bottom).set_title(
-        "Same noise, photograph crops (the 16 of most contrast): every frequency held until its activation time"
+        f"Same noise, photograph crops (the 16 of most contrast of {len(contrast)}): every frequency held until its activation time"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -174,7 +174,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument(
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "passthrough.png"
