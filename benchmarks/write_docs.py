@@ -129,6 +129,75 @@ def spectra_throughput() -> str:
     )
 
 
+def editing() -> str:
+    """Geometry and style of edits and of SDEdit from the same start, for each texture."""
+    data = rows("editing")
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean", "texture sample": "no input"}
+    header = [
+        "texture",
+        "method",
+        "band kept",
+        "grids",
+        "T",
+        "steps",
+        "low-band PSNR, dB",
+        "correlation",
+        "style distance",
+    ]
+    shown = [row for row in data if row["grids"] != "64" or row["start"] in ("0.750", "0.500")]
+    names = ["kept", "grids", "start", "steps", "low_band_psnr", "low_band_correlation", "style_distance"]
+    table = markdown(header, [[row["texture"], label[row["method"]], *(row[name] for name in names)] for row in shown])
+    first = data[0]
+    return f"{table}\n{first['samples']} photographs; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def passthrough() -> str:
+    """What holding frequencies until their activation costs, by delta, for both models."""
+    data = rows("passthrough")
+    gaussian, crops = ({row["delta"]: row for row in data if row["model"].startswith(name)} for name in ("G", "p"))
+    header = [
+        "delta",
+        "held",
+        "Gaussian: power lost, top octave",
+        "delta / (1 + P)",
+        "Gaussian: RMS change",
+        "crops: RMS change",
+        "crops: median PSNR, dB",
+        "crops: same picture",
+    ]
+    body = [
+        [
+            delta,
+            row["held"],
+            row["top_octave_power_lost"],
+            row["delta_over_1_plus_p"],
+            row["relative_rms"],
+            crops[delta]["relative_rms"],
+            crops[delta]["psnr_median"],
+            crops[delta]["same_picture"],
+        ]
+        for delta, row in gaussian.items()
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, {first['steps']} steps; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def passthrough_error() -> str:
+    """Measured velocity error over the closed form of Eq. 19, by time and frequency."""
+    data = rows("passthrough_error")
+    value = {(row["model"], row["t"], row["omega"]): row for row in data}
+    columns = [(model, omega) for model in ("Gaussian field", "photograph crops") for omega in ("1", "4", "16")]
+    times = [t for t in dict.fromkeys(row["t"] for row in data) if t in ("0.98", "0.9", "0.8", "0.7", "0.5", "0.3")]
+
+    def ratio(model: str, t: str, omega: str) -> str:
+        row = value[(model, t, omega)]
+        return f"{float(row['measured']) / float(row['equation_19']):.2f}"
+
+    header = ["t", *(f"{model}, omega = {omega}" for model, omega in columns)]
+    return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
+
+
 def equations() -> str:
     """The table equation -> function -> test of docs/theory.md."""
     return markdown(
@@ -147,6 +216,9 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "spectra_choices": spectra_choices,
     "spectra_sets": spectra_sets,
     "spectra_throughput": spectra_throughput,
+    "editing": editing,
+    "passthrough": passthrough,
+    "passthrough_error": passthrough_error,
     "equations": equations,
 }
 
