@@ -6,7 +6,7 @@ Seven come with scikit-learn and scikit-image, fourteen with Debian's packages l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectral_pd import restrict_signal
+from spectral_pd import PowerLaw, fit_spectrum, restrict_signal
 from spectral_pd.demo import photographs
 
 LICENCES = {
@@ -118,3 +118,9 @@ def _resized(picture: Image.Image, side: int) -> Tensor:
 def at_size(pictures: Tensor, size: int) -> Tensor:
     """The same pictures on a smaller grid, as the sampler's stages see them: the low DCT band, grey level kept."""
     return pictures if size == pictures.shape[-1] else restrict_signal(pictures, (size, size))
+
+
+def measure_spectrum(pictures: Photographs) -> PowerLaw:
+    """Power law of 4096 random 64x64 crops."""
+    law = fit_spectrum(pictures.crops(4096, generator=torch.Generator().manual_seed(0)))
+    return replace(law, source="4096 random 64x64 crops of the training photographs")

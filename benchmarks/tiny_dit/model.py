@@ -18,8 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
+SPECTRUM = Path(__file__).parent / "spectrum.json"
+"""Power law of the training crops at 64x64, written by train.py."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class TinyDiT(nn.Module):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
         self.config = config = config or Config()
+        self.checkpointed = False
         width, inputs = config.width, config.channels * config.patch**2
         self.read = nn.Linear(inputs, width)
         self.time = nn.Sequential(nn.Linear(2 * 64, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -123,11 +127,18 @@ class TinyDiT(nn.Module):
         y = x.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         y = self.read(y)
         for block in self.blocks:
-            y = block(y, modulation, turn)
+            if self.checkpointed and torch.is_grad_enabled():
+                y = checkpoint(block, y, modulation, turn, use_reentrant=False)
+            else:
+                y = block(y, modulation, turn)
         shift, scale = self.last(hidden).unsqueeze(1).chunk(2, -1)
         y = self.write(functional.layer_norm(y, y.shape[-1:]) * (1 + scale) + shift)
         y = y.reshape(batch, rows, columns, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
         return y.reshape(batch, channels, height, width).to(x.dtype)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep only the blocks' inputs for the backward pass and compute the rest again; named as in diffusers."""
+        self.checkpointed = True
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The velocity for a sampler: no gradients."""

@@ -1,6 +1,6 @@
 """Train the small transformer by flow matching on random crops of photographs, at 16, 32 and 64 pixels together.
 
-    python benchmarks/tiny_dit/train.py --photographs FOLDER --run FOLDER [--steps 20000] [--cooldown 4000] [--minutes M]
+    python benchmarks/tiny_dit/train.py --photographs FOLDER --folder RUN [--steps 20000] [--cooldown 4000] [--minutes M]
 
 Every step draws one size: 64 pixels (16 crops), 32 (48) or 16 (96), the smaller ones the low DCT band of the same crops.
 Times are logit-normal, with the mean of the log-odds shifted by ``log(size / 64) / 2``: a small grid knows as much at less
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data import LICENCES, at_size, load_photographs
-from model import Config, TinyDiT, save
+from data import LICENCES, at_size, load_photographs, measure_spectrum
+from model import SPECTRUM, Config, TinyDiT, save
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=Path, help="folder with the unpacked Debian packages (None: packaged ones)"
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints and log")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of checkpoints and log")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--cooldown", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -80,10 +80,10 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--checkpoint-every", type=float, default=180, metavar="SECONDS")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after so long")
-    parser.add_argument("--out", type=Path, help="where the finished weights go (float16 safetensors)")
+    parser.add_argument("--out", type=Path, help="where the finished weights go, with spectrum.json beside them")
     args = parser.parse_args()
 
-    args.run.mkdir(parents=True, exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     pictures = load_photographs(args.photographs)
     torch.manual_seed(args.seed)
     model = TinyDiT(Config())
@@ -91,7 +91,7 @@ def main() -> None:
     solvers = optimisers(model, args.rate)
     first, seconds = 0, 0.0
 
-    checkpoint, trunk = args.run / "checkpoint.pt", args.run / "trunk.pt"
+    checkpoint, trunk = args.folder / "checkpoint.pt", args.folder / "trunk.pt"
     restart = checkpoint
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True, mmap=True)["steps"] != args.steps:
         restart = trunk if trunk.exists() else checkpoint  # trained longer: not from weights that have cooled down
@@ -115,7 +115,7 @@ def main() -> None:
 
     began = last = time.monotonic()
     fast = torch.compile(model, dynamic=False)
-    log_path = args.run / "log.csv"
+    log_path = args.folder / "log.csv"
     rows = [row for row in csv.reader(log_path.open()) if int(row[0]) < first] if first and log_path.exists() else []
     with log_path.open("w", newline="") as file:
         log = csv.writer(file)
@@ -159,6 +159,7 @@ def main() -> None:
         model.load_state_dict({**model.state_dict(), **average})
         facts = {"steps": args.steps, "seed": args.seed, "photographs": {n: LICENCES[n] for n in pictures.names}}
         save(model, args.out, {"training": json.dumps(facts)})
+        measure_spectrum(pictures).save(args.out.parent / SPECTRUM.name)
 
 
 if __name__ == "__main__":
