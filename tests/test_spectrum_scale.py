@@ -7,7 +7,18 @@ import pytest
 import torch
 from strategies import randn
 
-from spectral_pd import DCT, FOURIER, HAAR, GaussianField, PowerLaw, Spectrum, SpectrumMeter, fit_power_law
+from spectral_pd import (
+    DCT,
+    FOURIER,
+    HAAR,
+    GaussianField,
+    PowerLaw,
+    Spectrum,
+    SpectrumMeter,
+    activation_time,
+    fit_power_law,
+    power_spectrum,
+)
 from spectral_pd.diagnostics import (
     anisotropy,
     broken_power_law,
@@ -294,6 +305,16 @@ def test_envelope_drives_plans_where_power_rises_again():
     assert transition_shift(spectrum, law)[0] < -0.01
     smooth = Spectrum(k, 100 * k**-2.0, np.ones(32), (64, 64))
     assert abs(transition_shift(smooth, law)[0]) < 1e-9
+
+
+def test_haar_table_drives_a_plan():
+    """Its first octave lies above the half cycle that plans ask for; below it the first power holds."""
+    field = GaussianField(PowerLaw(60.0, 2.2, shape=(32, 32)), (32, 32), basis=HAAR)
+    table = power_spectrum(field.sample((200, 1), generator=torch.Generator().manual_seed(0)), basis=HAAR)
+    assert table.frequency[0] > 0.5
+    assert table(0.1) == table.power[0]
+    (t,) = transition_times(table, (1 / 2, 1), (32, 32), delta=0.01)
+    assert 0 < t < activation_time(table.power[0], 0.01)
 
 
 # -- states, bad input ------------------------------------------------------------------------------------------------
