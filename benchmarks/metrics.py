@@ -156,5 +156,7 @@ def interval(statistic: Callable[[Rows], float], rows: Rows, *, draws: int = 40)
     """
     rng = np.random.default_rng(0)
     value = statistic(rows)
+    if not np.isfinite(value):
+        return value, value, value
     spread = np.std([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)], ddof=1)
     return value, value - 1.96 * float(spread), value + 1.96 * float(spread)

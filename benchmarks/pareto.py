@@ -7,8 +7,8 @@ clocks, both couplings and three bases; fewer full-resolution steps; a baseline 
 denoised picture (nearest or bilinear) and noises it again with the same field, as Bottleneck-style methods do; and
 fine-tuned adapters (benchmarks/finetune.py) with their controls.
 
-Pictures are kept in RUNS, one file a row and set of weights, so that a stopped sweep goes on; rows go to results/pareto.csv and the
-figure to docs/figures/pareto.png. A row has
+Pictures are kept in RUNS, one file a row and set of weights, so that a stopped sweep goes on; rows go to
+results/pareto.csv and the figure to docs/figures/pareto.png. A row has
 
     gflops     counted FLOPs of all network calls for one picture, attention included
     seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, batch 64
