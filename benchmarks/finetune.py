@@ -184,8 +184,9 @@ def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, seed: int
 
 
 def save_lora(network: nn.Module, path: Path, config: LoraConfig, metadata: Mapping[str, str]) -> None:
-    """Write the adapter in diffusers' layout, with the schedule it was trained for in the header."""
-    tensors = {PREFIX + name: value.cpu().contiguous() for name, value in get_peft_model_state_dict(network).items()}
+    """Write the adapter in diffusers' layout and float16, with the schedule it was trained for in the header."""
+    weights = get_peft_model_state_dict(network)
+    tensors = {PREFIX + name: value.cpu().half().contiguous() for name, value in weights.items()}
     shape = {"rank": config.r, "targets": sorted(config.target_modules or ())}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"format": "pt", "spectral_pd.lora": json.dumps(shape), **metadata})
@@ -209,7 +210,7 @@ def load_lora(network: nn.Module, path: Path, plan: Plan, *, basis: Basis = DCT)
     shape = json.loads(metadata["spectral_pd.lora"])
     config = LoraConfig(r=shape["rank"], lora_alpha=shape["rank"], target_modules=shape["targets"])
     inject_adapter_in_model(config, network)
-    tensors = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
+    tensors = {name.removeprefix(PREFIX): value.float() for name, value in load_file(path).items()}
     result = set_peft_model_state_dict(network, tensors)
     if result.unexpected_keys:
         raise ValueError(f"{path} holds weights the network does not have: {result.unexpected_keys[:3]} ...")
@@ -398,8 +399,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--photographs", type=Path, help="folder of Debian's photographs, for 'tiny'")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="weights of 'tiny'")
-    parser.add_argument("--model-steps", type=int, default=32, help="steps of the time grid, for 'tiny'")
-    parser.add_argument("--shift", type=float, default=3.0, help="shift of the time grid, for 'tiny'")
+    parser.add_argument("--model-steps", type=int, default=16, help="steps of the time grid, for 'tiny'")
+    parser.add_argument("--shift", type=float, default=2.0, help="shift of the time grid, for 'tiny'")
     parser.add_argument("--scales", type=lambda s: float(Fraction(s)), nargs="+", default=(0.5, 1.0))
     parser.add_argument("--delta", type=float, default=0.01)
     parser.add_argument("--clock", choices=("full", "stage"), default="full")
