@@ -198,6 +198,46 @@ def passthrough_error() -> str:
     return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
 
 
+def tiny_dit() -> str:
+    """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
+    data = rows("tiny_dit")
+    header = ["pixels", "to", "Wasserstein", "(other training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
+    what = ("wasserstein", "spectrum", "worst_bin")
+    body = []
+    for row in data:
+        for name, label in (("training", "training crops"), ("held_out", "held-out crops")):
+            pairs = [(row[f"{w}_samples_{name}"], row[f"{w}_crops_{name}"]) for w in what]
+            body.append([row["size"], label, *(cell for pair in pairs for cell in pair)])
+    first = data[0]
+    note = f"{first['training_steps']} steps of training; {first['samples']} samples; commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def pareto() -> str:
+    """Quality against compute, one line a way of sampling."""
+    data = rows("pareto")
+
+    def cell(row: dict[str, str], name: str, digits: int) -> str:
+        if not row[name]:
+            return ""
+        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+    columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
+    header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
+    header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
+    table = markdown(
+        header,
+        [
+            [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
+            + [cell(row, name, digits) for name, digits in columns.items()]
+            for row in data
+        ],
+    )
+    first = data[0]
+    return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
+
+
 def equations() -> str:
     """The table equation -> function -> test of docs/theory.md."""
     return markdown(
@@ -220,6 +260,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "passthrough": passthrough,
     "passthrough_error": passthrough_error,
     "equations": equations,
+    "tiny_dit": tiny_dit,
+    "pareto": pareto,
 }
 
 
