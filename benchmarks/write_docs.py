@@ -47,6 +47,34 @@ def multistep_history() -> str:
     return markdown(header, [[row[name] for name in names] for row in rows("multistep_history")])
 
 
+def channels() -> str:
+    """Transition, velocity error and same-seed error of every channel under three plans."""
+    data = rows("channels")
+    header = [
+        "channels",
+        "channel",
+        "A",
+        "beta",
+        "plan from",
+        "transition",
+        "steps",
+        "velocity error at the cut",
+        "same-seed error",
+    ]
+    names = [
+        "space",
+        "channel",
+        "amplitude",
+        "exponent",
+        "plan_from",
+        "transition",
+        "split",
+        "velocity_error",
+        "same_seed_error",
+    ]
+    return markdown(header, [[row[name] for name in names] for row in data])
+
+
 def equations() -> str:
     """The table equation -> function -> test of docs/theory.md."""
     return markdown(
@@ -61,6 +89,7 @@ def equations() -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "multistep_history": multistep_history,
+    "channels": channels,
     "equations": equations,
 }
 

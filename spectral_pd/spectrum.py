@@ -44,6 +44,7 @@ from spectral_pd.theory import check_shape, max_frequency
 
 Kind = Literal["measured", "calibrated", "borrowed"]
 Weights = Literal["uniform", "count", "log"]
+Channels = Literal["mean", "max"]
 
 
 def _frequencies(omega: Any) -> tuple[Any, np.ndarray]:
@@ -682,15 +683,27 @@ class SpectrumMeter:
         total._counted = any(counted for _, counted in everyone)
         return total
 
-    def result(self) -> Spectrum:
-        """The radial spectrum so far: mean power over planes and bins ``[k - 1/2, k + 1/2)``.
+    def result(self, *, channels: Channels = "mean") -> Spectrum:
+        """The radial spectrum so far: mean power over samples, frames and bins ``[k - 1/2, k + 1/2)``.
+
+        Parameters
+        ----------
+        channels
+            ``"mean"`` over channels, as published fits; ``"max"``, at each frequency the power of the channel that has most
+            there. More power activates earlier, so a plan made from the maximum grows as early as the first channel needs
+            it: larger t, slower, and delta bounds every channel instead of their average.
 
         Raises
         ------
         ValueError
-            Nothing has been measured yet.
+            Nothing has been measured yet; another word for `channels`.
         """
-        return self._table(self._measured().mean(0), self.planes)
+        check_channels(channels)
+        rows = self._measured()
+        if channels == "mean":
+            return self._table(rows.mean(0), self.planes)
+        tables = self.channel_results()
+        return replace(tables[0], power=np.max([table.power for table in tables], axis=0))
 
     def channel_results(self) -> tuple[Spectrum, ...]:
         """One spectrum a channel; :meth:`result` is their mean. Errors as there."""
@@ -788,6 +801,12 @@ class SpectrumMeter:
         )
 
 
+def check_channels(channels: str) -> None:
+    """ValueError unless `channels` is one of the two ways to combine channels."""
+    if channels not in ("mean", "max"):
+        raise ValueError(f"channels = {channels!r} must be 'mean' or 'max'")
+
+
 def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average a coefficient map over the bins ``[k - 1/2, k + 1/2)``, ``k = 1 .. floor(omega_max)``.
 
@@ -811,17 +830,19 @@ def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarra
     return k[filled].numpy(), (total[filled] / count[filled]).numpy(), count[filled].numpy()
 
 
-def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2) -> Spectrum:
+def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2, channels: Channels = "mean") -> Spectrum:
     """Radial power spectrum of a batch, each plane centred.
 
     Parameters
     ----------
     x
-        Samples (..., *grid), floating point; every axis before the last `dims` is averaged over.
+        Samples (samples, channels, ..., *grid) or (samples, *grid), floating point.
     basis
         DCT (default), FOURIER, HAAR or another basis.
     dims
         Number of trailing spectral axes.
+    channels
+        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
@@ -836,7 +857,8 @@ def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2) -> Spectrum:
     True
     """
     check_state(x, dims=dims)
-    return SpectrumMeter(x.shape[-dims:], basis=basis).update(x).result()
+    check_channels(channels)
+    return SpectrumMeter(x.shape[-dims:], basis=basis).update(x).result(channels=channels)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -945,6 +967,7 @@ def fit_spectrum(
     dims: int = 2,
     band: tuple[float, float] | None = None,
     weights: Weights = "uniform",
+    channels: Channels = "mean",
 ) -> PowerLaw:
     """Measure and fit in one call: latents in, power law out.
 
@@ -957,6 +980,8 @@ def fit_spectrum(
         As :func:`power_spectrum`.
     band, weights
         As :func:`fit_power_law`.
+    channels
+        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
@@ -969,6 +994,7 @@ def fit_spectrum(
     >>> fit_spectrum(torch.randn(8, 4, 32, 32)).shape
     (32, 32)
     """
+    check_channels(channels)
     meter: SpectrumMeter | None = None
     for item in [latents] if isinstance(latents, Tensor) else latents:
         batch: Any = item[0] if isinstance(item, (tuple, list)) and item else item
@@ -977,7 +1003,7 @@ def fit_spectrum(
         meter.update(batch)
     if meter is None:
         raise ValueError("latents is empty; pass at least one tensor")
-    return fit_power_law(meter.result(), band=band, weights=weights)
+    return fit_power_law(meter.result(channels=channels), band=band, weights=weights)
 
 
 _PAPER = "arXiv 2605.18736, App. C"
