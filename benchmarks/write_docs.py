@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -75,13 +76,67 @@ def channels() -> str:
     return markdown(header, [[row[name] for name in names] for row in data])
 
 
+def same_seed_share() -> str:
+    """Share of samples above 30 dB by transition time and variant."""
+    data = rows("same_seed")
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    value = {(row["transition"], row["clock"], row["coupling"]): float(row["same_picture"]) for row in data}
+    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    times = list(dict.fromkeys(row["transition"] for row in data))
+    return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
+
+
+def cost() -> str:
+    """TFLOP of one step of the real transformers."""
+    header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
+    names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
+    return markdown(header, [[row[name] for name in names] for row in rows("cost")])
+
+
+def equation_rows() -> list[dict[str, str]]:
+    """docs/equations.csv: every equation with its function and its test."""
+    with (ROOT / "docs" / "equations.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def notebook_checks() -> dict[str, list[str]]:
+    """Label of a check -> notebooks with a cell that begins with ``# Checks:`` and names it."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            first = "".join(cell["source"]).partition("\n")[0]
+            if cell["cell_type"] == "code" and first.startswith("# Checks: "):
+                for label in first.removeprefix("# Checks: ").split("; "):
+                    if path.name not in found.setdefault(label, []):
+                        found[label].append(path.name)
+    return found
+
+
+def row_labels(row: dict[str, str]) -> list[str]:
+    """What a notebook must check for a row: each of its equation numbers, or the thing itself when it has none."""
+    numbers = [part.strip() for part in row["equation"].split(",")]
+    return [f"Eq. {n}" for n in numbers] if all(n.isdigit() for n in numbers) else [row["what"]]
+
+
+def row_notebooks(row: dict[str, str], checks: dict[str, list[str]]) -> list[str]:
+    """Notebooks that check a row: those of its numbers, where every number has one, and those that name the thing itself."""
+    by_label = [checks.get(label, []) for label in row_labels(row)]
+    named = checks.get(row["what"], [])
+    return sorted({name for names in [*by_label, named] for name in names}) if all(by_label) else []
+
+
 def equations() -> str:
-    """The table equation -> function -> test of docs/theory.md."""
+    """The table equation -> function -> test -> notebook of docs/theory.md."""
+    checks = notebook_checks()
+
+    def links(row: dict[str, str]) -> str:
+        return ", ".join(f"[{name.partition('_')[0]}](../notebooks/{name})" for name in row_notebooks(row, checks))
+
     return markdown(
-        ["equation", "what", "function", "test"],
+        ["equation", "what", "function", "test", "notebook"],
         [
-            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`"]
-            for row in csv.DictReader((ROOT / "docs" / "equations.csv").open(newline=""))
+            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`", links(row) or "-"]
+            for row in equation_rows()
         ],
     )
 
@@ -91,6 +146,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "multistep_history": multistep_history,
     "channels": channels,
     "equations": equations,
+    "same_seed_share": same_seed_share,
+    "cost": cost,
 }
 
 
