@@ -97,9 +97,7 @@ def execute(path: Path, write: bool) -> tuple[str, float, list[str]]:
     start = time.perf_counter()
     try:
         quiet = ["--log-level=ERROR"]
-        client = NotebookClient(
-            fresh, timeout=300, kernel_name="python3", record_timing=False, extra_arguments=quiet
-        )
+        client = NotebookClient(fresh, timeout=300, kernel_name="python3", record_timing=False, extra_arguments=quiet)
         client.execute(cwd=str(path.parent))
     except CellExecutionError as error:
         tail = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip().splitlines()[-12:]

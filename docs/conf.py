@@ -43,20 +43,27 @@ default_role = "code"
 # Every reference into this package must resolve; other projects' names are shown without links, so the build needs no network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|np|collections|matplotlib|typing|pathlib|argparse|types|abc|contextlib|os|diffusers)(\..*)?"),
+    (
+        "py:.*",
+        r"(torch|numpy|np|collections|matplotlib|typing|pathlib|argparse|types|abc|contextlib|os|diffusers)(\..*)?",
+    ),
     ("py:.*", r"(Tensor|Axes|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|SimpleNamespace|ABC)"),
     ("py:class", r"(Solver|SolverName|Velocity|Coupling|Clock|Cost|Kind|Weights|Draw|Grid|Array|Source)"),
 ]
 suppress_warnings = ["toc.empty_glob"]
 
 
-def write_api_pages() -> None:
-    """One page a module, so that a new module needs no new file here."""
-    folder = HERE / "api"
-    folder.mkdir(exist_ok=True)
+def write_pages() -> None:
+    """Pages made from other files: a copy of the notebooks, and one API page a module, so that a new one needs no line here."""
     names = [info.name for info in pkgutil.walk_packages(spectral_pd.__path__, "spectral_pd.")]
     names = [name for name in names if not any(part.startswith("_") for part in name.split("."))]
-    wanted = {"index.rst": _index(names)} | {f"{name}.rst": _page(name) for name in names}
+    _sync(HERE / "api", {"index.rst": _index(names)} | {f"{name}.rst": _page(name) for name in names})
+    _sync(HERE / "notebooks", {path.name: path.read_text() for path in (HERE.parent / "notebooks").glob("*.ipynb")})
+
+
+def _sync(folder: Path, wanted: dict[str, str]) -> None:
+    """Make `folder` hold exactly these files; unchanged ones keep their time, so that Sphinx need not read them again."""
+    folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
@@ -68,7 +75,13 @@ def write_api_pages() -> None:
 
 def _index(names: list[str]) -> str:
     title = "API"
-    lines = [title, "=" * len(title), "", "Everything a user needs is importable from ``spectral_pd`` itself. One page a module:", ""]
+    lines = [
+        title,
+        "=" * len(title),
+        "",
+        "Everything a user needs is importable from ``spectral_pd`` itself. One page a module:",
+        "",
+    ]
     for name in names:
         first = (importlib.import_module(name).__doc__ or "").strip().splitlines()[0]
         lines += [f":doc:`{name} <{name}>`", f"    {first}", ""]
@@ -103,7 +116,9 @@ def find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
         return None
     wanted = "." + node["reftarget"].removeprefix("spectral_pd.")
     documented = env.domaindata["py"]["objects"]
-    found = [(name.count("."), name) for name, entry in documented.items() if name.endswith(wanted) and not entry.aliased]
+    found = [
+        (name.count("."), name) for name, entry in documented.items() if name.endswith(wanted) and not entry.aliased
+    ]
     nearest = [name for depth, name in found if depth == min(found)[0]]
     if len(nearest) != 1:
         return None
@@ -124,7 +139,7 @@ def for_the_site(app: Any, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
-    write_api_pages()
+    write_pages()
     app.connect("source-read", for_the_site)
     app.connect("autodoc-process-docstring", sections_to_rst)
     app.connect("missing-reference", find_public_name)
