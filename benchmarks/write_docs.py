@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from equation_table import equations
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -39,6 +40,23 @@ def same_seed() -> str:
     table = markdown(header, [[f"{float(t):.2f}", *(value[(t, *variant)] for variant in variants)] for t in times])
     first = data[0]
     return f"{table}\n{first['samples']} samples; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def same_seed_share() -> str:
+    """Share of samples above 30 dB by transition time and variant."""
+    data = rows("same_seed")
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    value = {(row["transition"], row["clock"], row["coupling"]): float(row["same_picture"]) for row in data}
+    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    times = list(dict.fromkeys(row["transition"] for row in data))
+    return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
+
+
+def cost() -> str:
+    """TFLOP of one step of the real transformers."""
+    header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
+    names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
+    return markdown(header, [[row[name] for name in names] for row in rows("cost")])
 
 
 def multistep_history() -> str:
@@ -76,78 +94,70 @@ def channels() -> str:
     return markdown(header, [[row[name] for name in names] for row in data])
 
 
-def same_seed_share() -> str:
-    """Share of samples above 30 dB by transition time and variant."""
-    data = rows("same_seed")
-    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
-    value = {(row["transition"], row["clock"], row["coupling"]): float(row["same_picture"]) for row in data}
-    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
-    times = list(dict.fromkeys(row["transition"] for row in data))
-    return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
+def _interval(row: dict[str, str], name: str, form: str) -> str:
+    """A value with its interval, where the row has one."""
+    value = f"{float(row[name]):{form}}"
+    if not row[f"{name}_low"]:
+        return value
+    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
 
 
-def cost() -> str:
-    """TFLOP of one step of the real transformers."""
-    header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
-    names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
-    return markdown(header, [[row[name] for name in names] for row in rows("cost")])
-
-
-def equation_rows() -> list[dict[str, str]]:
-    """docs/equations.csv: every equation with its function and its test."""
-    with (ROOT / "docs" / "equations.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def notebook_checks() -> dict[str, list[str]]:
-    """Label of a check -> notebooks with a cell that begins with ``# Checks:`` and names it."""
-    found: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text())["cells"]:
-            first = "".join(cell["source"]).partition("\n")[0]
-            if cell["cell_type"] == "code" and first.startswith("# Checks: "):
-                for label in first.removeprefix("# Checks: ").split("; "):
-                    if path.name not in found.setdefault(label, []):
-                        found[label].append(path.name)
-    return found
-
-
-def row_labels(row: dict[str, str]) -> list[str]:
-    """What a notebook must check for a row: each of its equation numbers, or the thing itself when it has none."""
-    numbers = [part.strip() for part in row["equation"].split(",")]
-    return [f"Eq. {n}" for n in numbers] if all(n.isdigit() for n in numbers) else [row["what"]]
-
-
-def row_notebooks(row: dict[str, str], checks: dict[str, list[str]]) -> list[str]:
-    """Notebooks that check a row: those of its numbers, where every number has one, and those that name the thing itself."""
-    by_label = [checks.get(label, []) for label in row_labels(row)]
-    named = checks.get(row["what"], [])
-    return sorted({name for names in [*by_label, named] for name in names}) if all(by_label) else []
-
-
-def equations() -> str:
-    """The table equation -> function -> test -> notebook of docs/theory.md."""
-    checks = notebook_checks()
-
-    def links(row: dict[str, str]) -> str:
-        return ", ".join(f"[{name.partition('_')[0]}](../notebooks/{name})" for name in row_notebooks(row, checks))
-
-    return markdown(
-        ["equation", "what", "function", "test", "notebook"],
+def _spectra(chosen: list[dict[str, str]], first: list[str]) -> str:
+    header = [*first, "A", "beta", "R2", "t* of the law", "t* of the table"]
+    body = [
         [
-            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`", links(row) or "-"]
-            for row in equation_rows()
-        ],
+            *(row[name] for name in first),
+            _interval(row, "amplitude", ".4g"),
+            _interval(row, "exponent", ".2f"),
+            f"{float(row['r2']):.4f}",
+            _interval(row, "transition", ".3f"),
+            f"{float(row['transition_of_table']):.3f}",
+        ]
+        for row in chosen
+    ]
+    return markdown(header, body)
+
+
+def spectra_choices() -> str:
+    """A, beta and t* of one set at one size as one choice after another changes."""
+    chosen = [row for row in rows("spectra_study") if (row["set"], row["size"]) == ("debian", "512")]
+    return f"{chosen[0]['samples']} photographs at 512 pixels.\n\n" + _spectra(chosen, ["change"])
+
+
+def spectra_sets() -> str:
+    """The reference measurement of every set and size."""
+    chosen = [row for row in rows("spectra_study") if row["change"] == "reference"]
+    return _spectra(chosen, ["set", "size", "samples"])
+
+
+def spectra_throughput() -> str:
+    """Time of every candidate over the meter's, and the long stream."""
+    data = rows("spectra_throughput")
+    timed, stream = ([row for row in data if (row["case"] == "stream") == long] for long in (False, True))
+    cases = list(dict.fromkeys(row["case"] for row in timed))
+    names = list(dict.fromkeys(row["candidate"] for row in timed))
+    value = {(row["candidate"], row["case"]): row["time_over_meter"] for row in timed}
+    table = markdown(
+        ["time over the meter's", *cases], [[name, *(value[name, case] for case in cases)] for name in names]
+    )
+    first, last = stream[0], stream[-1]
+    return (
+        f"{table}\nA stream of {last['candidate']} went through one meter at {last['gigabytes_per_second']} GB/s; resident "
+        f"memory was {first['resident_megabytes']} MB after {first['candidate']} and {last['resident_megabytes']} MB at the "
+        f"end.\n\n{last['device']}, {last['threads']} thread, torch {last['torch']}, commit {last['commit']}.\n"
     )
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
-    "multistep_history": multistep_history,
-    "channels": channels,
-    "equations": equations,
     "same_seed_share": same_seed_share,
     "cost": cost,
+    "multistep_history": multistep_history,
+    "channels": channels,
+    "spectra_choices": spectra_choices,
+    "spectra_sets": spectra_sets,
+    "spectra_throughput": spectra_throughput,
+    "equations": equations,
 }
 
 
