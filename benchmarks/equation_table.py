@@ -1,7 +1,7 @@
 """Which function computes an equation, which test judges it, which notebook shows it: the table of docs/theory.md.
 
-``docs/equations.csv`` names function and test. A notebook cell says what it checks in its first line, ``# Checks: Eq. 9; coupled
-noise``: equation numbers, or the ``what`` of a row.
+``docs/equations.csv`` names function and test. A notebook cell says what it checks in its first line, ``# Checks: Eq. 9;
+coupled noise``: equation numbers, or the ``what`` of a row.
 """
 
 from __future__ import annotations
