@@ -159,7 +159,7 @@ def draw(path: Path, errors: list[dict], rows: list[dict], pictures: dict[float,
     strips = [("plain sampling", pictures[0.0][shown])]
     strips += [(rf"$\delta$ = {delta:g}", pictures[delta][shown]) for delta in SHOWN_DELTAS]
     plot_strips(strips, ax=bottom).set_title(
-        f"Same noise, photograph crops (the 16 of most contrast of {len(contrast)}): every frequency held until its activation time"
+        f"Same noise, crops (the 16 of most contrast of {len(contrast)}): every frequency held until its activation time"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

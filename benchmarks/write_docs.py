@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from equation_table import equations
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -38,6 +40,23 @@ def same_seed() -> str:
     table = markdown(header, [[f"{float(t):.2f}", *(value[(t, *variant)] for variant in variants)] for t in times])
     first = data[0]
     return f"{table}\n{first['samples']} samples; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def same_seed_share() -> str:
+    """Share of samples above 30 dB by transition time and variant."""
+    data = rows("same_seed")
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    value = {(row["transition"], row["clock"], row["coupling"]): float(row["same_picture"]) for row in data}
+    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    times = list(dict.fromkeys(row["transition"] for row in data))
+    return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
+
+
+def cost() -> str:
+    """TFLOP of one step of the real transformers."""
+    header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
+    names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
+    return markdown(header, [[row[name] for name in names] for row in rows("cost")])
 
 
 def multistep_history() -> str:
@@ -238,19 +257,10 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
-def equations() -> str:
-    """The table equation -> function -> test of docs/theory.md."""
-    return markdown(
-        ["equation", "what", "function", "test"],
-        [
-            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`"]
-            for row in csv.DictReader((ROOT / "docs" / "equations.csv").open(newline=""))
-        ],
-    )
-
-
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
+    "same_seed_share": same_seed_share,
+    "cost": cost,
     "multistep_history": multistep_history,
     "channels": channels,
     "spectra_choices": spectra_choices,
