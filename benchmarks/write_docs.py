@@ -144,6 +144,60 @@ def passthrough_error() -> str:
     return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
 
 
+def _interval(row: dict[str, str], name: str, form: str) -> str:
+    """A value with its interval, where the row has one."""
+    value = f"{float(row[name]):{form}}"
+    if not row[f"{name}_low"]:
+        return value
+    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
+
+
+def _spectra(chosen: list[dict[str, str]], first: list[str]) -> str:
+    header = [*first, "A", "beta", "R2", "t* of the law", "t* of the table"]
+    body = [
+        [
+            *(row[name] for name in first),
+            _interval(row, "amplitude", ".4g"),
+            _interval(row, "exponent", ".2f"),
+            f"{float(row['r2']):.4f}",
+            _interval(row, "transition", ".3f"),
+            f"{float(row['transition_of_table']):.3f}",
+        ]
+        for row in chosen
+    ]
+    return markdown(header, body)
+
+
+def spectra_choices() -> str:
+    """A, beta and t* of one set at one size as one choice after another changes."""
+    chosen = [row for row in rows("spectra_study") if (row["set"], row["size"]) == ("debian", "512")]
+    return f"{chosen[0]['samples']} photographs at 512 pixels.\n\n" + _spectra(chosen, ["change"])
+
+
+def spectra_sets() -> str:
+    """The reference measurement of every set and size."""
+    chosen = [row for row in rows("spectra_study") if row["change"] == "reference"]
+    return _spectra(chosen, ["set", "size", "samples"])
+
+
+def spectra_throughput() -> str:
+    """Time of every candidate over the meter's, and the long stream."""
+    data = rows("spectra_throughput")
+    timed, stream = ([row for row in data if (row["case"] == "stream") == long] for long in (False, True))
+    cases = list(dict.fromkeys(row["case"] for row in timed))
+    names = list(dict.fromkeys(row["candidate"] for row in timed))
+    value = {(row["candidate"], row["case"]): row["time_over_meter"] for row in timed}
+    table = markdown(
+        ["time over the meter's", *cases], [[name, *(value[name, case] for case in cases)] for name in names]
+    )
+    first, last = stream[0], stream[-1]
+    return (
+        f"{table}\nA stream of {last['candidate']} went through one meter at {last['gigabytes_per_second']} GB/s; resident "
+        f"memory was {first['resident_megabytes']} MB after {first['candidate']} and {last['resident_megabytes']} MB at the "
+        f"end.\n\n{last['device']}, {last['threads']} thread, torch {last['torch']}, commit {last['commit']}.\n"
+    )
+
+
 def equations() -> str:
     """The table equation -> function -> test of docs/theory.md."""
     return markdown(
@@ -162,6 +216,9 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "editing": editing,
     "passthrough": passthrough,
     "passthrough_error": passthrough_error,
+    "spectra_choices": spectra_choices,
+    "spectra_sets": spectra_sets,
+    "spectra_throughput": spectra_throughput,
     "equations": equations,
 }
 

@@ -270,21 +270,23 @@ class Spectrum:
         object.__setattr__(self, "shape", check_shape(self.shape))
 
     def __call__(self, omega: Any) -> Any:
-        """Power at `omega` by straight lines in log-log between bin centres, constant over the outer half bins.
+        """Power at `omega` by straight lines in log-log between bin centres.
 
-        Returns the kind given: float, numpy array or tensor.
+        Below the first bin its power is held (the lowest octaves of Haar and the first half cycle of DCT have no bin of their
+        own, and every plan asks from 0.5 cycles on), above the last one over half a cycle. Returns the kind given: float,
+        numpy array or tensor.
 
         Raises
         ------
         ValueError
-            `omega` not positive, or more than half a cycle outside the table; power 0 in the table.
+            `omega` not positive, or more than half a cycle above the table; power 0 in the table.
         """
         original, array = _frequencies(omega)
-        low, high = self.frequency[0] - 0.5, self.frequency[-1] + 0.5
-        if array.size and (array.min() < low or array.max() > high):
+        high = self.frequency[-1] + 0.5
+        if array.size and array.max() > high:
             raise ValueError(
-                f"omega in [{array.min():g}, {array.max():g}] leaves the measured range [{low:g}, {high:g}] cycles; "
-                f"measure on a larger grid, or fit a power law with fit_power_law(spectrum)"
+                f"omega = {array.max():g} lies above the measured range, which ends at {high:g} cycles; measure on a larger "
+                f"grid, or fit a power law with fit_power_law(spectrum)"
             )
         if (self.power == 0).any():
             raise ValueError("the table has bins of power 0, which no frequency activates; measure more samples")
@@ -569,7 +571,10 @@ class SpectrumMeter:
         columns = self._columns + 1
         if not len(self._replicates) and self.basis is DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
-            maps = ops.power_map(planes.movedim(1, 2), planes.shape[1])
+            if planes.shape[2] == 1:
+                maps = ops.power_map(planes, planes.shape[1])
+            else:  # a channel's frames lie together: no copy of the batch with channels last
+                maps = torch.cat([ops.power_map(channel) for channel in planes.unbind(1)])
             total = maps.new_zeros(planes.shape[1], columns).index_add_(1, self._bins, maps.flatten(1))
             return total[:, :-1], total[:0, :-1]
         sums = radial_sums(planes.flatten(0, 2), self.basis, self._bins, columns)[:, :-1]
@@ -894,9 +899,9 @@ def fit_band(spectrum: Spectrum, band: tuple[float, float] | None) -> np.ndarray
     omega, power = spectrum.frequency, spectrum.power
     inside = np.ones(len(omega), dtype=bool)
     if band is not None:
-        low, high = band
-        if not low < high:
+        if len(band) != 2 or not band[0] < band[1]:
             raise ValueError(f"band = {band} must be (lowest, highest) with lowest < highest")
+        low, high = band
         inside = (omega >= low) & (omega <= high)
     if inside.sum() < 2:
         raise ValueError(

@@ -215,7 +215,7 @@ CASES = {
     "outside the table": (
         lambda: table()(9.0),
         V,
-        r"omega in \[9, 9\] leaves the measured range \[0\.5, 2\.5\] .*fit",
+        r"omega = 9 lies above the measured range, which ends at 2\.5 cycles; .*fit",
     ),
     "table with power 0": (lambda: table(power=(1.0, 0.0))(1.0), V, r"bins of power 0"),
     "meter of one sample": (
@@ -253,6 +253,11 @@ CASES = {
     ),
     "fit of constants": (lambda: fit_spectrum(torch.ones(2, 8, 8)), V, r"bins of power 0 have no logarithm"),
     "fit of one bin": (lambda: fit_spectrum(randn(2, 2, 2)), V, r"only 1 bins to fit on grid \(2, 2\)"),
+    "fit band of three": (
+        lambda: fit_power_law(table(), band=(1, 2, 3)),
+        V,
+        r"band = \(1, 2, 3\) must be \(lowest, highest\)",
+    ),
     "fit in an empty band": (
         lambda: fit_power_law(table(), band=(2, 1)),
         V,
@@ -602,7 +607,7 @@ CASES = {
     "passthrough beyond a table": (
         lambda: held(spectrum=table(shape=(8, 8))),
         V,
-        r"leaves the measured range .* fit a power law",
+        r"above the measured range, .* fit a power law",
     ),
     "passthrough of a field without a grid": (
         lambda: held(NoiseField(0), leading=(1,)),
