@@ -3,7 +3,7 @@
 // A task describes one call; a kernel does one strip or block of one plane of it. Which thread runs which strip does not
 // change any number. Torch-free: sanitizers and other programs can drive it directly.
 //
-// DCT tasks walk a plane in three steps, kLanes lines at a time (a "strip" is kLanes columns, a "block" kLanes rows):
+// DCT tasks walk a plane in three steps, a few registers of columns (a "strip") or one register of rows (a "block") at a time:
 //
 //   columns_in     load a strip of the input, transform its columns, transpose into row tiles       (input read once)
 //   rows           forward rows; new coefficients from noise; inverse rows; transpose into column tiles
@@ -20,9 +20,9 @@ namespace spd {
 enum class Storage : int { kFloat32, kBfloat16, kFloat16 };
 
 struct NoiseSource {
-  const int64_t* keys;    // one an item
-  int64_t planes;         // planes an item
-  uint32_t first_plane;   // address of an item's first plane
+  const int64_t* keys;   // one an item
+  int64_t planes;        // planes an item
+  uint32_t first_plane;  // address of an item's first plane
   uint32_t transition;
 };
 
@@ -36,7 +36,7 @@ struct GridTask {
   const void* white;  // fine planes, or null
   void* out;
   double t, scale;
-  bool draw;          // fill new coefficients from `noise`
+  bool draw;  // fill new coefficients from `noise`
   NoiseSource noise;
 };
 
@@ -49,14 +49,16 @@ struct PowerTask {
 
 // Tiles of one plane, in floats; a kernel of the same instruction set made and reads them.
 struct Tiles {
-  float* coarse_rows;   // coefficients of x, after the column transform
-  float* fine_rows;     // of the white field
-  float* columns;       // after the inverse row transform
+  float* coarse_rows;  // coefficients of x, after the column transform
+  float* fine_rows;    // of the white field
+  float* columns;      // after the inverse row transform
 };
 
 struct Kernels {
   const char* name;
   int lanes;
+
+  int (*strips)(int rows, int columns);  // strips that the columns of a plane are walked in
 
   // Floats needed: of each tile set of a plane, and of a thread's line buffers.
   int64_t (*tile_floats)(int rows, int columns);
@@ -70,7 +72,7 @@ struct Kernels {
   void (*restrict_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
   void (*restrict_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
 
-  // One plane into a map of row tiles of squares (see power_unpack), its mean removed first.
+  // One plane, a constant near its mean removed first, into a map of row tiles of squares (see power_unpack).
   void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, double* squares);
   // map += scale of each coefficient * squares
   void (*power_unpack)(const PowerTask&, const double* squares, double* map);
@@ -85,7 +87,7 @@ struct Kernels {
   void (*noise_plane)(const NoiseSource&, int64_t plane, int rows, int columns, float* out, float* lines);
 };
 
-const Kernels& kernels();                  // the best for this machine
+const Kernels& kernels();                   // the best for this machine
 const Kernels* kernels_named(const char*);  // "avx512", "avx2", "baseline"; null where it cannot run
 
 }  // namespace spd

@@ -2,7 +2,8 @@
 //
 // Scaling. Transforms are unnormalised; the orthonormal weights are sqrt(2/n) for k > 0 and sqrt(1/n) for k = 0. The sqrt(2/n)
 // of all axes are folded into two numbers, one for coefficients that come from a forward transform and one for noise. What is
-// left, sqrt(1/2) at k = 0, multiplies one register per transform: the first output of a forward, the first input of an inverse.
+// left, sqrt(1/2) at k = 0, multiplies one register per transform: the first output of a forward, the first input of an
+// inverse.
 #pragma once
 #include "cpu.h"
 #include "dct.h"
@@ -18,11 +19,18 @@ static int lanes_of(int n, int block) { return n - block * kLanes < kLanes ? n -
 // sqrt(2/rows) sqrt(2/columns)
 static double norm(int rows, int columns) { return 2.0 / __builtin_sqrt(static_cast<double>(rows) * columns); }
 
+// Columns are loaded and stored a strip at a time. Of tall planes a strip is several registers wide: a row of it then is
+// several whole cache lines, and rows, a large power of two apart in memory, do not evict one another before they are used.
+constexpr int kTall = 256, kTallColumns = 64;
+static int strip_width(int rows) { return rows >= kTall ? kTallColumns / kLanes : 1; }  // in registers
+static int strips(int rows, int columns) { return (blocks(columns) + strip_width(rows) - 1) / strip_width(rows); }
+
 // Row tiles: coefficient column v of rows block * kLanes + lane is register block * width + v.
 // Column tiles: row u of columns strip * kLanes + lane is register strip * height + u. Both sizes padded to whole blocks.
 static int64_t tile_floats(int rows, int columns) { return int64_t{blocks(rows)} * blocks(columns) * kLanes * kLanes; }
 static int64_t line_floats(int longest) {
-  return int64_t{kLanes} * (4 * blocks(longest) * kLanes + dct_scratch(longest)) + 8 * int64_t{longest} + 64;
+  return int64_t{kLanes} * ((3 + strip_width(longest)) * blocks(longest) * kLanes + dct_scratch(longest)) +
+         8 * int64_t{longest} + 64;
 }
 
 // kLanes x n registers: n lines of lanes become, block by block, registers of the other axis.
@@ -43,75 +51,81 @@ static void transpose_out(const F* line, int n, F* tiles, int64_t tile_step) {
   }
 }
 
+// The registers of a strip.
+struct Strip {
+  int first, count, step;  // first register, how many, and their distance in the line buffer
+};
+static Strip strip_at(int rows, int columns, int strip) {
+  const int width = strip_width(rows), first = strip * width;
+  return {first, blocks(columns) - first < width ? blocks(columns) - first : width, blocks(rows) * kLanes};
+}
+
 template <class T>
-SPD_HD void load_strip(const void* plane, int64_t offset, int rows, int pitch, int valid, F* line) {
-  const T* p = static_cast<const T*>(plane) + offset;
-  if (valid == kLanes) {
-    for (int u = 0; u < rows; ++u) line[u] = load(p + int64_t{u} * pitch);
-  } else {
-    for (int u = 0; u < rows; ++u) line[u] = load_some(p + int64_t{u} * pitch, valid);
+SPD_HD void load_strip(const void* planes, int64_t plane, int rows, int columns, const Strip& s, F* lines) {
+  const T* p = static_cast<const T*>(planes) + plane * rows * columns + s.first * kLanes;
+  const int last = lanes_of(columns, s.first + s.count - 1);
+  for (int u = 0; u < rows; ++u, p += columns) {
+    for (int i = 0; i < s.count - 1; ++i) lines[i * s.step + u] = load(p + i * kLanes);
+    lines[(s.count - 1) * s.step + u] = load_some(p + (s.count - 1) * kLanes, last);
   }
 }
-static void load_strip(Storage storage, const void* planes, int64_t plane, int rows, int columns, int strip, F* line) {
-  const int64_t offset = plane * rows * columns + strip * kLanes;
-  const int valid = lanes_of(columns, strip);
+static void load_strip(Storage storage, const void* planes, int64_t plane, int rows, int columns, const Strip& s, F* lines) {
   switch (storage) {
     case Storage::kFloat32:
-      return load_strip<float>(planes, offset, rows, columns, valid, line);
+      return load_strip<float>(planes, plane, rows, columns, s, lines);
     case Storage::kBfloat16:
-      return load_strip<Bfloat16>(planes, offset, rows, columns, valid, line);
+      return load_strip<Bfloat16>(planes, plane, rows, columns, s, lines);
     case Storage::kFloat16:
-      return load_strip<Float16>(planes, offset, rows, columns, valid, line);
+      return load_strip<Float16>(planes, plane, rows, columns, s, lines);
   }
 }
 
 template <class T>
-SPD_HD void store_strip(void* plane, int64_t offset, int rows, int pitch, int valid, const F* line) {
-  T* p = static_cast<T*>(plane) + offset;
-  if (valid == kLanes) {
-    for (int u = 0; u < rows; ++u) store(p + int64_t{u} * pitch, line[u]);
-  } else {
-    for (int u = 0; u < rows; ++u) store_some(p + int64_t{u} * pitch, line[u], valid);
+SPD_HD void store_strip(void* planes, int64_t plane, int rows, int columns, const Strip& s, const F* lines) {
+  T* p = static_cast<T*>(planes) + plane * rows * columns + s.first * kLanes;
+  const int last = lanes_of(columns, s.first + s.count - 1);
+  for (int u = 0; u < rows; ++u, p += columns) {
+    for (int i = 0; i < s.count - 1; ++i) store(p + i * kLanes, lines[i * s.step + u]);
+    store_some(p + (s.count - 1) * kLanes, lines[(s.count - 1) * s.step + u], last);
   }
 }
-static void store_strip(Storage storage, void* planes, int64_t plane, int rows, int columns, int strip, const F* line) {
-  const int64_t offset = plane * rows * columns + strip * kLanes;
-  const int valid = lanes_of(columns, strip);
+static void store_strip(Storage storage, void* planes, int64_t plane, int rows, int columns, const Strip& s, const F* lines) {
   switch (storage) {
     case Storage::kFloat32:
-      return store_strip<float>(planes, offset, rows, columns, valid, line);
+      return store_strip<float>(planes, plane, rows, columns, s, lines);
     case Storage::kBfloat16:
-      return store_strip<Bfloat16>(planes, offset, rows, columns, valid, line);
+      return store_strip<Bfloat16>(planes, plane, rows, columns, s, lines);
     case Storage::kFloat16:
-      return store_strip<Float16>(planes, offset, rows, columns, valid, line);
+      return store_strip<Float16>(planes, plane, rows, columns, s, lines);
   }
 }
 
 // ---- step 1: columns in -----------------------------------------------------------------------------------------------
 
-// Forward columns of a strip of `in` (rows x columns); the lowest `kept` rows of coefficients go to row tiles.
-static void forward_columns(const DctPlan& plan, F* in, int rows, int kept, int columns, int strip, F* tiles, F* lines) {
-  F *out = lines, *scratch = lines + blocks(rows) * kLanes;
-  dct2(plan.top(), in, out, 1, scratch);
-  out[0] *= kSqrtHalf;
-  const int width = blocks(columns) * kLanes;
-  transpose_out(out, kept, tiles + strip * kLanes, width);
+// Forward columns of a strip of `planes` (rows x columns); the lowest `kept` rows of coefficients go to row tiles.
+static void forward_columns(const DctPlan& plan, Storage storage, const void* planes, int64_t plane, int columns, int strip,
+                            int kept, F* tiles, F* lines) {
+  const int rows = plan.size(), width = blocks(columns) * kLanes;
+  const Strip s = strip_at(rows, columns, strip);
+  F *out = lines + s.count * s.step, *scratch = out + s.step;
+  load_strip(storage, planes, plane, rows, columns, s, lines);
+  for (int i = 0; i < s.count; ++i) {
+    dct2(plan.top(), lines + i * s.step, out, 1, scratch);
+    out[0] *= kSqrtHalf;
+    transpose_out(out, kept, tiles + (s.first + i) * kLanes, width);
+  }
 }
 
 static void expand_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
-  F* in = reinterpret_cast<F*>(lines);
-  if (task.x && strip < blocks(w)) {
-    load_strip(task.storage, task.x, plane, h, w, strip, in);
-    forward_columns(*task.coarse_plan[0], in, h, h, w, strip, reinterpret_cast<F*>(tiles.coarse_rows),
-                    in + blocks(h) * kLanes);
-  }
-  if (task.white && strip < blocks(W)) {
-    load_strip(task.storage, task.white, plane, H, W, strip, in);
-    forward_columns(*task.fine_plan[0], in, H, h, W, strip, reinterpret_cast<F*>(tiles.fine_rows),
-                    in + blocks(H) * kLanes);
-  }
+  F* line = reinterpret_cast<F*>(lines);
+  if (task.x && strip < strips(h, w))
+    forward_columns(*task.coarse_plan[0], task.storage, task.x, plane, w, strip, h, reinterpret_cast<F*>(tiles.coarse_rows),
+                    line);
+  if (task.white && strip < strips(H, W))
+    forward_columns(*task.fine_plan[0], task.storage, task.white, plane, W, strip, h, reinterpret_cast<F*>(tiles.fine_rows),
+                    line);
 }
 
 // ---- step 2: rows -----------------------------------------------------------------------------------------------------
@@ -126,15 +140,14 @@ static void draw_rows(const FieldPlane& at, int block, int first_quad, int colum
   const int quads = (columns + 3) / 4;
   const QuadState state{table, table + quads, table + 2 * quads, table + 3 * quads};
   for (int q = first_quad; q < quads; ++q) quad_state(at, q, state, q);
-  U row_z, row_w;
+  U z, w;
   for (int i = 0; i < kLanes; ++i) {
     const RowState r = row_state(at, block * kLanes + i);
-    row_z[i] = r.z;
-    row_w[i] = r.w;
+    z[i] = r.z;
+    w[i] = r.w;
   }
-  const auto lanes = [&](int q) {
-    return QuadLanes{row_z, row_w, state.z[q] + U{}, state.y[q] + U{}, state.high[q] + U{}, state.low[q] + U{}};
-  };
+  const Halves row_z(z), row_w(w);
+  const auto lanes = [&](int q) { return QuadLanes{row_z, row_w, state.z[q], state.y[q], state.high[q], state.low[q]}; };
   int q = first_quad;
   for (; q + 2 <= quads; q += 2) noise_block<2>(at.key, {lanes(q), lanes(q + 1)}, splat(sigma), line + 4 * q);
   if (q < quads) noise_block<1>(at.key, {lanes(q)}, splat(sigma), line + 4 * q);
@@ -192,31 +205,40 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
 
 // ---- step 3: columns out ----------------------------------------------------------------------------------------------
 
+// Inverse columns of a strip of column tiles, of which rows from `filled` on are zero; then store_strip.
+static void inverse_columns(const DctPlan& plan, F* tiles, int filled, const Strip& s, F* lines) {
+  const int rows = plan.size();
+  F* scratch = lines + s.count * s.step;
+  for (int i = 0; i < s.count; ++i) {
+    F* in = tiles + int64_t{s.first + i} * s.step;
+    for (int u = filled; u < rows; ++u) in[u] = F{};
+    in[0] *= kSqrtHalf;
+    dct3(plan.top(), in, 1, lines + i * s.step, scratch);
+  }
+}
+
 static void expand_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
   const auto [H, W] = task.fine;
-  F *out = reinterpret_cast<F*>(lines), *scratch = out + blocks(H) * kLanes;
-  F* in = reinterpret_cast<F*>(tiles.columns) + int64_t{strip} * blocks(H) * kLanes;
-  if (!task.draw)  // rows above the coarse ones are zero
-    for (int u = blocks(task.coarse[0]) * kLanes; u < H; ++u) in[u] = F{};
-  in[0] *= kSqrtHalf;
-  dct3(task.fine_plan[0]->top(), in, 1, out, scratch);
+  const Strip s = strip_at(H, W, strip);
+  F* line = reinterpret_cast<F*>(lines);
+  inverse_columns(*task.fine_plan[0], reinterpret_cast<F*>(tiles.columns), task.draw ? H : blocks(task.coarse[0]) * kLanes, s,
+                  line);
   if (task.white) {
-    F* white = scratch;
+    F* white = line + s.count * s.step;
     const float weight = static_cast<float>(task.t * task.scale);
-    load_strip(task.storage, task.white, plane, H, W, strip, white);
-    for (int u = 0; u < H; ++u) out[u] = mad(white[u], weight, out[u]);
+    for (int i = 0; i < s.count; ++i) {
+      load_strip(task.storage, task.white, plane, H, W, {s.first + i, 1, s.step}, white);
+      for (int u = 0; u < H; ++u) line[i * s.step + u] = mad(white[u], weight, line[i * s.step + u]);
+    }
   }
-  store_strip(task.storage, task.out, plane, H, W, strip, out);
+  store_strip(task.storage, task.out, plane, H, W, s, line);
 }
 
 // ---- restriction ------------------------------------------------------------------------------------------------------
 
 static void restrict_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
-  const auto [H, W] = task.fine;
-  F* in = reinterpret_cast<F*>(lines);
-  load_strip(task.storage, task.white, plane, H, W, strip, in);
-  forward_columns(*task.fine_plan[0], in, H, task.coarse[0], W, strip, reinterpret_cast<F*>(tiles.fine_rows),
-                  in + blocks(H) * kLanes);
+  forward_columns(*task.fine_plan[0], task.storage, task.white, plane, task.fine[1], strip, task.coarse[0],
+                  reinterpret_cast<F*>(tiles.fine_rows), reinterpret_cast<F*>(lines));
 }
 
 static void restrict_rows(const GridTask& task, int64_t, int block, const Tiles& tiles, float* lines) {
@@ -236,76 +258,63 @@ static void restrict_rows(const GridTask& task, int64_t, int block, const Tiles&
 
 static void restrict_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
   const auto [h, w] = task.coarse;
-  F *out = reinterpret_cast<F*>(lines), *scratch = out + blocks(h) * kLanes;
-  F* in = reinterpret_cast<F*>(tiles.columns) + int64_t{strip} * blocks(h) * kLanes;
-  in[0] *= kSqrtHalf;
-  dct3(task.coarse_plan[0]->top(), in, 1, out, scratch);
-  store_strip(task.storage, task.out, plane, h, w, strip, out);
+  const Strip s = strip_at(h, w, strip);
+  F* line = reinterpret_cast<F*>(lines);
+  inverse_columns(*task.coarse_plan[0], reinterpret_cast<F*>(tiles.columns), h, s, line);
+  store_strip(task.storage, task.out, plane, h, w, s, line);
 }
 
 // ---- radial power -----------------------------------------------------------------------------------------------------
 
-template <class T>
-SPD_HD double plane_sum(const void* planes, int64_t plane, int64_t count) {
-  const T* p = static_cast<const T*>(planes) + plane * count;
-  double total = 0;
-  for (int64_t i = 0; i < count;) {  // float sums of short runs, double sum of the runs
-    const int64_t end = count - i < 64 * kLanes ? count : i + 64 * kLanes;
-    F sum0{}, sum1{};
-    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      sum0 += load(p + i);
-      sum1 += load(p + i + kLanes);
+// Column transforms of a plane into row tiles. A constant is subtracted first: the mean of the first strip. It moves nothing
+// but the coefficient (0, 0), which is not wanted, and without it the rounding of a large mean would cover small coefficients.
+static void power_columns(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines) {
+  const auto [H, W] = task.size;
+  F* in = reinterpret_cast<F*>(lines);
+  const int width = blocks(W) * kLanes;
+  float level = 0;
+  for (int strip = 0; strip < strips(H, W); ++strip) {
+    const Strip s = strip_at(H, W, strip);
+    load_strip(task.storage, task.x, plane, H, W, s, in);
+    if (strip == 0) {
+      F sum{};
+      for (int i = 0; i < s.count; ++i)
+        for (int u = 0; u < H; ++u) sum += in[i * s.step + u];  // lanes beyond the plane hold 0
+      float total = 0;
+      for (int i = 0; i < kLanes; ++i) total += sum[i];
+      const int columns = W < s.count * kLanes ? W : s.count * kLanes;
+      level = total / (static_cast<float>(H) * columns);
     }
-    sum0 += sum1;
-    for (; i < end; i += kLanes) sum0 += load_some(p + i, end - i < kLanes ? static_cast<int>(end - i) : kLanes);
-    i = end;
-    float lanes = 0;
-    for (int j = 0; j < kLanes; ++j) lanes += sum0[j];
-    total += lanes;
+    F* out = in + s.count * s.step;
+    for (int i = 0; i < s.count; ++i) {
+      F* column = in + i * s.step;
+      for (int u = 0; u < H; ++u) column[u] -= level;
+      dct2(task.plan[0]->top(), column, out, 1, out + s.step);
+      transpose_out(out, H, reinterpret_cast<F*>(tiles.fine_rows) + (s.first + i) * kLanes, width);
+    }
   }
-  return total;
 }
-static double plane_sum(Storage storage, const void* planes, int64_t plane, int64_t count) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return plane_sum<float>(planes, plane, count);
-    case Storage::kBfloat16:
-      return plane_sum<Bfloat16>(planes, plane, count);
-    case Storage::kFloat16:
-      return plane_sum<Float16>(planes, plane, count);
+
+// Row transforms of a block of a plane; their squares are added to the block of `squares`, laid out like row tiles.
+static void power_rows(const PowerTask& task, int block, const Tiles& tiles, float* lines, double* squares) {
+  typedef double D __attribute__((vector_size(4 * kLanes), may_alias));
+  typedef float Half __attribute__((vector_size(2 * kLanes), may_alias));
+  const int W = task.size[1], width = blocks(W) * kLanes;
+  F* out = reinterpret_cast<F*>(lines);
+  dct2(task.plan[1]->top(), reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * width, out, 1, out + width);
+  D* sum = reinterpret_cast<D*>(squares) + int64_t{block} * width * 2;
+  for (int v = 0; v < W; ++v) {
+    Half parts[2];
+    std::memcpy(parts, out + v, sizeof parts);
+    const D low = __builtin_convertvector(parts[0], D), high = __builtin_convertvector(parts[1], D);
+    sum[2 * v] += low * low;
+    sum[2 * v + 1] += high * high;
   }
-  return 0;
 }
 
 static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, double* squares) {
-  const auto [H, W] = task.size;
-  // The transform sees a small mean, or the rounding of the largest coefficient would cover the smallest ones.
-  const double count = static_cast<double>(H) * W;
-  const float mean = static_cast<float>(plane_sum(task.storage, task.x, plane, int64_t{H} * W) / count);
-  F* rows = reinterpret_cast<F*>(tiles.fine_rows);
-  F* in = reinterpret_cast<F*>(lines);
-  const int width = blocks(W) * kLanes;
-  for (int strip = 0; strip < blocks(W); ++strip) {
-    load_strip(task.storage, task.x, plane, H, W, strip, in);
-    for (int u = 0; u < H; ++u) in[u] -= mean;
-    F* out = in + blocks(H) * kLanes;
-    dct2(task.plan[0]->top(), in, out, 1, out + blocks(H) * kLanes);
-    transpose_out(out, H, rows + strip * kLanes, width);
-  }
-  typedef double D __attribute__((vector_size(4 * kLanes), may_alias));
-  typedef float Half __attribute__((vector_size(2 * kLanes), may_alias));
-  for (int block = 0; block < blocks(H); ++block) {
-    F* out = in;
-    dct2(task.plan[1]->top(), rows + int64_t{block} * width, out, 1, out + blocks(W) * kLanes);
-    D* sum = reinterpret_cast<D*>(squares) + int64_t{block} * width * 2;
-    for (int v = 0; v < W; ++v) {
-      Half parts[2];
-      std::memcpy(parts, out + v, sizeof parts);
-      const D low = __builtin_convertvector(parts[0], D), high = __builtin_convertvector(parts[1], D);
-      sum[2 * v] += low * low;
-      sum[2 * v + 1] += high * high;
-    }
-  }
+  power_columns(task, plane, tiles, lines);
+  for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, block, tiles, lines, squares);
 }
 
 static void power_unpack(const PowerTask& task, const double* squares, double* map) {
@@ -314,9 +323,9 @@ static void power_unpack(const PowerTask& task, const double* squares, double* m
   const int64_t width = blocks(W) * kLanes;
   for (int u = 0; u < H; ++u)
     for (int v = 0; v < W; ++v)
-      map[int64_t{u} * W + v] += weight * (u ? 1.0 : 0.5) * (v ? 1.0 : 0.5) *
-                                 squares[((u / kLanes) * width + v) * kLanes + u % kLanes];
-  // The plane's mean was removed: what rounding left of the constant is not signal.
+      map[int64_t{u} * W + v] +=
+          weight * (u ? 1.0 : 0.5) * (v ? 1.0 : 0.5) * squares[((u / kLanes) * width + v) * kLanes + u % kLanes];
+  // The mean is not signal.
   map[0] = 0.0;
 }
 

@@ -71,9 +71,7 @@ static void draw_list(const QuadList& list, uint64_t key, int entries, float sig
   }
 }
 
-static int64_t noise_line_floats(int columns) {
-  return int64_t{10} * list_capacity((columns + 3) / 4) + kLanes;
-}
+static int64_t noise_line_floats(int columns) { return int64_t{10} * list_capacity((columns + 3) / 4) + kLanes; }
 
 static void noise_plane(const NoiseSource& noise, int64_t plane, int rows, int columns, float* out, float* lines) {
   const FieldPlane at = field_plane(noise, plane);
@@ -98,18 +96,13 @@ struct Details {
   int width, first_quad, upper, whole, rows;  // first_quad, upper: of columns [width, 2 width); whole: of [0, 2 width)
 
   explicit Details(int n)
-      : width(n),
-        first_quad(n / 4),
-        upper((2 * n + 3) / 4 - n / 4),
-        whole((2 * n + 3) / 4),
-        rows(n >= 256 ? 1 : 256 / n) {}
+      : width(n), first_quad(n / 4), upper((2 * n + 3) / 4 - n / 4), whole((2 * n + 3) / 4), rows(n >= 256 ? 1 : 256 / n) {}
   int entries(int group) const { return group * (upper + whole); }
   int64_t floats() const { return int64_t{10} * list_capacity(entries(rows)) + kLanes; }
 };
 
 template <class In, class Out>
-SPD_HD void haar_row(const In* low, float weight, const float* l, const float* h, const float* d, int n, Out* even,
-                     Out* odd) {
+SPD_HD void haar_row(const In* low, float weight, const float* l, const float* h, const float* d, int n, Out* even, Out* odd) {
   int c = 0;
   for (; c + kLanes <= n; c += kLanes) {
     const F a = load(low + c) * weight, along = load(l + c), across = load(h + c), both = load(d + c);
@@ -262,8 +255,7 @@ static int64_t haar_line_floats(const GridTask& task, int rows) {
 static void haar_expand(const GridTask& task, int64_t plane, int first, int last, float* lines) {
   switch (task.storage) {
     case Storage::kFloat32:
-      return task.draw ? haar_grow<float>(task, plane, first, last, lines)
-                       : haar_blend<float>(task, plane, first, last, lines);
+      return task.draw ? haar_grow<float>(task, plane, first, last, lines) : haar_blend<float>(task, plane, first, last, lines);
     case Storage::kBfloat16:
       return task.draw ? haar_grow<Bfloat16>(task, plane, first, last, lines)
                        : haar_blend<Bfloat16>(task, plane, first, last, lines);

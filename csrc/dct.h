@@ -15,15 +15,15 @@
 namespace spd {
 inline namespace SPD_ISA {
 
-constexpr int kFixedSize = 128;   // largest size expanded at compile time
+constexpr int kFixedSize = 128;    // largest size expanded at compile time
 constexpr int kRegisterSize = 32;  // up to here into one piece of straight-line code
 
 // Scratch a transform of size n needs, in registers.
 constexpr int dct_scratch(int n) { return 4 * n + 16; }
 
 // ---- odd sizes --------------------------------------------------------------------------------------------------------
-// Sums and differences of mirrored samples, then two dense matrices of half the size. `fixed` is the size, or 0 where it is only
-// known at run time; small fixed ones unroll completely and stay in registers.
+// Sums and differences of mirrored samples, then two dense matrices of half the size. `fixed` is the size, or 0 where it is
+// only known at run time; small fixed ones unroll completely and stay in registers.
 
 // y_r = sum_c matrix[r, c] x_c for `rows` rows.
 template <int rows>
@@ -225,15 +225,16 @@ __attribute__((noinline)) void dct3_fixed(const DctLevel* l, const F* in, int in
   dct3_small<n>(l, in, in_stride, out, scratch);
 }
 template <int n>
-__attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride,
-                                          F* scratch) {
+__attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
   dct4_small<n>(l, in, in_stride, out, out_stride, scratch);
 }
 
 // ---- any size ---------------------------------------------------------------------------------------------------------
 
-#define SPD_EVERY_EVEN_REGISTER_SIZE(CASE) CASE(2) CASE(4) CASE(6) CASE(8) CASE(10) CASE(12) CASE(14) CASE(16) \
-  CASE(20) CASE(24) CASE(28) CASE(32) CASE(40) CASE(48) CASE(64) CASE(80) CASE(96) CASE(128)
+#define SPD_EVERY_EVEN_REGISTER_SIZE(CASE)                                                                                   \
+  CASE(2)                                                                                                                    \
+  CASE(4) CASE(6) CASE(8) CASE(10) CASE(12) CASE(14) CASE(16) CASE(20) CASE(24) CASE(28) CASE(32) CASE(40) CASE(48) CASE(64) \
+      CASE(80) CASE(96) CASE(128)
 
 static void dct4(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
 

@@ -41,20 +41,18 @@ SPD_HD Words philox(Words c, uint64_t key) {
   return c;
 }
 
-// -2 ln(u), u = (x + 1/2) / 2^32, to 2e-7 relative. The distance g to the nearer end of (0, 1) is rounded, not u, so that the
-// radius stays accurate where u is close to 1 and the radius close to 0.
+// -2 ln(u), u = (x + 1/2) / 2^32, to 4e-7 relative. The signed distance s to the nearer end of (0, 1) is what is rounded, not
+// u, so that the radius stays accurate where u is close to 1 and the radius close to 0.
 template <class L>
 SPD_HD typename L::F minus_two_log(typename L::U x) {
   using F = typename L::F;
   using U = typename L::U;
-  const F distance = L::from_int(x ^ L::shift_signed(x, 31));  // x, or 2^32 - 1 - x in the upper half
-  const F g = L::fma(distance, 0x1p-32f, 0x1p-33f);
-  const F u = L::if_negative(x, L::sub(1.0f, g), g);
-  // u = m 2^e with m in [3/4, 3/2), by the bits of u; f = m - 1 is exact, and exactly -g where u >= 3/4.
+  const F s = L::fma(L::from_int(x), 0x1p-32f, 0x1p-33f);  // u, or u - 1 in the upper half
+  const F u = L::if_negative(x, L::add(s, 1.0f), s);
+  // u = m 2^e with m in [3/4, 3/2); f = m - 1 is exact, and exactly s where u >= 3/4.
   const U offset = L::bits(u) - 0x3f400000u;
   const F e = L::from_int(L::shift_signed(offset, 23));
-  const F m = L::from_bits((offset & 0x007fffffu) + 0x3f400000u);
-  const F f = L::if_negative(offset, L::sub(m, 1.0f), L::sub(0.0f, g));
+  const F f = L::if_negative(offset, L::sub(L::mantissa(u), 1.0f), s);
   // -2 ln(1 + f) / f on [-1/4, 1/2): minimax, relative error 2.7e-8.
   F p = L::fma(f, -0.10822207f, 0.241532982f);
   p = L::fma(f, p, -0.299889725f);
@@ -72,7 +70,7 @@ template <class L>
 SPD_HD void cos_sin(typename L::U y, typename L::F& cosine, typename L::F& sine) {
   using F = typename L::F;
   using U = typename L::U;
-  const U quarter = y + 0x20000000u;  // its two top bits count quarter turns
+  const U quarter = y + 0x20000000u;                         // its two top bits count quarter turns
   const F a = L::mul(L::from_int(y << 2), 0x1.921fb6p-32f);  // pi / 2^33
   const F q = L::mul(a, a);
   F s = L::fma(q, -1.95172979e-4f, 8.33217814e-3f);
@@ -82,10 +80,9 @@ SPD_HD void cos_sin(typename L::U y, typename L::F& cosine, typename L::F& sine)
   c = L::fma(q, c, 0.0416666469f);
   c = L::fma(q, c, -0.5f);
   c = L::fma(q, c, 1.0f);
-  // Odd quarters swap the two; signs: cos is negative in quarters 1 and 2, sin in 2 and 3.
-  const U odd = quarter << 1;
-  cosine = L::from_bits(L::bits(L::if_negative(odd, s, c)) ^ ((quarter ^ odd) & 0x80000000u));
-  sine = L::from_bits(L::bits(L::if_negative(odd, c, s)) ^ (quarter & 0x80000000u));
+  // Odd quarters swap the two; the sine is negative in quarters 2 and 3, the cosine in 1 and 2: a sine one quarter on.
+  cosine = L::flip_sign(L::if_bit(quarter, 0x40000000u, s, c), quarter + 0x40000000u);
+  sine = L::flip_sign(L::if_bit(quarter, 0x40000000u, c, s), quarter);
 }
 
 // Two independent normals of standard deviation sigma from two words.

@@ -1,5 +1,7 @@
 // Registration, argument checks and the CPU launchers, through the LibTorch stable ABI only: one binary for every
 // torch >= 2.11 and Python >= 3.10. The operations' contract is in ops.h, the kernels' in cpu.h.
+#include "ops.h"
+
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,7 +15,6 @@
 #include <vector>
 
 #include "cpu.h"
-#include "ops.h"
 #include "scratch.h"
 
 namespace spd {
@@ -60,8 +61,8 @@ struct Grid {
 Grid grid_of(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() >= 2, name, " must have at least 2 axes, the last two spectral; it has ", x.dim());
   const int64_t rows = x.size(x.dim() - 2), columns = x.size(x.dim() - 1);
-  STD_TORCH_CHECK(rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, name, " has a grid of ", rows, " x ",
-                  columns, "; each axis must have between 1 and 65535 samples");
+  STD_TORCH_CHECK(rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, name, " has a grid of ", rows, " x ", columns,
+                  "; each axis must have between 1 and 65535 samples");
   int64_t planes = 1;
   for (int64_t i = 0; i < x.dim() - 2; ++i) planes *= x.size(i);
   return {planes, static_cast<int>(rows), static_cast<int>(columns)};
@@ -89,8 +90,7 @@ void check_key(const Tensor& key, int64_t planes) {
 
 void check_address(int64_t transition, int64_t first_plane) {
   STD_TORCH_CHECK(transition >= 0 && transition < 65536, "transition = ", transition, " must be in [0, 65535]");
-  STD_TORCH_CHECK(first_plane >= 0 && first_plane < int64_t{1} << 32, "first_plane = ", first_plane,
-                  " must be in [0, 2^32)");
+  STD_TORCH_CHECK(first_plane >= 0 && first_plane < int64_t{1} << 32, "first_plane = ", first_plane, " must be in [0, 2^32)");
 }
 
 std::vector<int64_t> with_grid(const Tensor& x, int64_t rows, int64_t columns) {
@@ -147,10 +147,11 @@ int blocks(int n, int lanes) { return (n + lanes - 1) / lanes; }
 
 using Step = void (*)(const GridTask&, int64_t, int, const Tiles&, float*);
 
-// The three steps of a DCT task, how many pieces each has, and how many rows come out.
+// The three steps of a DCT task, how many pieces each has, and the grid that comes out.
 struct Steps {
   Step columns_in, rows, columns_out;
-  int in_strips, row_blocks, out_strips, out_rows;
+  int in_strips, row_blocks, out_strips;
+  const int* out;  // rows, columns
 };
 
 // The three steps of a DCT task over all planes. With planes enough, a thread takes whole planes and everything it touches
@@ -160,7 +161,7 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const int64_t coarse_floats = task.x ? k.tile_floats(h, w) : 0, fine_floats = task.white ? k.tile_floats(h, W) : 0;
-  const int64_t tile_floats = coarse_floats + fine_floats + k.tile_floats(s.out_rows, s.out_strips * k.lanes);
+  const int64_t tile_floats = coarse_floats + fine_floats + k.tile_floats(s.out[0], s.out[1]);
   const int64_t line_floats = k.line_floats(std::max(H, W)), samples = int64_t{H} * W;
   const auto tiles_at = [&](float* p) { return Tiles{p, p + coarse_floats, p + coarse_floats + fine_floats}; };
   const int64_t threads = torch::stable::get_num_threads();
@@ -178,7 +179,7 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
     });
     return;
   }
-  const int64_t group = std::clamp<int64_t>(kSharedTileFloats / tile_floats, 1, planes);
+  const int64_t group = 4;
   const Scratch shared(group * tile_floats);
   for (int64_t start = 0; start < planes; start += group) {
     const int64_t count = std::min(group, planes - start);
@@ -215,10 +216,11 @@ void run_expand(bool haar, const GridTask& task, int64_t planes) {
   if (planes == 0) return;
   const Kernels& k = kernels();
   if (haar) return run_haar(task, planes, k.haar_expand);
-  const int in_columns = task.white ? task.fine[1] : task.x ? task.coarse[1] : 0;
+  const int of_x = task.x ? k.strips(task.coarse[0], task.coarse[1]) : 0;
+  const int of_white = task.white ? k.strips(task.fine[0], task.fine[1]) : 0;
   run_dct(task, planes,
-          {k.expand_columns_in, k.expand_rows, k.expand_columns_out, blocks(in_columns, k.lanes),
-           blocks(task.draw ? task.fine[0] : task.coarse[0], k.lanes), blocks(task.fine[1], k.lanes), task.fine[0]});
+          {k.expand_columns_in, k.expand_rows, k.expand_columns_out, std::max(of_x, of_white),
+           blocks(task.draw ? task.fine[0] : task.coarse[0], k.lanes), k.strips(task.fine[0], task.fine[1]), task.fine});
 }
 
 // ---- operations -------------------------------------------------------------------------------------------------------
@@ -255,8 +257,7 @@ void expand_field_out(const Tensor& x, const Tensor& key, int64_t height, int64_
   expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
 }
 
-void expand_white_into(const Tensor& x, const Tensor& white, double t, double scale, bool haar,
-                       Tensor& out) {
+void expand_white_into(const Tensor& x, const Tensor& white, double t, double scale, bool haar, Tensor& out) {
   const Grid coarse = grid_of(x, "x"), fine = grid_of(white, "white");
   STD_TORCH_CHECK(x.scalar_type() == white.scalar_type(), "white must have the type of x");
   STD_TORCH_CHECK(coarse.planes == fine.planes && x.dim() == white.dim(), "white must have x's leading axes");
@@ -306,14 +307,13 @@ Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bo
     run_haar(task, fine.planes, k.haar_restrict);
   } else {
     run_dct(task, fine.planes,
-            {k.restrict_columns_in, k.restrict_rows, k.restrict_columns_out, blocks(fine.columns, k.lanes),
-             blocks(task.coarse[0], k.lanes), blocks(task.coarse[1], k.lanes), task.coarse[0]});
+            {k.restrict_columns_in, k.restrict_rows, k.restrict_columns_out, k.strips(fine.rows, fine.columns),
+             blocks(task.coarse[0], k.lanes), k.strips(task.coarse[0], task.coarse[1]), task.coarse});
   }
   return out;
 }
 
-Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition,
-                 int64_t first_plane) {
+Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition, int64_t first_plane) {
   check_key(key, planes * std::max<int64_t>(1, key.numel()));
   check_address(transition, first_plane);
   STD_TORCH_CHECK(planes >= 0 && rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, "planes = ", planes,
@@ -330,8 +330,7 @@ void draw_normals(const NoiseSource& noise, int64_t planes, int rows, int column
   });
 }
 
-Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition,
-               int64_t first_plane) {
+Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition, int64_t first_plane) {
   Tensor out = new_field(key, planes, height, width, transition, first_plane);
   const Tensor keys = torch::stable::contiguous(key);
   const int64_t all = planes * key.size(0);
@@ -348,7 +347,8 @@ Tensor render(const Tensor& key, int64_t planes, int64_t height, int64_t width, 
   int rows = static_cast<int>(height), columns = static_cast<int>(width);
   if (haar)
     while (rows % 2 == 0 && columns % 2 == 0) rows /= 2, columns /= 2;
-  GridTask task = grid_task(haar, rows, columns, static_cast<int>(height), static_cast<int>(width), Storage::kFloat32, 1.0, 1.0);
+  GridTask task =
+      grid_task(haar, rows, columns, static_cast<int>(height), static_cast<int>(width), Storage::kFloat32, 1.0, 1.0);
   task.noise = noise_source(keys, all, transition, first_plane);
   task.out = out.mutable_data_ptr();
   task.draw = true;
@@ -371,8 +371,8 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   check_pair(false, grid.rows, grid.rows);
   check_pair(false, grid.columns, grid.columns);
   const Tensor planes = torch::stable::contiguous(x);
-  const PowerTask task{{grid.rows, grid.columns}, {plan_for(grid.rows), plan_for(grid.columns)}, storage_of(x, "x"),
-                       planes.const_data_ptr()};
+  const PowerTask task{
+      {grid.rows, grid.columns}, {plan_for(grid.rows), plan_for(grid.columns)}, storage_of(x, "x"), planes.const_data_ptr()};
   Tensor out = torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
   double* sums = static_cast<double*>(out.mutable_data_ptr());
   const Kernels& k = kernels();
@@ -380,7 +380,7 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const int64_t line_floats = k.line_floats(std::max(grid.rows, grid.columns));
   const int64_t samples = int64_t{grid.rows} * grid.columns, each = grid.planes / maps;
   // A fixed number of partial sums, added in order: the result does not depend on the number of threads.
-  const int64_t parts = std::clamp<int64_t>(each * samples / kSamplesPerTask, 1, std::min<int64_t>(8, std::max<int64_t>(each, 1)));
+  const int64_t parts = std::clamp<int64_t>(each / 4, 1, 8);
   const Scratch partial(2 * tile_floats * parts);
   double* squares = reinterpret_cast<double*>(partial.data());
   for (int64_t map = 0; map < maps; ++map) {
@@ -393,7 +393,9 @@ Tensor power_map(const Tensor& x, int64_t maps) {
           k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, own);
       }
     });
-    for (int64_t part = 0; part < parts; ++part) k.power_unpack(task, squares + part * tile_floats, sums + map * samples);
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t i = 0; i < tile_floats; ++i) squares[i] += squares[part * tile_floats + i];
+    k.power_unpack(task, squares, sums + map * samples);
   }
   return out;
 }
@@ -427,8 +429,8 @@ PyObject* build_info(PyObject*, PyObject*) {
 #else
   const char* cuda = "";
 #endif
-  return Py_BuildValue("{s:s,s:s,s:s,s:s}", "compiler", __VERSION__, "torch", TORCH_VERSION, "cpu", spd::kernels().name,
-                       "cuda", cuda);
+  return Py_BuildValue("{s:s,s:s,s:s,s:s}", "compiler", __VERSION__, "torch", TORCH_VERSION, "cpu", spd::kernels().name, "cuda",
+                       cuda);
 }
 
 PyMethodDef methods[] = {

@@ -89,10 +89,16 @@ struct Scalar {
     return a;
 #endif
   }
+  // m of a = m 2^e, m in [3/4, 3/2); a positive and normal.
+  SPD_HD static float mantissa(float a) { return from_bits(((bits(a) - 0x3f400000u) & 0x007fffffu) + 0x3f400000u); }
+  // a, its sign flipped where the sign bit of s is set.
+  SPD_HD static float flip_sign(float a, uint32_t s) { return from_bits(bits(a) ^ (s & 0x80000000u)); }
   // x >> n with the sign bit copied in.
   SPD_HD static uint32_t shift_signed(uint32_t x, int n) { return static_cast<uint32_t>(static_cast<int32_t>(x) >> n); }
   // a where the sign bit of s is set, b where it is not.
   SPD_HD static float if_negative(uint32_t s, float a, float b) { return static_cast<int32_t>(s) < 0 ? a : b; }
+  // a where the given bit of s is set.
+  SPD_HD static float if_bit(uint32_t s, uint32_t bit, float a, float b) { return s & bit ? a : b; }
 };
 
 SPD_HD uint32_t multiply_high(uint32_t a, uint32_t b) {

@@ -79,8 +79,23 @@ struct Simd {
   SPD_HD static F from_int(U x) { return __builtin_convertvector((I)x, F); }
   SPD_HD static U bits(F a) { return (U)a; }
   SPD_HD static F from_bits(U x) { return (F)x; }
+  SPD_HD static F mantissa(F a) {
+#if SPD_LANES == 16
+    return (F)_mm512_getmant_ps((__m512)a, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_zero);
+#else
+    return (F)((((U)a - 0x3f400000u) & 0x007fffffu) + 0x3f400000u);
+#endif
+  }
+  SPD_HD static F flip_sign(F a, U s) { return (F)((U)a ^ (s & 0x80000000u)); }
   SPD_HD static U shift_signed(U x, int n) { return (U)((I)x >> n); }
   SPD_HD static F if_negative(U s, Operand a, Operand b) { return (I)s < 0 ? a.v : b.v; }
+  SPD_HD static F if_bit(U s, uint32_t bit, F a, F b) {
+#if SPD_LANES == 16
+    return (F)_mm512_mask_blend_ps(_mm512_test_epi32_mask((__m512i)s, _mm512_set1_epi32(bit)), (__m512)b, (__m512)a);
+#else
+    return (s & bit) != 0 ? a : b;
+#endif
+  }
 };
 
 // ---- storage types ----------------------------------------------------------------------------------------------------
@@ -246,7 +261,7 @@ SPD_HD void transpose(F* r) {
 // and the third round's product with x is a function of the quad alone. So these are computed once per row and once per quad
 // of a plane, and 15 of the 20 multiplications of a counter remain.
 
-struct RowState {   // functions of the row
+struct RowState {  // functions of the row
   uint32_t z, w;
 };
 struct QuadState {  // functions of the quad, each an array over quads
@@ -301,7 +316,7 @@ struct PhiloxHalf {
 
 SPD_HD U join_halves(U64 even, U64 odd) {
 #if SPD_LANES == 16
-  return (U)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)(odd << 32));
+  return (U)_mm512_mask_shuffle_epi32((__m512i)even, 0xAAAA, (__m512i)odd, _MM_PERM_CCAA);
 #elif SPD_LANES == 8
   return (U)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
 #else
@@ -309,9 +324,14 @@ SPD_HD U join_halves(U64 even, U64 odd) {
 #endif
 }
 
-// Where the quads of all lanes are.
+// Where the quads of all lanes are; every state split into the even lanes and (moved down) the odd ones.
+struct Halves {
+  U64 even, odd;
+  SPD_HD Halves(uint32_t a) : even((U64)(a + U{})), odd(even) {}
+  SPD_HD Halves(U a) : even((U64)a), odd((U64)a >> 32) {}
+};
 struct QuadLanes {
-  U row_z, row_w, quad_z, quad_y, quad_high, quad_low;
+  Halves row_z, row_w, quad_z, quad_y, quad_high, quad_low;
 };
 
 // The four normals of `groups` times kLanes quads: n[4 g + l] holds normal l of each lane's quad in group g. Two groups at a
@@ -321,10 +341,9 @@ SPD_HD void noise_block(uint64_t key, const QuadLanes (&at)[groups], F sigma, F*
   PhiloxHalf even[groups], odd[groups];
 #pragma GCC unroll 2
   for (int g = 0; g < groups; ++g) {
-    const auto &[row_z, row_w, quad_z, quad_y, quad_high, quad_low] = at[g];
-    even[g].start((U64)row_z, (U64)row_w, (U64)quad_z, (U64)quad_y, (U64)quad_high, (U64)quad_low);
-    odd[g].start((U64)row_z >> 32, (U64)row_w >> 32, (U64)quad_z >> 32, (U64)quad_y >> 32, (U64)quad_high >> 32,
-                 (U64)quad_low >> 32);
+    const QuadLanes& a = at[g];
+    even[g].start(a.row_z.even, a.row_w.even, a.quad_z.even, a.quad_y.even, a.quad_high.even, a.quad_low.even);
+    odd[g].start(a.row_z.odd, a.row_w.odd, a.quad_z.odd, a.quad_y.odd, a.quad_high.odd, a.quad_low.odd);
   }
   uint32_t k0 = static_cast<uint32_t>(key) + 3 * kPhiloxW0, k1 = static_cast<uint32_t>(key >> 32) + 3 * kPhiloxW1;
 #pragma GCC unroll 7

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ class GaussianField:
     Parameters
     ----------
     spectrum
-        A :class:`~spectral_pd.PowerLaw`, a :class:`~spectral_pd.Spectrum` that covers the grid's corner, or a function of
-        frequency (cycles per shorter side). Rescaled to `shape` when it carries a grid.
+        A :class:`~spectral_pd.PowerLaw` or a function of frequency (cycles per shorter side), positive up to the grid's
+        corner. A measured :class:`~spectral_pd.Spectrum` ends at ``omega_max``, below the corner of a DCT or Fourier grid:
+        fit a law to it first. Rescaled to `shape` when it carries a grid.
     shape
         Full grid.
     basis
@@ -152,6 +154,8 @@ class FiniteDataset:
             raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
         if not bool(torch.isfinite(samples).all()):
             raise ValueError("samples contains NaN or infinity")
+        if isinstance(bandwidth, (bool, str)) or not isinstance(bandwidth, Real):
+            raise TypeError(f"bandwidth is {bandwidth!r}; pass a number, at least 0")
         if not (math.isfinite(bandwidth) and bandwidth >= 0):
             raise ValueError(f"bandwidth = {bandwidth} must be finite and not negative")
         self.samples, self.bandwidth, self.basis, self.dims = samples, float(bandwidth), check_basis(basis), dims
@@ -217,7 +221,9 @@ class Prediction:
 
     @property
     def log_power_error(self) -> float:
-        """Root mean square over the radial bins of ``log(output power / power)``."""
+        """Root mean square over the radial bins of ``log(output power / power)``; 0 on a grid without any bin."""
+        if not self.ratio.size:
+            return 0.0
         return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
 
 

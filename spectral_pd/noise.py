@@ -17,6 +17,7 @@ same numbers. Radii reach 6.7 standard deviations.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -83,6 +84,23 @@ def _root(source: Any) -> int:
     raise TypeError(
         f"noise source is {type(source).__name__}; pass an int seed, a torch.Generator, or a list of either (one an item)"
     )
+
+
+def _check_field_shape(shape: Sequence[int], dims: int) -> tuple[int, ...]:
+    """`shape` as a tuple of ints, if a field has coefficients for it: see :meth:`NoiseField.coefficients`."""
+    if isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= 3:
+        raise ValueError(f"dims = {dims!r}: a noise field has 1, 2 or 3 spectral axes")
+    try:
+        sizes = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"shape = {shape!r} must hold integers: (batch, ..., *grid)") from None
+    if len(sizes) < dims:
+        raise ValueError(f"shape = {sizes} has fewer axes than dims = {dims}")
+    if max(check_shape(sizes[-dims:])) > 2**16:
+        raise ValueError(f"shape = {sizes}: a field has at most 65536 coefficients along each spectral axis")
+    if min(sizes) < 0:
+        raise ValueError(f"shape = {sizes} holds a negative size")
+    return sizes
 
 
 @dataclass(frozen=True, init=False)
@@ -183,8 +201,8 @@ class NoiseField:
         Parameters
         ----------
         shape
-            (batch, ..., *grid): the first axis holds the items, the last `dims` the grid, at most 65536 along each of
-            its last axes; a shape of only the grid is item 0, plane 0.
+            (batch, ..., *grid): the first axis holds the items, the last `dims` the grid, at most 65536 along each axis;
+            a shape of only the grid is item 0, plane 0.
         dims
             Number of spectral axes, 1 to 3.
         dtype, device
@@ -194,14 +212,12 @@ class NoiseField:
         Raises
         ------
         ValueError
-            More than 3 spectral axes, too few axes, a batch that does not match a list of sources.
+            More than 3 spectral axes, too few axes, sizes that are negative or (on the grid) 0 or above 65536, a batch
+            that does not match a list of sources.
+        TypeError
+            Sizes that are no integers.
         """
-        shape = tuple(int(n) for n in shape)
-        if not 1 <= dims <= 3:
-            raise ValueError(f"dims = {dims!r}: a noise field has 1, 2 or 3 spectral axes")
-        if len(shape) < dims:
-            raise ValueError(f"shape = {shape} has fewer axes than dims = {dims}")
-        check_shape(shape[-dims:])
+        shape = _check_field_shape(shape, dims)
         leading, grid = shape[:-dims], shape[-dims:]
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
@@ -236,9 +252,9 @@ class NoiseField:
 
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
-        shape = tuple(int(n) for n in shape)
+        shape = _check_field_shape(shape, dims)
         grid, haar = shape[-dims:], self.basis is HAAR
-        if dims == 2 and len(shape) >= 2 and min(shape) >= 1 and (haar or self.basis is DCT) and dtype in ops.STORAGE:
+        if dims == 2 and min(shape) >= 1 and (haar or self.basis is DCT) and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)
             if ops.usable("render", key, haar=haar, grids=(grid,)):
                 planes = math.prod(shape[1:-2])

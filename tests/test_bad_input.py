@@ -335,6 +335,7 @@ CASES = {
     # schedule
     "no steps": (lambda: shift_times(0), V, r"steps = 0 must be at least 1"),
     "steps a float": (lambda: shift_times(5.0), T, r"steps is 5\.0; pass an int"),
+    "shift a string": (lambda: shift_times(5, shift="a"), T, r"shift is 'a'; pass a number above 0"),
     "shift 0": (lambda: shift_times(5, shift=0.0), V, r"shift = 0\.0 must be positive and finite \(1 is no shift\)"),
     "times increasing": (
         lambda: planned((0.0, 0.5, 1.0)),
@@ -438,6 +439,18 @@ CASES = {
     ),
     "data set empty": (lambda: FiniteDataset(W[:0]), V, r"samples has shape \(0, 2, 8, 8\); pass at least one sample"),
     "data set of NaN": (lambda: FiniteDataset(W * NAN), V, r"samples contains NaN or infinity"),
+    "bandwidth a string": (lambda: FiniteDataset(W, "x"), T, r"bandwidth is 'x'; pass a number, at least 0"),
+    "field of a fractional size": (
+        lambda: NoiseField(0).on((1, 2.5, 4)),
+        T,
+        r"shape = \(1, 2\.5, 4\) must hold integers",
+    ),
+    "field of a negative size": (
+        lambda: NoiseField(0).on((-1, 4, 4)),
+        V,
+        r"shape = \(-1, 4, 4\) holds a negative size",
+    ),
+    "field of a huge size": (lambda: NoiseField(0).on((1, 2**17, 1, 1), dims=3), V, r"at most 65536 coefficients"),
     "bandwidth negative": (lambda: FiniteDataset(W, -1.0), V, r"bandwidth = -1\.0 must be finite and not negative"),
     "data set at t = 0": (lambda: FiniteDataset(W).velocity(W, 0.0), V, r"t = 0: the velocity .* use 0 < t <= 1"),
     "data set of other channels": (

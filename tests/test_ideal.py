@@ -251,6 +251,32 @@ def test_first_order_on_the_full_clock(basis):
     assert stage[-2] / stage[-1] < 1.2
 
 
+def test_whole_error_falls_like_one_over_n_on_the_full_clock_only():
+    """Distance to the field's distribution, all bands: N times it stays level for N = 50..3200; the stage clock's grows."""
+    law = PowerLaw(200.0, 2.0, shape=(32, 32))
+    field = GaussianField(law, (32, 32))
+    scaled = {
+        clock: [
+            steps
+            * predict(
+                make_plan(shift_times(steps, shift=3.0), law, (32, 32), scales=(0.5, 1), delta=0.001, clock=clock),
+                field,
+            ).relative_w2
+            for steps in (50, 200, 800, 3200)
+        ]
+        for clock in ("full", "stage")
+    }
+    assert max(scaled["full"]) < 1.15 * min(scaled["full"])
+    assert scaled["stage"][-1] > 10 * scaled["stage"][0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_prediction_on_a_grid_without_bins():
+    field = GaussianField(lambda omega: 0 * omega + 1.0, (1, 1))
+    plan = make_plan(shift_times(4), None, (1, 1), scales=(1,), transition_times=())
+    assert predict(plan, field).log_power_error == 0.0
+
+
 @settings(max_examples=10)
 @given(steps=st.integers(3, 30), shift=st.floats(0.5, 5))
 def test_prediction_of_a_user_solver(steps, shift):
