@@ -137,7 +137,7 @@ __device__ inline void scale_corner(const Tile& tile, float factor, int rows, in
 
 // out = scale (U x + t (w - U U^T w))
 template <class T>
-__global__ void __launch_bounds__(kThreads) expand_plane(DctArgs a) {
+__global__ void __launch_bounds__(kThreads) expand_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const Tile fine{shared + a.at.fine, pitch_of(W)};
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads) expand_plane(DctArgs a) {
 
 // out = scale U^T w: only the columns that are kept are transformed.
 template <class T>
-__global__ void __launch_bounds__(kThreads) restrict_plane(DctArgs a) {
+__global__ void __launch_bounds__(kThreads) restrict_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const Tile tile{shared + a.at.fine, pitch_of(W)};
@@ -189,7 +189,7 @@ struct ColumnsArgs {
 
 // Forward columns: planes of T -> float32 coefficients of the lowest `kept` rows.
 template <class T>
-__global__ void __launch_bounds__(kThreads) columns_in(ColumnsArgs a) {
+__global__ void __launch_bounds__(kThreads) columns_in(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int strips = (a.columns + a.strip - 1) / a.strip;
   const int64_t plane = blockIdx.x / strips;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kThreads) columns_in(ColumnsArgs a) {
 
 // Inverse columns: float32 coefficients -> planes of T.
 template <class T>
-__global__ void __launch_bounds__(kThreads) columns_out(ColumnsArgs a) {
+__global__ void __launch_bounds__(kThreads) columns_out(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int strips = (a.columns + a.strip - 1) / a.strip;
   const int64_t plane = blockIdx.x / strips;
@@ -240,7 +240,7 @@ __device__ inline RowGroup row_group(int rows, int each) {
 }
 
 // Forward rows of what columns_in left, new coefficients, inverse rows of the fine grid.
-__global__ inline void __launch_bounds__(kThreads) expand_rows(DctArgs a) {
+static __global__ void __launch_bounds__(kThreads) expand_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const RowGroup g = row_group(H, a.rows_per_block);
@@ -262,7 +262,7 @@ __global__ inline void __launch_bounds__(kThreads) expand_rows(DctArgs a) {
 }
 
 // Forward rows of the fine grid, their lowest coefficients, inverse rows of the coarse one.
-__global__ inline void __launch_bounds__(kThreads) restrict_rows(DctArgs a) {
+static __global__ void __launch_bounds__(kThreads) restrict_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], W = a.fine[1];
   const RowGroup g = row_group(h, a.rows_per_block);
@@ -308,7 +308,7 @@ struct PowerArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) power_plane(PowerArgs a) {
+__global__ void __launch_bounds__(kThreads) power_plane(const __grid_constant__ PowerArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int H = a.dct.fine[0], W = a.dct.fine[1], map = static_cast<int>(blockIdx.x % a.maps);
   const int64_t part = blockIdx.x / a.maps, samples = int64_t{H} * W;
@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(kThreads) power_plane(PowerArgs a) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) plane_means(PowerArgs a) {
+__global__ void __launch_bounds__(kThreads) plane_means(const __grid_constant__ PowerArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int64_t samples = int64_t{a.dct.fine[0]} * a.dct.fine[1];
   const T* from = static_cast<const T*>(a.dct.white) + blockIdx.x * samples;
@@ -347,7 +347,7 @@ __global__ void __launch_bounds__(kThreads) plane_means(PowerArgs a) {
 }
 
 // Forward rows in place, of what columns_in left.
-__global__ inline void __launch_bounds__(kThreads) power_rows(DctArgs a) {
+static __global__ void __launch_bounds__(kThreads) power_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int H = a.fine[0], W = a.fine[1];
   const RowGroup g = row_group(H, a.rows_per_block);
@@ -362,7 +362,7 @@ __global__ inline void __launch_bounds__(kThreads) power_rows(DctArgs a) {
 }
 
 // A sample of a map a thread: sums squares over the planes of this launch, in order.
-__global__ inline void __launch_bounds__(kThreads) power_accumulate(PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads) power_accumulate(const __grid_constant__ PowerArgs a) {
   const int64_t samples = int64_t{a.dct.fine[0]} * a.dct.fine[1], i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= samples * a.maps) return;
   double sum = a.add ? a.partial[i] : 0.0;
@@ -374,7 +374,7 @@ __global__ inline void __launch_bounds__(kThreads) power_accumulate(PowerArgs a)
 }
 
 // Adds the parts in order and gives each coefficient its orthonormal weight; the mean's own is exactly 0.
-__global__ inline void __launch_bounds__(kThreads) power_finish(PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads) power_finish(const __grid_constant__ PowerArgs a) {
   const int H = a.dct.fine[0], W = a.dct.fine[1];
   const int64_t samples = int64_t{H} * W, i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= samples * a.maps) return;

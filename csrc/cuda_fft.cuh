@@ -220,6 +220,7 @@ __device__ inline void butterfly(float2 (&z)[R]) {
     odd[1] = make_float2(kRootHalf * (odd[1].x + odd[1].y), kRootHalf * (odd[1].y - odd[1].x));
     odd[2] = times_minus_i(odd[2]);
     odd[3] = make_float2(kRootHalf * (odd[3].y - odd[3].x), -kRootHalf * (odd[3].x + odd[3].y));
+    SPD_UNROLL
     for (int q = 0; q < 4; ++q) {
       z[q] = add(even[q], odd[q]);
       z[q + 4] = subtract(even[q], odd[q]);
@@ -233,14 +234,17 @@ __device__ inline void register_pass(const Fft& fft, const FftPass& pass, int wo
   const int count = fft.n / R;
   for (int b = worker; b < count; b += team) {
     float2 z[R];
+    SPD_UNROLL
     for (int q = 0; q < R; ++q) z[q] = load(b + q * count);
     int k = 0;
     if (pass.stride > 1) {
       k = b - pass.stride * static_cast<int>(multiply_high(static_cast<uint32_t>(b), pass.magic));
+      SPD_UNROLL
       for (int q = 1; q < R; ++q) z[q] = multiply(z[q], fft.root(k * q * pass.step));
     }
     butterfly<R>(z);
     const int to = (b - k) * R + k;
+    SPD_UNROLL
     for (int q = 0; q < R; ++q) store(to + q * pass.stride, z[q]);
   }
 }
@@ -314,8 +318,7 @@ __device__ inline void store_spectra(const Fft& fft, const float2* z, float* a, 
 
 // DCT-II (forward) or DCT-III of `pairs` pairs of lines, in place. The whole block calls it, and waits before and after.
 template <bool kForward>
-__device__ __noinline__ void transform(const FftPlan& plan, const float2* table, const Lines& lines, int pairs,
-                                       float2* scratch) {
+__device__ __noinline__ void transform(const FftPlan& plan, const float2* table, Lines lines, int pairs, float2* scratch) {
   const Fft fft{plan.size, table};
   const Team team(plan.size, scratch);
   const int n = plan.size, along = lines.along;

@@ -23,7 +23,7 @@ struct HaarArgs {
 // kappa (U x + t (w - U U^T w)), w a noise field. A thread makes 2 x 8 samples: four low values of the finest level, which it
 // carries down all coarser levels in registers, and three quads of details a level.
 template <class T>
-__global__ void __launch_bounds__(kThreads) haar_expand_field(HaarArgs a) {
+__global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_constant__ HaarArgs a) {
   const int w = a.coarse[1], H = a.fine[0], W = a.fine[1], rows = H / 2, columns = W / 2, groups = (columns + 3) / 4;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= a.planes * rows * groups) return;
@@ -36,9 +36,10 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(HaarArgs a) {
   const int u0 = u >> top, v0 = v >> top;
   Quad lowest{};
   if (!a.x) lowest = normals_from(at, static_cast<uint32_t>(u0), static_cast<uint32_t>(v0), a.sigma);
+  SPD_UNROLL
   for (int k = 0; k < 4; ++k) {
     const int c = (v + k) >> top;
-    if (!a.x) low[k] = lowest.n[c - v0];
+    if (!a.x) low[k] = pick(lowest, c - v0);
     else if (c < w) low[k] = a.scale * to_float(static_cast<const T*>(a.x)[(plane * a.coarse[0] + u0) * w + c]);
     else low[k] = 0.0f;
   }
@@ -47,13 +48,15 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(HaarArgs a) {
     const Quad l = normals_from(at, static_cast<uint32_t>(r), static_cast<uint32_t>(m + c0), a.sigma);
     const Quad h = normals_from(at, static_cast<uint32_t>(n + r), static_cast<uint32_t>(c0), a.sigma);
     const Quad d = normals_from(at, static_cast<uint32_t>(n + r), static_cast<uint32_t>(m + c0), a.sigma);
+    SPD_UNROLL
     for (int k = 0; k < 4; ++k) {
       const int j = ((v + k) >> shift) - c0;
+      const float lj = pick(l, j), hj = pick(h, j), dj = pick(d, j);
       if (level < top) {  // the one of four that leads to (u, v + k)
         const float si = u >> (shift - 1) & 1 ? -1.0f : 1.0f, sj = (v + k) >> (shift - 1) & 1 ? -1.0f : 1.0f;
-        low[k] = 0.5f * (low[k] + sj * l.n[j] + si * (h.n[j] + sj * d.n[j]));
+        low[k] = 0.5f * (low[k] + sj * lj + si * (hj + sj * dj));
       } else if (v + k < columns) {
-        const float p = low[k] + l.n[j], q = low[k] - l.n[j], y = h.n[j] + d.n[j], z = h.n[j] - d.n[j];
+        const float p = low[k] + lj, q = low[k] - lj, y = hj + dj, z = hj - dj;
         T* out = static_cast<T*>(a.out) + (plane * H + 2 * u) * W + 2 * (v + k);
         from_float(0.5f * (p + y), out[0]);
         from_float(0.5f * (q + z), out[1]);
@@ -95,7 +98,7 @@ __device__ inline float block_total(const HaarArgs& a, const HaarBlock& b) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) haar_expand_white(HaarArgs a) {
+__global__ void __launch_bounds__(kThreads) haar_expand_white(const __grid_constant__ HaarArgs a) {
   HaarBlock b;
   if (!haar_block(a, b)) return;
   const float mean = a.white ? b.norm * b.norm * block_total<T>(a, b) : 0.0f;
@@ -109,14 +112,14 @@ __global__ void __launch_bounds__(kThreads) haar_expand_white(HaarArgs a) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) haar_restrict(HaarArgs a) {
+__global__ void __launch_bounds__(kThreads) haar_restrict(const __grid_constant__ HaarArgs a) {
   HaarBlock b;
   if (!haar_block(a, b)) return;
   from_float(a.scale * b.norm * block_total<T>(a, b), static_cast<T*>(a.out)[b.coarse]);
 }
 
 // The field's coefficients, four a thread.
-__global__ inline void __launch_bounds__(kThreads) field_normals(HaarArgs a) {
+static __global__ void __launch_bounds__(kThreads) field_normals(const __grid_constant__ HaarArgs a) {
   const int H = a.fine[0], W = a.fine[1], quads = (W + 3) / 4;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= a.planes * H * quads) return;

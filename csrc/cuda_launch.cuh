@@ -5,10 +5,9 @@
 
 #include "cuda_dct.cuh"
 #include "cuda_haar.cuh"
+#include "ops.h"
 
 namespace spd {
-
-enum class CudaStorage { kFloat32, kBfloat16, kFloat16 };
 
 struct Device {
   int multiprocessors;
@@ -23,7 +22,7 @@ constexpr int64_t kBetweenFloats = 6 << 20;  // floats kept between launches (24
 struct GridCall {
   int coarse[2], fine[2];
   int64_t planes;
-  CudaStorage storage;
+  Storage storage;
   const void *x, *white;
   void* out;
   double t, scale;
@@ -32,13 +31,13 @@ struct GridCall {
 };
 
 template <class Body>
-void with_storage(CudaStorage storage, const Body& body) {
+void with_storage(Storage storage, const Body& body) {
   switch (storage) {
-    case CudaStorage::kFloat32:
+    case Storage::kFloat32:
       return body(float{});
-    case CudaStorage::kBfloat16:
+    case Storage::kBfloat16:
       return body(Bfloat16{});
-    case CudaStorage::kFloat16:
+    case Storage::kFloat16:
       return body(Float16{});
   }
 }
@@ -129,14 +128,14 @@ inline bool plane_a_block(const Device& device, size_t bytes, int64_t planes, in
   return bytes <= device.shared_bytes && (2 * planes >= device.multiprocessors || samples <= 64 * 64);
 }
 
-inline void forward_columns(CudaStorage storage, const void* from, const double* means, int rows, int columns, int kept,
+inline void forward_columns(Storage storage, const void* from, const double* means, int rows, int columns, int kept,
                             int64_t planes, const Device& device, float* to) {
   ColumnsArgs a{FftPlan(rows), rows, columns, kept, 0, 0, 0, from, means, to};
   const size_t bytes = place(a, device);
   const int64_t blocks = planes * ((columns + a.strip - 1) / a.strip);
   with_storage(storage, [&](auto type) { launch(columns_in<decltype(type)>, blocks, bytes, device.stream, a); });
 }
-inline void inverse_columns(CudaStorage storage, const float* from, int rows, int columns, int64_t planes,
+inline void inverse_columns(Storage storage, const float* from, int rows, int columns, int64_t planes,
                             const Device& device, void* to) {
   ColumnsArgs a{FftPlan(rows), rows, columns, rows, 0, 0, 0, from, nullptr, to};
   const size_t bytes = place(a, device);
@@ -144,8 +143,8 @@ inline void inverse_columns(CudaStorage storage, const float* from, int rows, in
   with_storage(storage, [&](auto type) { launch(columns_out<decltype(type)>, blocks, bytes, device.stream, a); });
 }
 
-inline size_t storage_bytes(CudaStorage storage) { return storage == CudaStorage::kFloat32 ? 4 : 2; }
-inline const void* advance(const void* p, CudaStorage storage, int64_t samples) {
+inline size_t storage_bytes(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
+inline const void* advance(const void* p, Storage storage, int64_t samples) {
   return p ? static_cast<const char*>(p) + samples * static_cast<int64_t>(storage_bytes(storage)) : nullptr;
 }
 

@@ -9,8 +9,10 @@
 
 #if defined(SPD_EMULATE)
 #include "emu/emulator.h"
+#define SPD_UNROLL
 #else
 #include <cuda_runtime.h>
+#define SPD_UNROLL _Pragma("unroll")
 #define SPD_SHARED_MEMORY(name) extern __shared__ __align__(16) float name[]
 #endif
 
@@ -85,6 +87,12 @@ __device__ inline FieldPlane field_plane(const FieldArgs& field, int64_t plane) 
           field.first_plane + static_cast<uint32_t>(plane % field.planes), field.transition};
 }
 
+// q.n[i] without an array in memory.
+__device__ inline float pick(const Quad& q, uint32_t i) {
+  const float low = i & 1 ? q.n[1] : q.n[0], high = i & 1 ? q.n[3] : q.n[2];
+  return i & 2 ? high : low;
+}
+
 // Four neighbouring normals of row u from column v on, wherever v is.
 __device__ inline Quad normals_from(const FieldPlane& at, uint32_t u, uint32_t v, float sigma) {
   const Quad low = noise_quad(at, 0, u, v / 4, sigma);
@@ -92,7 +100,8 @@ __device__ inline Quad normals_from(const FieldPlane& at, uint32_t u, uint32_t v
   if (shift == 0) return low;
   const Quad high = noise_quad(at, 0, u, v / 4 + 1, sigma);
   Quad q;
-  for (uint32_t i = 0; i < 4; ++i) q.n[i] = shift + i < 4 ? low.n[shift + i] : high.n[shift + i - 4];
+  SPD_UNROLL
+  for (uint32_t i = 0; i < 4; ++i) q.n[i] = shift + i < 4 ? pick(low, shift + i) : pick(high, shift + i);
   return q;
 }
 

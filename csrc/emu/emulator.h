@@ -40,6 +40,7 @@ void __tsan_release(void*);
 
 #define __global__
 #define __device__
+#define __grid_constant__
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 

@@ -27,7 +27,7 @@ struct FaultArgs {
   float* out;
 };
 
-__global__ inline void faulty_kernel(FaultArgs a) {
+static __global__ void faulty_kernel(FaultArgs a) {
   SPD_SHARED_MEMORY(shared);
   float *filled = shared, *reversed = shared + kThreads, *rotated = shared + 2 * kThreads;
   const int t = static_cast<int>(threadIdx.x);

@@ -13,15 +13,15 @@ namespace {
 
 using Keys = py::array_t<int64_t, py::array::c_style>;
 
-CudaStorage storage_of(const std::string& name) {
-  if (name == "float32") return CudaStorage::kFloat32;
-  return name == "bfloat16" ? CudaStorage::kBfloat16 : CudaStorage::kFloat16;
+Storage storage_of(const std::string& name) {
+  if (name == "float32") return Storage::kFloat32;
+  return name == "bfloat16" ? Storage::kBfloat16 : Storage::kFloat16;
 }
 
 // Planes in storage: float32, or the bits of a 16-bit type.
-py::array new_planes(CudaStorage storage, int64_t planes, int rows, int columns) {
+py::array new_planes(Storage storage, int64_t planes, int rows, int columns) {
   const std::vector<py::ssize_t> shape{planes, rows, columns};
-  py::array out = storage == CudaStorage::kFloat32 ? py::array(py::dtype::of<float>(), shape)
+  py::array out = storage == Storage::kFloat32 ? py::array(py::dtype::of<float>(), shape)
                                                    : py::array(py::dtype::of<uint16_t>(), shape);
   std::memset(out.mutable_data(), 0xff, static_cast<size_t>(out.nbytes()));  // NaN: what is not written shows
   return out;
