@@ -84,7 +84,8 @@ class Model:
     label
         Name for tables.
     build
-        Returns the transformer with its public configuration; called under the wanted device.
+        Returns the transformer with its public configuration, or with its real width and few blocks when called with
+        ``reduced=True``; called under the wanted device.
     inputs
         ``inputs(grid, device, dtype)``: keyword arguments of one forward on a latent grid.
     passes
@@ -94,16 +95,18 @@ class Model:
     """
 
     label: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: Inputs
     passes: int
     text_tokens: int
 
 
-def _flux() -> nn.Module:
+def _flux(*, reduced: bool = False) -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
-    return FluxTransformer2DModel(guidance_embeds=True)
+    # The proportion of the two kinds of block is the real one's, 19 to 38.
+    blocks = {"num_layers": 1, "num_single_layers": 2} if reduced else {}
+    return FluxTransformer2DModel(guidance_embeds=True, **blocks)
 
 
 def _flux_inputs(text: int) -> Inputs:
@@ -124,10 +127,10 @@ def _flux_inputs(text: int) -> Inputs:
     return inputs
 
 
-def _z_image() -> nn.Module:
+def _z_image(*, reduced: bool = False) -> nn.Module:
     from diffusers import ZImageTransformer2DModel
 
-    return ZImageTransformer2DModel()
+    return ZImageTransformer2DModel(**({"n_layers": 3, "n_refiner_layers": 1} if reduced else {}))
 
 
 def _z_image_inputs(text: int) -> Inputs:
@@ -142,11 +145,11 @@ def _z_image_inputs(text: int) -> Inputs:
     return inputs
 
 
-def _wan() -> nn.Module:
+def _wan(*, reduced: bool = False) -> nn.Module:
     from diffusers import WanTransformer3DModel
 
     # Wan2.1-T2V-1.3B; the class defaults are the 14B model.
-    return WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
+    return WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=2 if reduced else 30)
 
 
 def _wan_inputs(text: int, frames: int) -> Inputs:
@@ -170,13 +173,13 @@ MODELS = {
 
 
 @lru_cache(maxsize=1)
-def _on_meta(name: str) -> nn.Module:
+def _on_meta(name: str, reduced: bool = False) -> nn.Module:
     with torch.device("meta"):
-        return MODELS[name].build().to(torch.bfloat16).eval()
+        return MODELS[name].build(reduced=reduced).to(torch.bfloat16).eval()
 
 
 @lru_cache(maxsize=128)
-def forward_flops(name: str, grid: Grid) -> Flops:
+def forward_flops(name: str, grid: Grid, *, reduced: bool = False) -> Flops:
     """FLOPs of one forward pass, batch 1, without guidance.
 
     Parameters
@@ -185,6 +188,8 @@ def forward_flops(name: str, grid: Grid) -> Flops:
         ``"flux"``, ``"z-image"`` or ``"wan"``.
     grid
         Latent (height, width).
+    reduced
+        Count the model of few blocks.
 
     Raises
     ------
@@ -193,10 +198,12 @@ def forward_flops(name: str, grid: Grid) -> Flops:
     """
     if name not in MODELS:
         raise ValueError(f"model = {name!r} is unknown; pass one of {sorted(MODELS)}")
-    return count(_on_meta(name), MODELS[name].inputs(tuple(grid), "meta", torch.bfloat16))
+    return count(_on_meta(name, reduced), MODELS[name].inputs(tuple(grid), "meta", torch.bfloat16))
 
 
-def step_cost(name: str, *, counted: Literal["full", "linear"] = "full") -> Callable[[Grid], float]:
+def step_cost(
+    name: str, *, counted: Literal["full", "linear"] = "full", reduced: bool = False
+) -> Callable[[Grid], float]:
     """A cost function for :func:`spectral_pd.make_plan`: FLOPs of one denoising step, guidance passes included.
 
     Parameters
@@ -205,6 +212,8 @@ def step_cost(name: str, *, counted: Literal["full", "linear"] = "full") -> Call
         ``"flux"``, ``"z-image"`` or ``"wan"``.
     counted
         ``"full"``, or ``"linear"`` without attention, which is what several published tables count.
+    reduced
+        Count the model of few blocks.
 
     Raises
     ------
@@ -217,7 +226,7 @@ def step_cost(name: str, *, counted: Literal["full", "linear"] = "full") -> Call
         raise ValueError(f"counted = {counted!r} must be 'full' or 'linear'")
 
     def cost(grid: Grid) -> float:
-        flops = forward_flops(name, tuple(grid))
+        flops = forward_flops(name, tuple(grid), reduced=reduced)
         return MODELS[name].passes * (flops.total if counted == "full" else flops.linear)
 
     return cost

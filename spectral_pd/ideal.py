@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -154,7 +153,7 @@ class FiniteDataset:
             raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
         if not bool(torch.isfinite(samples).all()):
             raise ValueError("samples contains NaN or infinity")
-        if isinstance(bandwidth, (bool, str)) or not isinstance(bandwidth, Real):
+        if isinstance(bandwidth, (bool, str)) or not isinstance(bandwidth, (int, float)):
             raise TypeError(f"bandwidth is {bandwidth!r}; pass a number, at least 0")
         if not (math.isfinite(bandwidth) and bandwidth >= 0):
             raise ValueError(f"bandwidth = {bandwidth} must be finite and not negative")

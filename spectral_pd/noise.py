@@ -28,41 +28,11 @@ from torch import Tensor
 
 from spectral_pd import ops
 from spectral_pd.bases import DCT, HAAR, Basis, check_basis, working_dtype
+from spectral_pd.philox import WORD, philox4x32
 from spectral_pd.theory import check_shape
 
 LAYOUT = 1
 """Version of the addressing above, part of what "same seed" means; a change of layout is a change of this number."""
-
-_MASK = 0xFFFFFFFF
-
-
-def philox4x32(counter: Sequence[Tensor | int], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: ten bijective rounds on a 128-bit counter.
-
-    Parameters
-    ----------
-    counter
-        Four int64 tensors (or ints) of 32-bit words that broadcast against each other.
-    key
-        Low and high 32-bit word as int64 tensors.
-
-    Returns
-    -------
-    Four int64 tensors of 32-bit words.
-    """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*(torch.as_tensor(c, device=key[0].device) for c in counter))
-    k0, k1 = key
-    for _ in range(10):
-        # int64 products wrap modulo 2^64, so their bits are those of the unsigned product.
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return c0, c1, c2, c3
 
 
 def _box_muller(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
@@ -236,7 +206,7 @@ class NoiseField:
             index(planes, 1),
             self.transition | (LAYOUT << 24),
         )
-        words = philox4x32(counter, (keys & _MASK, (keys >> 32) & _MASK))
+        words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
         normals = _box_muller(words).flatten(-2)[..., :v]
         return normals.to(dtype).reshape(shape)
 

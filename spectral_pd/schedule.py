@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from numbers import Real
 from typing import Any, Literal
 
 from spectral_pd.bases import size_ratio
@@ -62,7 +61,7 @@ def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
         raise TypeError(f"steps is {steps!r}; pass an int")
     if steps < 1:
         raise ValueError(f"steps = {steps} must be at least 1")
-    if isinstance(shift, (bool, str)) or not isinstance(shift, Real):
+    if isinstance(shift, (bool, str)) or not isinstance(shift, (int, float)):
         raise TypeError(f"shift is {shift!r}; pass a number above 0 (1 is no shift)")
     if not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"shift = {shift} must be positive and finite (1 is no shift)")

@@ -13,11 +13,14 @@ FLOORS = {
     "_C": -1,
     "theory": 0,
     "ops": 0,
+    "philox": 0,
+    "sources": 1,
     "bases": 1,
     "solvers": 1,
     "spectrum": 2,
     "noise": 2,
     "expansion": 3,
+    "diagnostics": 3,
     "schedule": 3,
     "sampling": 4,
     "training": 4,
@@ -26,6 +29,7 @@ FLOORS = {
     "__init__": 4,
     "adapters": 5,
     "demo": 5,
+    "measure": 5,
     "__main__": 6,
 }
 """Floor of each module; a package (adapters) counts as one module.

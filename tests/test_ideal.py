@@ -259,7 +259,7 @@ def test_whole_error_falls_like_one_over_n_on_the_full_clock_only():
         clock: [
             steps
             * predict(
-                make_plan(shift_times(steps, shift=3.0), law, (32, 32), scales=(0.5, 1), delta=0.001, clock=clock),
+                make_plan(shift_times(steps, shift=3.0), law, (32, 32), scales=(0.5, 1), delta=0.01, clock=clock),
                 field,
             ).relative_w2
             for steps in (50, 200, 800, 3200)

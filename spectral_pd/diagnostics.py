@@ -1,0 +1,506 @@
+r"""How sure, and how true: intervals of a fitted power law and tests of whether the data follow one.
+
+Every quantity is computed from the measured table and again from each bootstrap replicate of it (one pass over the data,
+:class:`~spectral_pd.spectrum.SpectrumMeter`). The interval of theta is
+
+    ``theta +- t_{n-1} se sqrt(n / (n-1))``,   ``se`` = standard deviation over the replicates,
+
+on the scale on which theta is nearly normal (log A, beta, log(1 - R2), logit t*), n the effective number of samples. The
+Student quantile and the factor make it honest for a handful of photographs too, where percentiles are too narrow. It says
+how far another sample of the same size could lie, not how far the power law is from the truth; for that:
+
+==========================  ====================================================================================
+:func:`curvature`           ``log P = a - beta x + c x^2``, ``x = log omega`` about its mean: a drifting exponent
+:func:`broken_power_law`    two exponents joined at the break that fits best
+:func:`noise_floor`         ``P = A omega^-beta + N``: sensor, quantisation or codec noise under the law
+:func:`anisotropy`          power along one axis against the other
+:func:`transition_shift`    what it matters: how far t* of the law is from t* of the table
+==========================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+
+from spectral_pd.spectrum import (
+    PowerLaw,
+    Replicates,
+    Spectrum,
+    Weights,
+    fit_band,
+    fit_power_law,
+    fit_weights,
+    least_squares,
+)
+from spectral_pd.theory import transition_times
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    """Quantile of Student's t by its expansion around the normal's (Abramowitz and Stegun 26.7.5).
+
+    Four terms: 1 % at 3 degrees of freedom, 1e-4 from 7 on, and 11 % too small at 1.
+    """
+    z = NormalDist().inv_cdf(probability)
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3 + g4 / freedom**4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes
+    ----------
+    value
+        Computed from all samples.
+    low, high
+        Ends of the interval.
+    error
+        Standard error, on the scale of `value`.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def estimate(
+    value: float,
+    replicates: np.ndarray,
+    samples: float,
+    *,
+    level: float = 0.95,
+    scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    inverse: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> Estimate:
+    """Interval of a quantity from its bootstrap replicates (formula in the module's text).
+
+    Parameters
+    ----------
+    value
+        The quantity from all samples.
+    replicates
+        The same from each replicate; those that are not finite are left out.
+    samples
+        Effective number of independent samples, above 1.
+    level
+        Coverage wanted, inside (0, 1).
+    scale, inverse
+        An increasing function on whose scale the quantity is nearly normal, and its inverse.
+
+    Raises
+    ------
+    ValueError
+        `level` outside (0, 1), fewer than 2 samples or usable replicates.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level} must lie inside (0, 1), e.g. 0.95")
+    usable = replicates[np.isfinite(replicates)]
+    if samples <= 1 or usable.size < 2:
+        raise ValueError(
+            f"{samples:.3g} independent samples and {usable.size} replicates give no interval; measure at least 2 samples "
+            f"(frames of one clip count as one)"
+        )
+    spread = float(np.std(scale(usable), ddof=1)) * math.sqrt(samples / (samples - 1))
+    reach = student_quantile((1 + level) / 2, samples - 1) * spread
+    centre = float(scale(np.asarray(value)))
+    low, high = (float(inverse(np.asarray(centre + sign * reach))) for sign in (-1, 1))
+    return Estimate(float(value), low, high, float(np.std(usable, ddof=1)) * math.sqrt(samples / (samples - 1)))
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p) - np.log1p(-p)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Intervals of a fitted power law.
+
+    Attributes
+    ----------
+    amplitude, exponent, r2
+        A, beta and R2 of the fit. The interval of R2 shows its spread over samples; R2 of finite data lies below that of
+        endless data.
+    transition_times
+        t* of each scale but the last, for the law.
+    level
+        Coverage of the intervals.
+    samples
+        Effective number of independent samples.
+    replicates
+        Number of bootstrap replicates.
+    """
+
+    amplitude: Estimate
+    exponent: Estimate
+    r2: Estimate
+    transition_times: tuple[Estimate, ...]
+    level: float
+    samples: float
+    replicates: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Logs:
+    """What every fit here needs: x = log effective frequency, log power of the table and of the replicates, weights."""
+
+    x: np.ndarray
+    y: np.ndarray
+    replicates: np.ndarray
+    weight: np.ndarray
+    law: PowerLaw
+
+
+def _logs(
+    spectrum: Spectrum, replicates: Replicates | None, band: tuple[float, float] | None, weights: Weights
+) -> _Logs:
+    law = fit_power_law(spectrum, band=band, weights=weights)
+    inside = fit_band(spectrum, band)
+    omega = spectrum.frequency if spectrum.binning is None else spectrum.binning.effective_frequency(law.exponent)
+    power = np.zeros((0, len(omega))) if replicates is None else replicates.power
+    if power.shape[1] != len(omega):
+        raise ValueError(
+            f"replicates have {power.shape[1]} bins but the spectrum {len(omega)}; pass those of one meter"
+        )
+    with np.errstate(divide="ignore"):
+        logs = np.log(power[:, inside])
+    return _Logs(
+        np.log(omega[inside]), np.log(spectrum.power[inside]), logs, fit_weights(spectrum, weights)[inside], law
+    )
+
+
+def _replicates_of(replicates: Replicates) -> Replicates:
+    if not isinstance(replicates, Replicates):
+        raise TypeError(f"replicates is {type(replicates).__name__}; pass meter.replicates()")
+    return replicates
+
+
+def confidence(
+    spectrum: Spectrum,
+    replicates: Replicates,
+    *,
+    band: tuple[float, float] | None = None,
+    weights: Weights = "uniform",
+    scales: Sequence[float] = (0.5, 1.0),
+    delta: float = 0.01,
+    level: float = 0.95,
+) -> Confidence:
+    """Intervals of A, beta, R2 and the transition times of the law fitted to a measured spectrum.
+
+    Parameters
+    ----------
+    spectrum, replicates
+        ``meter.result()`` and ``meter.replicates()``.
+    band, weights
+        As :func:`~spectral_pd.spectrum.fit_power_law`.
+    scales, delta
+        As :func:`~spectral_pd.theory.transition_times`.
+    level
+        Coverage, inside (0, 1).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Fewer than 2 effective samples, bad arguments.
+    """
+    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    solutions, _, r2 = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), logs.replicates, logs.weight)
+    amplitude, exponent = np.exp(solutions[:, 0]), -solutions[:, 1]
+    n = replicates.samples
+    times = transition_times(logs.law, scales, spectrum.shape, delta=delta)
+    usable = np.isfinite(amplitude) & np.isfinite(exponent)
+    replicate_times = np.array(
+        [
+            transition_times(
+                replace(logs.law, amplitude=float(a), exponent=float(b)), scales, spectrum.shape, delta=delta
+            )
+            for a, b in zip(amplitude[usable], exponent[usable], strict=True)
+        ]
+    ).reshape(-1, len(times))
+    return Confidence(
+        estimate(logs.law.amplitude, amplitude, n, level=level, scale=np.log, inverse=np.exp),
+        estimate(logs.law.exponent, exponent, n, level=level),
+        estimate(
+            float(logs.law.r2 or 0.0),
+            r2,
+            n,
+            level=level,
+            scale=lambda v: -np.log(np.maximum(1 - v, 1e-15)),
+            inverse=lambda v: 1 - np.exp(-v),
+        ),
+        tuple(
+            estimate(t, column, n, level=level, scale=_logit, inverse=_logistic)
+            for t, column in zip(times, replicate_times.T, strict=True)
+        ),
+        level,
+        n,
+        len(replicates.power),
+    )
+
+
+def residuals(
+    spectrum: Spectrum, *, band: tuple[float, float] | None = None, weights: Weights = "uniform"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(frequency, ``log P - log(A omega^-beta)``) of the bins in the band: a law that holds leaves no pattern here."""
+    logs = _logs(spectrum, None, band, weights)
+    return np.exp(logs.x), logs.y - (math.log(logs.law.amplitude) - logs.law.exponent * logs.x)
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """A second-order term in log-log: the exponent drifts from `first` at the lowest to `last` at the highest bin.
+
+    Attributes
+    ----------
+    coefficient
+        c of ``log P = a - beta x + c x^2``; 0 for a power law, negative when the spectrum falls faster and faster.
+    first, last
+        Local exponents ``-d log P / d log omega`` at the ends of the band.
+    """
+
+    coefficient: Estimate
+    first: float
+    last: float
+
+
+def curvature(
+    spectrum: Spectrum,
+    replicates: Replicates,
+    *,
+    band: tuple[float, float] | None = None,
+    weights: Weights = "uniform",
+    level: float = 0.95,
+) -> Curvature:
+    """Fit a parabola in log-log. Parameters and errors as :func:`confidence`; needs 3 bins."""
+    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    if len(logs.x) < 3:
+        raise ValueError(f"{len(logs.x)} bins; a parabola needs at least 3")
+    x = logs.x - logs.x.mean()
+    columns = np.stack([np.ones_like(x), x, x**2], 1)
+    (_, slope, coefficient), _, _ = least_squares(columns, logs.y, logs.weight)
+    rows, _, _ = least_squares(columns, logs.replicates, logs.weight)
+    return Curvature(
+        estimate(float(coefficient), rows[:, 2], replicates.samples, level=level),
+        float(-slope - 2 * coefficient * x[0]),
+        float(-slope - 2 * coefficient * x[-1]),
+    )
+
+
+@dataclass(frozen=True)
+class BrokenPowerLaw:
+    """Two power laws joined at `frequency`: ``A omega^-below`` up to it, ``omega^-above`` beyond.
+
+    Attributes
+    ----------
+    frequency
+        The break, cycles per shorter side.
+    amplitude
+        Power at omega = 1 of the lower branch.
+    below, above
+        The exponents.
+    difference
+        ``above - below`` with its interval; the break is searched again in every replicate.
+    evidence
+        Fall of the Bayesian information criterion against one power law, ``K log(RSS_1 / RSS_2) - 2 log K``; above 10 is
+        strong.
+    """
+
+    frequency: float
+    amplitude: float
+    below: float
+    above: float
+    difference: Estimate
+    evidence: float
+
+    @property
+    def preferred(self) -> bool:
+        """Whether the break is worth believing: evidence above 10, a difference above 0.1 that excludes 0."""
+        return self.evidence > 10 and self.difference.excludes_zero and abs(self.difference.value) > 0.1
+
+
+def broken_power_law(
+    spectrum: Spectrum,
+    replicates: Replicates,
+    *,
+    band: tuple[float, float] | None = None,
+    weights: Weights = "uniform",
+    level: float = 0.95,
+) -> BrokenPowerLaw:
+    """Two exponents, continuous at the break that leaves the least squares, at least 3 bins on each side.
+
+    Parameters and errors as :func:`confidence`; needs 8 bins.
+    """
+    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    count = len(logs.x)
+    if count < 8:
+        raise ValueError(f"{count} bins; a break needs at least 8")
+    _, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
+    rows = np.vstack([logs.y, logs.replicates])
+    best = np.full(len(rows), np.inf)
+    found = np.zeros((len(rows), 4))
+    # Candidate breaks: bins, thinned to at most 64 evenly in log omega (a break has no finer meaning than that).
+    candidates = logs.x[2:-3]
+    if len(candidates) > 64:
+        wanted = np.linspace(candidates[0], candidates[-1], 64)
+        candidates = np.unique(candidates[np.searchsorted(candidates, wanted)])
+    for at in candidates:
+        columns = np.stack([np.ones(count), logs.x, np.maximum(logs.x - at, 0)], 1)
+        solution, rest, _ = least_squares(columns, rows, logs.weight)
+        better = rest < best
+        best = np.where(better, rest, best)
+        found[better] = np.column_stack([solution, np.full(len(rows), at)])[better]
+    intercept, slope, change, at = found[0]
+    evidence = count * math.log(max(float(rest_one), 1e-300) / max(float(best[0]), 1e-300)) - 2 * math.log(count)
+    return BrokenPowerLaw(
+        float(np.exp(at)),
+        float(np.exp(intercept)),
+        float(-slope),
+        float(-slope - change),
+        estimate(float(-change), -found[1:, 2], replicates.samples, level=level),
+        evidence,
+    )
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """``P = A omega^-beta + N``.
+
+    Attributes
+    ----------
+    amplitude, exponent
+        The law above the floor.
+    power
+        N, at least 0.
+    share
+        ``N / P`` at the highest bin, 0 to 1, with its interval.
+    """
+
+    amplitude: float
+    exponent: float
+    power: float
+    share: Estimate
+
+
+def noise_floor(
+    spectrum: Spectrum,
+    replicates: Replicates,
+    *,
+    band: tuple[float, float] | None = None,
+    weights: Weights = "uniform",
+    level: float = 0.95,
+) -> NoiseFloor:
+    """Least squares of ``log(A omega^-beta + N)``, N searched from 0 to the lowest bin's power.
+
+    Parameters and errors as :func:`confidence`; needs 4 bins.
+    """
+    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    if len(logs.x) < 4:
+        raise ValueError(f"{len(logs.x)} bins; a law with a floor needs at least 4")
+    rows = np.vstack([logs.y, logs.replicates])
+    lowest = np.exp(rows.min(1, keepdims=True))
+    start, _, _ = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), rows, logs.weight)
+    best = np.full(len(rows), np.inf)
+    found = np.zeros((len(rows), 3))
+    for fraction in np.concatenate([[0.0], np.geomspace(1e-3, 0.999, 48)]):
+        floor = fraction * lowest
+        theta = start.copy()
+        for _ in range(12):  # Gauss-Newton in (log A, -beta) at this floor
+            law = np.exp(theta[:, :1] + theta[:, 1:] * logs.x)
+            model = law + floor
+            gain = law / model  # d log model / d log A
+            rest = rows - np.log(model)
+            w = logs.weight * gain**2
+            s0, s1, s2 = (np.sum(w * logs.x**p, 1) for p in range(3))
+            r0, r1 = (np.sum(logs.weight * gain * rest * logs.x**p, 1) for p in range(2))
+            determinant = s0 * s2 - s1**2
+            theta += np.stack([s2 * r0 - s1 * r1, s0 * r1 - s1 * r0], 1) / determinant[:, None]
+        rest = rows - np.log(np.exp(theta[:, :1] + theta[:, 1:] * logs.x) + floor)
+        error = np.sum(logs.weight * rest**2, 1)
+        better = np.isfinite(error) & (error < best)
+        best = np.where(better, error, best)
+        found[better] = np.column_stack([theta, floor])[better]
+    share = found[:, 2] / (np.exp(found[:, 0] + found[:, 1] * logs.x[-1]) + found[:, 2])
+    bounded = estimate(float(share[0]), share[1:], replicates.samples, level=level)
+    return NoiseFloor(
+        float(np.exp(found[0, 0])),
+        float(-found[0, 1]),
+        float(found[0, 2]),
+        replace(bounded, low=max(bounded.low, 0.0), high=min(bounded.high, 1.0)),
+    )
+
+
+def anisotropy(
+    spectrum: Spectrum,
+    directional: np.ndarray,
+    replicates: Replicates,
+    *,
+    band: tuple[float, float] | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Power at horizontal over power at vertical frequencies, geometric mean over bins; 1 is isotropic.
+
+    Horizontal frequency is variation along the width (upright edges). Each side is taken relative to what the isotropic
+    law would give for the same coefficients, so grids that are not square and bins that are filled unevenly do not count.
+
+    Parameters
+    ----------
+    spectrum, directional, replicates
+        ``meter.result()``, ``meter.directional()`` and ``meter.replicates()``.
+    band, level
+        As :func:`confidence`.
+
+    Raises
+    ------
+    ValueError
+        Not two spectral axes, or a basis without directions (Haar); as :func:`confidence`.
+    """
+    if directional.shape[0] != 2 or spectrum.binning is None:
+        raise ValueError(
+            f"directional has {directional.shape[0]} axes; anisotropy compares two, in a basis with a frequency along "
+            f"each (DCT, FOURIER)"
+        )
+    law = fit_power_law(spectrum, band=band)
+    inside = fit_band(spectrum, band)
+    model = np.log(spectrum.binning.directional_power(law.exponent))[:, inside]
+    rows = np.concatenate([directional[None], _replicates_of(replicates).directional])[:, :, inside]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(rows) - model
+        ratios = np.exp((logs[:, 1] - logs[:, 0]).mean(1))
+    return estimate(float(ratios[0]), ratios[1:], replicates.samples, level=level, scale=np.log, inverse=np.exp)
+
+
+def transition_shift(
+    spectrum: Spectrum, law: PowerLaw, *, scales: Sequence[float] = (0.5, 1.0), delta: float = 0.01
+) -> tuple[float, ...]:
+    """How much later (in t, positive is nearer to noise) the law leaves each scale than the measured table does.
+
+    The table is taken as its monotone envelope. Errors as :func:`~spectral_pd.theory.transition_times`.
+    """
+    floor = spectrum.frequency[0] - 0.5
+    table = spectrum.envelope()
+    exact = transition_times(
+        lambda omega: table(np.clip(omega, max(floor, 1e-3), None)), scales, spectrum.shape, delta=delta
+    )
+    fitted = transition_times(law, scales, spectrum.shape, delta=delta)
+    return tuple(a - b for a, b in zip(fitted, exact, strict=True))

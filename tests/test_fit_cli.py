@@ -1,0 +1,361 @@
+"""``spectral-pd fit``: the report, files, options; torchrun with 1, 2 and 4 processes; kill -9 and go on."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from strategies import randn
+
+from spectral_pd import DCT, GaussianField, PowerLaw, Spectrum, fit_power_law
+from spectral_pd.measure import (
+    add_arguments,
+    load_checkpoint,
+    measure,
+    run,
+    save_checkpoint,
+)
+from spectral_pd.sources import Arrays, Batch
+
+SCRIPT = """
+import argparse, os, sys, time, torch
+from spectral_pd import measure
+torch.set_num_threads(1)
+slow = float(sys.argv.pop(1))
+if slow:  # a source as slow as a disk or an encoder, so that there is a middle to be killed in
+    from spectral_pd.sources import Chain
+    read = Chain.__getitem__
+    def slowly(self, i):
+        time.sleep(slow)
+        if i == 3 and "READY" in os.environ:
+            open(os.environ["READY"], "w").close()
+        return read(self, i)
+    Chain.__getitem__ = slowly
+parser = argparse.ArgumentParser()
+measure.add_arguments(parser)
+measure.run(parser.parse_args())
+"""
+
+
+def fit(*arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    """70 latents of two channels in three files, float32."""
+    folder = tmp_path_factory.mktemp("latents")
+    x = GaussianField(PowerLaw(80.0, 2.0, shape=(32, 32)), (32, 32)).sample(
+        (70, 2), generator=torch.Generator().manual_seed(0)
+    )
+    for name, part in zip("abc", x.split([30, 30, 10]), strict=True):
+        np.save(folder / f"{name}.npy", part.numpy())
+    return folder
+
+
+def read(path):
+    data = json.loads(path.read_text())
+    return data, data["measurement"]
+
+
+# -- one process ------------------------------------------------------------------------------------------------------
+
+
+def test_report_and_files(latents, tmp_path, capsys):
+    out = [tmp_path / name for name in ("law.json", "table.json", "figure.png")]
+    fit(latents, "--json", out[0], "--table", out[1], "--figure", out[2], "--scales", "1/4", "1/2", "1")
+    text = capsys.readouterr().out
+    assert "70 samples, 140 planes of 32x32, 2 channels, basis dct" in text
+    for line in (
+        r"A +\d",
+        r"beta +\d",
+        "R2 +0.9",
+        r"t\*\(0.25\)",
+        r"t\*\(0.5\)",
+        "curvature",
+        "noise floor",
+        "horizontal",
+    ):
+        assert re.search(line, text), line
+    assert "warning" not in text
+    data, record = read(out[0])
+    law = PowerLaw.load(out[0])
+    assert law.amplitude == pytest.approx(80, rel=0.05)
+    assert law.exponent == pytest.approx(2, abs=0.03)
+    assert "70 samples, grid 32x32, basis dct" in law.source
+    interval = record["confidence"]["exponent"]
+    assert interval["low"] < law.exponent < interval["high"]
+    assert len(record["confidence"]["transition_times"]) == 2
+    assert len(record["channel_power"]) == 2
+    assert fit_power_law(Spectrum.load(out[1])).exponent == law.exponent
+    assert out[2].read_bytes()[:4] == b"\x89PNG"
+    assert data["kind"] == "measured"
+
+
+def test_options_reach_the_fit(latents, tmp_path):
+    results = {}
+    for name, options in {
+        "plain": [],
+        "band": ["--band", 2, 10],
+        "log": ["--weights", "log"],
+        "fourier": ["--basis", "fourier"],
+        "batch": ["--batch-size", 7],
+        "workers": ["--workers", 2],
+        "none": ["--bootstrap", 0],
+    }.items():
+        fit(latents, "--json", tmp_path / "law.json", *options)
+        results[name] = read(tmp_path / "law.json")
+    exponent = {name: data["exponent"] for name, (data, _) in results.items()}
+    assert len({exponent[n] for n in ("plain", "band", "log", "fourier")}) == 4
+    assert exponent["workers"] == exponent["plain"]
+    for name in ("workers", "batch"):
+        assert exponent[name] == pytest.approx(exponent["plain"], rel=1e-9)
+        same = [results[n][1]["confidence"]["exponent"]["error"] for n in (name, "plain")]
+        assert same[0] == pytest.approx(same[1], rel=1e-9)
+    assert results["none"][1]["confidence"] is None
+
+
+def test_warnings_where_the_law_fails(tmp_path, capsys):
+    frequency = DCT.frequency((48, 48))
+    root = (40 * frequency.clamp(min=0.5) ** -3.0 + 0.2).sqrt()
+    x = DCT.inverse(torch.randn(64, 1, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * root)
+    np.save(tmp_path / "x.npy", x)
+    fit(tmp_path, "--scales", "1/4", 1)
+    text = capsys.readouterr().out
+    assert "warning: R2" in text
+    assert "warning: two power laws fit better" in text
+    assert "warning: a noise floor makes up" in text
+    assert "plan with the table's envelope" in text
+
+
+def test_few_samples_are_said_to_be_few():
+    x = randn(1, 3, 16, 16, seed=2)
+    one = measure(x)
+    assert one.confidence is None
+    assert any("one sample" in w for w in one.warnings)
+    few = measure(randn(4, 3, 16, 16, seed=3))
+    assert any("independent samples; intervals are rough" in w for w in few.warnings)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (torch.ones(3, 1, 8, 8), [], "the data are constant"),
+        (torch.full((3, 1, 8, 8), torch.nan), ["--on-error", "raise"], "NaN or infinity"),
+        (torch.full((3, 1, 8, 8), torch.nan), [], "the source gave no samples"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.int32), [], "is of torch.int32"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.complex64), [], "is of torch.complex64"),
+        (torch.zeros(2, 1, 8, 1), [], "has no radial bin"),
+        (torch.zeros(5), ["--on-error", "raise"], "spectra need at least"),
+        (randn(4, 1, 8, 8), ["--size", 4], "leave size out"),
+        (randn(4, 1, 8, 8), ["--band", 5, 2], "band = "),
+        (randn(4, 1, 8, 8), ["--bootstrap", 1], "replicates = 1"),
+        (randn(4, 1, 8, 8), ["--delta", 2], "delta = 2"),
+        (randn(4, 1, 8, 8), ["--workers", -1], "--workers -1 must not be negative"),
+    ],
+)
+def test_bad_input(tmp_path, data, options, message):
+    np.save(tmp_path / "x.npy", data.numpy())
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        fit(tmp_path, *options)
+
+
+def test_grids_that_differ_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", randn(2, 1, 8, 8).numpy())
+    np.save(tmp_path / "b.npy", randn(2, 1, 8, 12).numpy())
+    with pytest.raises(ValueError, match=r"batch 1: batch has grid \(8, 12\) but this meter measures \(8, 8\)"):
+        fit(tmp_path)
+
+
+def test_worker_errors_stay_readable(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((2, 1, 8, 8), np.nan))
+    with pytest.raises(ValueError, match=r"NaN or infinity") as caught:
+        fit(tmp_path, "--workers", 1, "--on-error", "raise")
+    assert "Traceback" not in str(caught.value)
+
+
+# -- many processes ---------------------------------------------------------------------------------------------------
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def torchrun(processes, script, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        str(script),
+    ]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "fit.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_processes_agree(latents, tmp_path, script):
+    """One, two and four processes: A, beta, tables and intervals to 1e-12; four ranks share six batches unevenly."""
+    records = []
+    for processes in (1, 2, 4):
+        path = tmp_path / f"{processes}.json"
+        text = torchrun(processes, script, 0, latents, "--json", path, "--batch-size", 12)
+        assert text.count("70 samples") == 1  # one report, from the first process
+        records.append(read(path))
+    (reference, one), *others = records
+    for data, record in others:
+        assert data["amplitude"] == pytest.approx(reference["amplitude"], rel=1e-12)
+        assert data["exponent"] == pytest.approx(reference["exponent"], rel=1e-12)
+        np.testing.assert_allclose(record["spectrum"]["power"], one["spectrum"]["power"], rtol=1e-12)
+        np.testing.assert_allclose(record["channel_power"], one["channel_power"], rtol=1e-12)
+        for name in ("amplitude", "exponent"):
+            for end in ("low", "high"):
+                assert record["confidence"][name][end] == pytest.approx(one["confidence"][name][end], rel=1e-11)
+        assert record["samples"] == 70
+
+
+def test_more_processes_than_batches(tmp_path, script):
+    np.save(tmp_path / "x.npy", randn(5, 1, 16, 16, seed=4).numpy())
+    out = tmp_path / "law.json"
+    torchrun(2, script, 0, tmp_path / "x.npy", "--json", out)
+    assert read(out)[1]["samples"] == 5
+    assert PowerLaw.load(out).exponent == measure(tmp_path / "x.npy").law.exponent
+
+
+# -- interrupted ------------------------------------------------------------------------------------------------------
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_killed_run_goes_on_bit_for_bit(latents, tmp_path, script, number):
+    state, out = tmp_path / "state.pt", tmp_path / "law.json"
+    common = [latents, "--batch-size", 3, "--json", out, "--resume", state]
+    # kill -9 loses what came after the last checkpoint, so there is one a batch; Ctrl-C writes its own
+    every = 0 if number == signal.SIGKILL else 1000
+    start = [sys.executable, str(script), "0.1", *map(str, common), "--checkpoint-every", str(every)]
+    ready = tmp_path / "ready"
+    process = subprocess.Popen(
+        start, env={**environment(), "READY": str(ready)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    if number == signal.SIGKILL:
+        wait_for(lambda: state.exists() and int(torch.load(state, weights_only=True)["done"]) >= 5)
+    else:
+        wait_for(lambda: ready.exists() or process.poll() is not None)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not out.exists()
+    done = int(torch.load(state, weights_only=True)["done"])
+    assert 0 < done < 24  # in the middle of 24 batches
+    subprocess.run([sys.executable, str(script), "0", *map(str, common)], env=environment(), check=True, timeout=120)
+    resumed = read(out)
+    fit(latents, "--batch-size", 3, "--json", tmp_path / "whole.json")
+    whole = read(tmp_path / "whole.json")
+    assert resumed[1]["spectrum"] == whole[1]["spectrum"]
+    assert resumed[1]["confidence"] == whole[1]["confidence"]
+    assert resumed[0]["amplitude"] == whole[0]["amplitude"]
+
+
+def test_checkpoints_belong_to_one_run(latents, tmp_path):
+    state = tmp_path / "state.pt"
+    fit(latents, "--resume", state)
+    fit(latents, "--resume", state)  # finished: reports again without reading
+    for options in (["--seed", 1], ["--basis", "fourier"], ["--batch-size", 4]):
+        with pytest.raises(ValueError, match=r"belongs to another run: .* finish that run, or name another file"):
+            fit(latents, "--resume", state, *options)
+    with pytest.raises(ValueError, match="belongs to another run: files was"):
+        fit(latents / "a.npy", "--resume", state)
+    state.write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="is not a checkpoint of this library"):
+        fit(latents, "--resume", state)
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    save_checkpoint(path, {"identity": {}, "done": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"identity": {}, "done": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path, {})["done"] == 1
+
+
+def test_interrupt_inside_an_update_leaves_whole_batches(latents, tmp_path, monkeypatch):
+    """Ctrl-C between the table and the bootstrap of one batch: the checkpoint holds neither."""
+    from spectral_pd import spectrum
+
+    state, calls = tmp_path / "state.pt", []
+    weights = spectrum.poisson_weights
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return weights(*args, **kwargs)
+
+    monkeypatch.setattr(spectrum, "poisson_weights", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(latents, "--resume", state, "--batch-size", 10)
+    monkeypatch.undo()
+    saved = torch.load(state, weights_only=True)
+    assert saved["done"] == 2
+    assert saved["meter"]["samples"] == 20
+    fit(latents, "--resume", state, "--batch-size", 10, "--json", tmp_path / "a.json")
+    fit(latents, "--batch-size", 10, "--json", tmp_path / "b.json")
+    assert read(tmp_path / "a.json")[1]["confidence"] == read(tmp_path / "b.json")[1]["confidence"]
+
+
+def test_iterables_resume_by_skipping(tmp_path):
+    x = randn(30, 1, 12, 12, seed=5)
+    parts = [Batch(p, torch.arange(3) + 3 * i) for i, p in enumerate(x.split(3))]
+    state = tmp_path / "s.pt"
+
+    def broken():
+        for i, p in enumerate(parts):
+            if i == 6:
+                raise OSError("the network went away")
+            yield p.values
+
+    with pytest.raises(OSError, match="the network went away"):
+        measure(broken(), resume=state, every=0)
+    again = measure((p.values for p in parts), resume=state)
+    assert again.samples == 30
+    assert np.array_equal(again.spectrum.power, measure(p.values for p in parts).spectrum.power)
+
+
+def test_skipped_files_are_counted_once(latents, tmp_path):
+    (tmp_path / "bad.npy").write_bytes(b"rubbish")
+    np.save(tmp_path / "good.npy", randn(5, 1, 8, 8, seed=6).numpy())
+    result = measure(tmp_path, errors="skip")
+    assert (result.samples, result.skipped) == (5, 1)
+    assert "1 samples skipped" in str(result)
+    assert len(Arrays([tmp_path / "good.npy"])) == 1

@@ -1,0 +1,352 @@
+"""Reading data: pictures, stored latents, videos, data sets, loaders, an autoencoder; and everything that can be wrong."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from strategies import randn
+
+from spectral_pd.sources import (
+    Arrays,
+    Batch,
+    Encoder,
+    Images,
+    Items,
+    Source,
+    Videos,
+    find_files,
+    iterate,
+    open_source,
+    picture_tensor,
+)
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def picture(height, width, seed=0, mode="RGB"):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def everything(source):
+    """All values and numbers of a source, in order."""
+    batches = [source[i] for i in range(len(source))] if isinstance(source, Source) else list(source)
+    values = [b.values for b in batches if b.values is not None]
+    return torch.cat(values), torch.cat([b.index for b in batches]), [line for b in batches for line in b.skipped]
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_picture_values():
+    image = picture(5, 7)
+    x = picture_tensor(image)
+    assert x.shape == (3, 5, 7)
+    np.testing.assert_allclose(x.permute(1, 2, 0), np.asarray(image) / 127.5 - 1, atol=1e-6)
+    grey = picture_tensor(picture(5, 7, mode="L"))
+    assert grey.shape == (3, 5, 7)
+    assert torch.equal(grey[0], grey[2])
+    assert picture_tensor(picture(5, 7, mode="RGBA")).shape == (3, 5, 7)
+    deep = picture_tensor(Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)))
+    assert deep.shape == (3, 4, 4)
+    assert deep.max() == 1.0
+
+
+def test_resize_and_crop():
+    image = picture(60, 100)
+    crop = picture_tensor(image, (40, 40), fit="crop")
+    np.testing.assert_allclose(crop, picture_tensor(image)[:, 10:50, 30:70])
+    expected = image.crop((20, 0, 80, 60)).resize((30, 30), Image.Resampling.LANCZOS)
+    assert torch.equal(picture_tensor(image, (30, 30)), picture_tensor(expected))
+    assert picture_tensor(image, (30, 60), fit="resize").shape == (3, 30, 60)
+    same = picture_tensor(image, (60, 60))
+    assert torch.equal(same, picture_tensor(image)[:, :, 20:80])
+
+
+def test_nothing_is_enlarged_or_guessed():
+    with pytest.raises(ValueError, match="30x50 is smaller than the wanted 40x40; pictures are never enlarged"):
+        picture_tensor(picture(30, 50), (40, 40))
+    with pytest.raises(ValueError, match="fit = 'stretch' must be 'resize' or 'crop'"):
+        picture_tensor(picture(30, 50), (10, 10), fit="stretch")
+    with pytest.raises(ValueError, match="mode F: 32-bit pictures have no known range"):
+        picture_tensor(Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(5):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        picture(20 + i, 24, seed=i).save(tmp_path / ("deep" if i % 2 else ".") / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_folder_of_any_sizes(folder):
+    source = open_source(folder, size=(16, 16), batch_size=2)
+    assert len(source) == 3
+    x, index, skipped = everything(source)
+    assert x.shape == (5, 3, 16, 16)
+    assert index.tolist() == list(range(5))
+    assert skipped == []
+    assert torch.equal(source[1].values, everything(source)[0][2:4])  # any batch, any time
+
+
+def test_mixed_sizes_are_refused_with_the_reason(folder):
+    with pytest.raises(ValueError, match="power belongs to a grid: give a size"):
+        everything(open_source(folder))
+
+
+def test_broken_picture_is_skipped_with_a_line_or_refused(folder):
+    whole = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "4.png").write_bytes(b"not a picture at all")
+    x, index, skipped = everything(open_source(folder, size=(16, 16), errors="skip"))
+    assert x.shape[0] == 3
+    assert len(skipped) == 2
+    assert all(name in " ".join(skipped) for name in ("2.png", "4.png"))
+    # numbers stay with the files, so bootstrap weights do too
+    order = [p.name for p in find_files([folder])]
+    assert index.tolist() == [i for i, name in enumerate(order) if name not in ("2.png", "4.png")]
+    with pytest.raises(Exception, match=r"\.png"):
+        everything(open_source(folder, size=(16, 16), errors="raise"))
+
+
+def test_finding_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        find_files([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="no files of a known kind"):
+        find_files([tmp_path])
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"unknown kind '.txt'"):
+        find_files([tmp_path / "a.txt"])
+
+
+# -- stored latents ---------------------------------------------------------------------------------------------------
+
+
+def save(path, x):
+    if path.suffix == ".npy":
+        np.save(path, x.numpy())
+    elif path.suffix == ".npz":
+        np.savez(path, latents=x.numpy())
+    elif path.suffix == ".pt":
+        torch.save(x, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file({"latents": x}, path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_stored_batches(tmp_path, suffix):
+    x = randn(7, 4, 8, 6, seed=1).float()
+    save(tmp_path / f"a{suffix}", x[:5])
+    save(tmp_path / f"b{suffix}", x[5:])
+    source = open_source(tmp_path, batch_size=3)
+    assert [source[i].values.shape[0] for i in range(len(source))] == [3, 2, 2]
+    values, index, _ = everything(source)
+    assert torch.equal(values, x)
+    assert index.tolist() == list(range(7))
+
+
+def test_files_of_one_sample_share_batches(tmp_path):
+    x = randn(7, 4, 8, 6, seed=2)
+    for i in range(7):
+        save(tmp_path / f"{i}.npy", x[i])
+    source = open_source(tmp_path, batch_size=4)
+    assert len(source) == 2
+    assert torch.equal(everything(source)[0], x)
+    save(tmp_path / "plane.npy", x[0, 0])
+    values = open_source(tmp_path / "plane.npy")[0].values
+    assert values.shape == (1, 1, 8, 6)
+
+
+def test_clips_of_rank_four(tmp_path):
+    clip = randn(4, 5, 8, 6, seed=3)
+    save(tmp_path / "clip.npy", clip)
+    assert open_source(tmp_path, frames=True)[0].values.shape == (1, 4, 5, 8, 6)
+    assert open_source(tmp_path)[0].values.shape == (4, 5, 8, 6)
+
+
+def test_half_precision_dictionaries_and_damage(tmp_path):
+    torch.save({"latents": randn(2, 4, 8, 8, seed=4).half(), "step": 3}, tmp_path / "a.pt")
+    assert open_source(tmp_path)[0].values.dtype == torch.float16
+    torch.save({"a": torch.zeros(1, 2, 4, 4), "b": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"holds 2 arrays \['a', 'b'\]"):
+        open_source(tmp_path)
+    (tmp_path / "a.pt").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="cannot be read"):
+        open_source(tmp_path)
+    save(tmp_path / "good.npy", randn(3, 1, 8, 8, seed=5))
+    values, _, skipped = everything(open_source(tmp_path, errors="skip"))
+    assert values.shape[0] == 3
+    assert "a.pt" in skipped[0]
+
+
+def test_bad_arrays(tmp_path):
+    save(tmp_path / "a.npy", torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match=r"is of torch.uint8.*pictures: x.float\(\) / 127.5 - 1"):
+        everything(open_source(tmp_path))
+    save(tmp_path / "a.npy", torch.zeros(8))
+    with pytest.raises(ValueError, match=r"has shape \(8,\); spectra need at least"):
+        open_source(tmp_path)
+    x = randn(4, 1, 8, 8, seed=6)
+    x[2, 0, 3, 3] = float("nan")
+    save(tmp_path / "a.npy", x)
+    with pytest.raises(ValueError, match=r"a.npy: sample 2: NaN or infinity; clean the data"):
+        everything(open_source(tmp_path))
+    values, index, skipped = everything(open_source(tmp_path, errors="skip"))
+    assert index.tolist() == [0, 1, 3]
+    assert values.shape[0] == 3
+    assert len(skipped) == 1
+    with pytest.raises(ValueError, match="resized latents have another spectrum; leave size out"):
+        open_source(tmp_path, size=(4, 4))
+    with pytest.raises(ValueError, match="batch_size = 0 must be"):
+        open_source(tmp_path, batch_size=0)
+
+
+# -- data sets and iterables ------------------------------------------------------------------------------------------
+
+
+class Column:
+    """The part of a Hugging Face data set that is used: len, [] and dicts."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def test_data_sets_of_dicts_and_pairs():
+    rows = Column([{"image": picture(20, 30, seed=i), "label": i} for i in range(5)])
+    source = open_source(rows, size=(16, 16), batch_size=2)
+    assert isinstance(source, Items)
+    assert everything(source)[0].shape == (5, 3, 16, 16)
+    latents = torch.utils.data.TensorDataset(randn(5, 4, 8, 8, seed=7), torch.arange(5))
+    values, index, _ = everything(open_source(latents, batch_size=2))
+    assert torch.equal(values, latents.tensors[0])
+    assert index.tolist() == list(range(5))
+    named = Column([{"z": randn(4, 8, 8, seed=i)} for i in range(3)])
+    assert everything(open_source(named, column="z"))[0].shape == (3, 4, 8, 8)
+    with pytest.raises(TypeError, match=r"no image or .* among the columns \['z'\]; pass column="):
+        everything(open_source(named))
+
+
+def test_iterables():
+    x = randn(6, 4, 8, 8, seed=8)
+    labels = torch.arange(6)
+    for data in (x, [x[:4], x[4:]], iter([(x[:4], labels[:4]), (x[4:], labels[4:])]), list(x), (p for p in x)):
+        values, index, _ = everything(open_source(data))
+        assert torch.equal(values, x)
+        assert index.tolist() == list(range(6))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=4)
+    assert torch.equal(everything(open_source(loader))[0], x)
+    planes = torch.utils.data.DataLoader(list(x[:, 0]), batch_size=4)
+    assert everything(open_source(planes))[0].shape == (6, 1, 8, 8)
+    for bad, message in ((3, "source is int"), ([object()], "a sample is object"), ([torch.zeros(3)], "at least")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            list(iterate(bad))
+
+
+# -- video ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def film(tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "film.mkv"
+    frames = [np.full((32, 48, 3), 10 * i, dtype=np.uint8) for i in range(11)]
+    writer = ffmpeg.write_frames(str(path), (48, 32), fps=8, codec="ffv1", pix_fmt_out="bgr0", macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def test_video_frames_come_as_clips_in_any_order(film):
+    source = Videos([film], clip=4, size=(16, 16))
+    assert len(source) == 3
+    levels = [10 * i / 127.5 - 1 for i in range(11)]
+    for number in (0, 1, 2, 1, 0, 2):  # forward, backward, with a jump
+        batch = source[number]
+        np.testing.assert_allclose(batch.values[:, 0, 0, 0], levels[4 * number : 4 * number + 4], atol=1.5 / 127.5)
+        assert batch.index.tolist() == [number] * len(batch.values)
+    assert source[2].values.shape == (3, 3, 16, 16)
+    assert len(open_source(film, clip=16)) == 1
+
+
+def test_broken_video(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    (tmp_path / "a.mp4").write_bytes(b"no film")
+    with pytest.raises(ValueError, match=r"a.mp4 cannot be decoded"):
+        open_source(tmp_path)
+    with pytest.raises(ValueError, match="nothing could be read"):
+        open_source(tmp_path, errors="skip")
+
+
+# -- the autoencoder on the way ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    model = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+    )
+    path = tmp_path_factory.mktemp("vae")
+    model.save_pretrained(path)
+    return model.eval(), path
+
+
+def test_encoder_gives_the_denoisers_latents(vae):
+    model, path = vae
+    encoder = Encoder.load(path)
+    x = randn(2, 3, 32, 32, seed=9).float()
+    with torch.no_grad():
+        mode = model.encode(x).latent_dist.mode()
+    z = encoder(x)
+    assert z.shape == (2, 4, 16, 16)
+    torch.testing.assert_close(z, (mode - 0.1159) * 0.3611)
+    assert not torch.allclose(z, mode)  # negative control: without the factors
+    torch.testing.assert_close(encoder(x[:, :1]), encoder(x[:, :1].expand(-1, 3, -1, -1)))
+
+
+def test_encoder_with_statistics_per_channel(vae):
+    model, _ = vae
+    model.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+    x = randn(1, 3, 32, 32, seed=10).float()
+    with torch.no_grad():
+        mode = model.encode(x).latent_dist.mode()
+    mean, deviation = (torch.tensor(v).reshape(1, 4, 1, 1) for v in ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]))
+    torch.testing.assert_close(Encoder(model)(x), (mode - mean) / deviation)
+    model.register_to_config(latents_mean=None, latents_std=None)
+
+
+def test_encoder_refuses_other_folders(tmp_path):
+    pytest.importorskip("diffusers")
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        Encoder.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(ValueError, match="describes a 'UNet2DModel'; an AutoencoderKL model is needed"):
+        Encoder.load(tmp_path)
+
+
+def test_sources_are_sources(folder):
+    images = Images(find_files([folder]), size=(16, 16))
+    assert isinstance(images, Source)
+    assert isinstance(Arrays([]), Source)
+    with pytest.raises(IndexError):
+        images[99]
+    assert isinstance(next(iter(iterate([torch.zeros(1, 1, 4, 4)]))), Batch)
+    assert list(itertools.islice(iterate(torch.zeros(1, 1, 4, 4) for _ in range(3)), 2))[1].index.tolist() == [1]
