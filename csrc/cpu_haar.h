@@ -16,12 +16,10 @@ inline namespace SPD_ISA {
 // A flat list of quads, in blocks of kLanes. Within a block, lane 4g + k takes entry k * kLanes/4 + g: a transpose inside
 // groups of four lanes then puts all normals in order.
 struct QuadList {
-  uint32_t* words;  // six arrays: four of QuadState, two of RowState
+  uint32_t* words;  // the four arrays of QuadState
   int capacity;
 
   QuadState quads() const { return {words, words + capacity, words + 2 * capacity, words + 3 * capacity}; }
-  uint32_t* row_z() const { return words + 4 * capacity; }
-  uint32_t* row_w() const { return words + 5 * capacity; }
   static int slot(int entry) {
     const int block = entry / kLanes, i = entry % kLanes;
     return block * kLanes + 4 * (i % (kLanes / 4)) + i / (kLanes / 4);
@@ -33,45 +31,83 @@ static int list_capacity(int entries) { return blocks(entries) * kLanes; }
 SPD_HD void append_quads(const QuadList& list, const FieldPlane& at, int first, int count, int& entry) {
   for (int i = 0; i < count; ++i) quad_state(at, first + i, list.quads(), QuadList::slot(entry++));
 }
-SPD_HD void set_row(const QuadList& list, const FieldPlane& at, uint32_t row, int count, int& entry) {
-  const RowState state = row_state(at, row);
-  for (int i = 0; i < count; ++i, ++entry) {
-    const int slot = QuadList::slot(entry);
-    list.row_z()[slot] = state.z;
-    list.row_w()[slot] = state.w;
+static void pad_list(const QuadList& list, int entries) {
+  for (int i = entries; i < list_capacity(entries); ++i) {
+    const int slot = QuadList::slot(i);
+    for (int a = 0; a < 4; ++a) list.words[a * list.capacity + slot] = 0;
   }
 }
-static void pad_list(const QuadList& list, int entries) {
-  for (int i = entries; i < list_capacity(entries); ++i)
-    for (int a = 0; a < 6; ++a) list.words[a * list.capacity + QuadList::slot(i)] = 0;
-}
 
-// Normals of the list, four an entry, in order.
-static void draw_list(const QuadList& list, uint64_t key, int entries, float sigma, float* out) {
+// The rows along a flat list: `rows(i)` is the i-th run, a row and its number of entries. Most blocks lie in one run.
+struct Run {
+  uint32_t row;
+  int entries;
+};
+template <class Rows>
+struct RowWalk {
+  const FieldPlane& at;
+  const Rows& rows;
+  int run = 0, left = 0;
+  RowState state{};
+
+  SPD_HD void advance() {
+    while (left == 0) {
+      const Run next = rows(run++);
+      state = row_state(at, next.row);
+      left = next.entries;
+    }
+  }
+  SPD_HD void block(Halves& z, Halves& w) {
+    advance();
+    if (left >= kLanes) {
+      left -= kLanes;
+      z = Halves(state.z);
+      w = Halves(state.w);
+      return;
+    }
+    U mixed_z, mixed_w;
+    for (int i = 0; i < kLanes; ++i, --left) {
+      advance();
+      mixed_z[QuadList::slot(i)] = state.z;
+      mixed_w[QuadList::slot(i)] = state.w;
+    }
+    z = Halves(mixed_z);
+    w = Halves(mixed_w);
+  }
+};
+
+// Normals of the list, four an entry, in order. `rows` must go on beyond the last entry, to fill the last block.
+template <class Rows>
+SPD_HD void draw_list(const QuadList& list, const FieldPlane& at, const Rows& rows, int entries, float sigma, float* out) {
   const QuadState quads = list.quads();
-  const auto lanes = [&](int block) {
-    const auto at = [&](const uint32_t* p) { return (U)load(reinterpret_cast<const float*>(p + block * kLanes)); };
-    return QuadLanes{at(list.row_z()), at(list.row_w()), at(quads.z), at(quads.y), at(quads.high), at(quads.low)};
+  RowWalk<Rows> walk{at, rows};
+  const auto lanes = [&](int block) __attribute__((always_inline)) {
+    const auto word = [&](const uint32_t* p) __attribute__((always_inline)) {
+      return Halves((U)load(reinterpret_cast<const float*>(p + block * kLanes)));
+    };
+    QuadLanes a{0u, 0u, word(quads.z), word(quads.y), word(quads.high), word(quads.low)};
+    walk.block(a.row_z, a.row_w);
+    return a;
   };
-  const auto put = [&](int block, F* n) {
+  const auto put = [&](int block, F* n) __attribute__((always_inline)) {
     transpose_groups(n[0], n[1], n[2], n[3]);
     for (int k = 0; k < 4; ++k) store(out + 4 * block * kLanes + k * kLanes, n[k]);
   };
   int b = 0;
   for (; b + 2 <= blocks(entries); b += 2) {
     F n[8];
-    noise_block<2>(key, {lanes(b), lanes(b + 1)}, splat(sigma), n);
+    noise_block<2>(at.key, {lanes(b), lanes(b + 1)}, splat(sigma), n);
     put(b, n);
     put(b + 1, n + 4);
   }
   if (b < blocks(entries)) {
     F n[4];
-    noise_block<1>(key, {lanes(b)}, splat(sigma), n);
+    noise_block<1>(at.key, {lanes(b)}, splat(sigma), n);
     put(b, n);
   }
 }
 
-static int64_t noise_line_floats(int columns) { return int64_t{10} * list_capacity((columns + 3) / 4) + kLanes; }
+static int64_t noise_line_floats(int columns) { return int64_t{8} * list_capacity((columns + 3) / 4) + kLanes; }
 
 static void noise_plane(const NoiseSource& noise, int64_t plane, int rows, int columns, float* out, float* lines) {
   const FieldPlane at = field_plane(noise, plane);
@@ -82,9 +118,8 @@ static void noise_plane(const NoiseSource& noise, int64_t plane, int rows, int c
   append_quads(list, at, 0, count, entry);
   pad_list(list, count);
   for (int u = 0; u < rows; ++u) {
-    entry = 0;
-    set_row(list, at, u, count, entry);
-    draw_list(list, at.key, count, 1.0f, drawn);
+    const auto run = [&](int) { return Run{static_cast<uint32_t>(u), capacity}; };
+    draw_list(list, at, run, count, 1.0f, drawn);
     std::memcpy(out + int64_t{u} * columns, drawn, sizeof(float) * columns);
   }
 }
@@ -98,7 +133,7 @@ struct Details {
   explicit Details(int n)
       : width(n), first_quad(n / 4), upper((2 * n + 3) / 4 - n / 4), whole((2 * n + 3) / 4), rows(n >= 256 ? 1 : 256 / n) {}
   int entries(int group) const { return group * (upper + whole); }
-  int64_t floats() const { return int64_t{10} * list_capacity(entries(rows)) + kLanes; }
+  int64_t floats() const { return int64_t{8} * list_capacity(entries(rows)) + kLanes; }
 };
 
 template <class In, class Out>
@@ -134,26 +169,26 @@ template <class In, class Out>
 static void haar_level(const FieldPlane& at, int height, int width, int first, int rows, const In* low, float weight,
                        float sigma, Out* out, float* lines) {
   const Details details(width);
+  const int group = rows < details.rows ? rows : details.rows;
   float* drawn = lines;
-  const int capacity = list_capacity(details.entries(details.rows));
+  const int capacity = list_capacity(details.entries(group));
   const QuadList list{reinterpret_cast<uint32_t*>(lines + 4 * capacity), capacity};
+  // All upper runs of the group, then all whole ones.
   int entry = 0;
-  for (int i = 0; i < details.rows; ++i) {
-    append_quads(list, at, details.first_quad, details.upper, entry);
-    append_quads(list, at, 0, details.whole, entry);
-  }
+  for (int i = 0; i < group; ++i) append_quads(list, at, details.first_quad, details.upper, entry);
+  for (int i = 0; i < group; ++i) append_quads(list, at, 0, details.whole, entry);
   pad_list(list, entry);
-  for (int r = 0; r < rows; r += details.rows) {
-    const int group = rows - r < details.rows ? rows - r : details.rows;
-    entry = 0;
-    for (int i = 0; i < group; ++i) {
-      set_row(list, at, first + r + i, details.upper, entry);
-      set_row(list, at, height + first + r + i, details.whole, entry);
-    }
-    draw_list(list, at.key, entry, sigma, drawn);
-    for (int i = 0; i < group; ++i) {
-      const float* l = drawn + 4 * details.entries(i) + width - 4 * details.first_quad;
-      const float* h = drawn + 4 * (details.entries(i) + details.upper);
+  for (int r = 0; r < rows; r += group) {
+    const auto run = [&](int i) {
+      const int row = first + r + i % group;
+      return i < group ? Run{static_cast<uint32_t>(row), details.upper}
+                       : Run{static_cast<uint32_t>(height + row), details.whole};
+    };
+    draw_list(list, at, run, entry, sigma, drawn);
+    const float* wholes = drawn + 4 * group * details.upper;
+    for (int i = 0; i < group && r + i < rows; ++i) {
+      const float* l = drawn + 4 * i * details.upper + width - 4 * details.first_quad;
+      const float* h = wholes + 4 * i * details.whole;
       Out* even = out + int64_t{2} * (r + i) * 2 * width;
       haar_row(low + int64_t{r + i} * width, weight, l, h, h + width, width, even, even + 2 * width);
     }

@@ -13,7 +13,9 @@ import diffusers
 from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
 from tiny_pipelines import FAMILIES, FLUX, FLUX2, SD3, WAN, Z_IMAGE, Family, generator, wan
 
+from spectral_pd import GaussianField, make_plan, restrict_noise, sample, shift_times
 from spectral_pd.adapters import adapt, find_adapter, progressive
+from spectral_pd.adapters.unipc import unipc
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -250,18 +252,48 @@ def test_half_precision_keeps_the_state_in_float32():
     assert float((one - stock).float().norm() / stock.float().norm()) < 0.02
 
 
-def test_multistep_flow_schedulers_lend_their_grid():
-    """A UniPC scheduler's own grid, sampled with another solver."""
+MULTISTEP = {
+    "UniPC": diffusers.UniPCMultistepScheduler,
+    "DPM++ 2M": diffusers.DPMSolverMultistepScheduler,
+}
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("steps", [3, 8])
+def test_multistep_schedulers_are_repeated_by_a_solver(name, steps):
+    """WAN checkpoints come with UniPC: its grid, its whole timesteps and its steps, and the same picture at one scale."""
     pipe = fresh(WAN)
-    pipe.scheduler = diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    pipe.scheduler = MULTISTEP[name](prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    arguments = WAN.arguments(num_inference_steps=steps)
+    stock = pipe(generator=generator(), **arguments).frames
+    torch.testing.assert_close(
+        progressive(pipe, generator=generator(), scales=(1,), **arguments).frames, stock, rtol=0, atol=1e-5
     )
-    arguments = WAN.arguments(num_inference_steps=8)
-    pipe.scheduler.set_timesteps(8)
-    adapter = adapt(pipe, **arguments)
-    assert adapter.times() == pytest.approx(tuple(pipe.scheduler.sigmas.tolist()))
-    result = progressive(pipe, generator=generator(), solver="dpmpp_2m", transition_times=(0.8,), **arguments).frames
+    # Negative control: Euler on the same grid is another picture.
+    assert (
+        progressive(pipe, generator=generator(), scales=(1,), solver="euler", **arguments).frames - stock
+    ).std() > 1e-3
+    result = progressive(pipe, generator=generator(), transition_times=(0.9,), **arguments).frames
     assert torch.isfinite(result).all()
+
+
+def test_unipc_is_second_order_and_carries_over_a_transition():
+    """On the Gaussian field its error falls with the square of the step, at one scale and with a coarse start."""
+    field = GaussianField(lambda k: 100.0 * k**-2.0, (16, 16))
+    noise = torch.randn(1, 8, 16, 16, generator=generator(), dtype=torch.float64)
+    low_exact = restrict_noise(field.solve(noise), (8, 8))
+    for scales in ((1,), (1 / 2, 1)):
+        errors = {}
+        for solver in (unipc, "euler"):
+            for steps in (20, 80):
+                plan = make_plan(
+                    shift_times(steps), None, (16, 16), scales=scales, transition_times=(0.6,) * (len(scales) - 1)
+                )
+                low = restrict_noise(sample(field.velocity, noise, plan, solver=solver), (8, 8))
+                errors[solver, steps] = float((low - low_exact).norm() / low_exact.norm())
+        assert errors[unipc, 20] < 0.6 * errors["euler", 20]
+        assert errors[unipc, 80] < errors[unipc, 20] / 16
+        assert errors["euler", 80] > errors["euler", 20] / 8
 
 
 # Refusals
@@ -340,7 +372,14 @@ def test_bad_arguments_are_refused_before_the_model_runs(family, changes, error,
 def test_unsuitable_schedulers_are_refused():
     pipe = fresh(FLUX)
     for scheduler, match in (
-        (diffusers.DDIMScheduler(), "not flow matching"),
+        (diffusers.DDIMScheduler(), "no plain flow-matching"),
+        (diffusers.FlowMatchHeunDiscreteScheduler(), "solver='heun'"),
+        (
+            diffusers.DPMSolverMultistepScheduler(
+                algorithm_type="sde-dpmsolver++", prediction_type="flow_prediction", use_flow_sigmas=True
+            ),
+            "adds noise",
+        ),
         (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling"),
         (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas"),
     ):

@@ -107,7 +107,7 @@ def progressive(
     delta: float = 0.01,
     clock: Clock = "full",
     coupling: Coupling = "coupled",
-    solver: SolverName | Solver = "euler",
+    solver: SolverName | Solver | None = None,
     basis: Basis = DCT,
     spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None = None,
     transition_times: Sequence[float] | None = None,
@@ -129,8 +129,9 @@ def progressive(
     delta
         Tolerated velocity error of bands not yet represented; SMALLER is slower and closer to full resolution.
     clock, coupling, solver, basis
-        As :func:`spectral_pd.make_plan` and :func:`spectral_pd.sample`. With the defaults the same generator gives the same
-        picture as the stock pipeline, up to what delta tolerates.
+        As :func:`spectral_pd.make_plan` and :func:`spectral_pd.sample`; the solver defaults to that of the pipeline's
+        scheduler. With the defaults the same generator gives the same picture as the stock pipeline, up to what delta
+        tolerates.
     spectrum
         None is the family's preset in :data:`spectral_pd.PRESETS`; some are borrowed from another model.
     transition_times

@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from spectral_pd.adapters.unipc import unipc
 from spectral_pd.bases import DCT, Basis
 from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Clock, Cost, Plan, make_plan
-from spectral_pd.solvers import Solver, SolverName
+from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler
 from spectral_pd.spectrum import PowerLaw, Spectrum
 
 Grid = tuple[int, ...]
@@ -70,6 +71,7 @@ class Adapter(ABC):
             if not _is_empty(getattr(arguments, name, None)):
                 raise ValueError(f"{name} is not supported by progressive sampling yet: {needed}; remove the argument")
         check_scheduler(pipe.scheduler)
+        self._whole_timesteps = has_whole_timesteps(pipe.scheduler)
         # The pipeline's own check of prompts, sizes and embeddings, by the names it asks for.
         names = inspect.signature(pipe.check_inputs).parameters if hasattr(pipe, "check_inputs") else ()
         if names:
@@ -166,8 +168,9 @@ class Adapter(ABC):
         return self.pipe._execution_device
 
     def timestep(self, t: float, batch: int) -> Tensor:
-        """``1000 t`` for every item, rounded as the pipeline's float32 timesteps are."""
-        return torch.full((batch,), t, dtype=torch.float32, device=self.device) * 1000
+        """``1000 t`` for every item, rounded as the pipeline's timesteps are: to float32, or down to whole numbers."""
+        timestep = torch.full((batch,), t, dtype=torch.float32, device=self.device) * 1000
+        return timestep.floor() if self._whole_timesteps else timestep
 
     def cache_context(self, network: Any, branch: str, t: float) -> AbstractContextManager[Any]:
         """The network's cache context: tells feature caches the guidance branch, the noise level and the step."""
@@ -206,15 +209,26 @@ class Adapter(ABC):
             unreached=unreached,
         )
 
+    def solver(self) -> Solver:
+        """The solver that repeats the pipeline's scheduler on its own grid."""
+        scheduler = self.pipe.scheduler
+        name, order = type(scheduler).__name__, scheduler.config.get("solver_order", 1)
+        if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
+            return unipc
+        return dpmpp_2m if order > 1 else euler
+
     def run(
         self,
         plan: Plan,
         *,
-        solver: SolverName | Solver = "euler",
+        solver: SolverName | Solver | None = None,
         basis: Basis = DCT,
         coupling: Coupling = "coupled",
     ) -> Any:
-        """Sample along `plan` and return what the pipeline returns. Parameters and errors as :func:`spectral_pd.sample`."""
+        """Sample along `plan` and return what the pipeline returns.
+
+        `solver` defaults to :meth:`solver`. Other parameters and errors as :func:`spectral_pd.sample`.
+        """
         noise = self.draw_noise()
         self._stage, self._step, self._steps = None, 0, plan.nfe
         with torch.no_grad(), self.pipe.progress_bar(total=plan.nfe) as bar:
@@ -228,7 +242,7 @@ class Adapter(ABC):
                 self,
                 noise,
                 plan,
-                solver=solver,
+                solver=self.solver() if solver is None else solver,
                 basis=basis,
                 coupling=coupling,
                 generator=self.arguments.generator if coupling == "fresh" else None,
@@ -303,16 +317,29 @@ def check_scheduler(scheduler: Any) -> None:
         Not flow matching, stochastic, or with inverted sigmas.
     """
     config, name = scheduler.config, type(scheduler).__name__
-    if not (name.startswith("FlowMatch") or config.get("use_flow_sigmas")):
+    is_euler = any(cls.__name__ == "FlowMatchEulerDiscreteScheduler" for cls in type(scheduler).__mro__)
+    if not (is_euler or config.get("use_flow_sigmas")):
         raise ValueError(
-            f"scheduler {name} is not flow matching; set pipe.scheduler to FlowMatchEulerDiscreteScheduler or a "
-            f"multistep scheduler with use_flow_sigmas=True"
+            f"scheduler {name} has no plain flow-matching time grid; set pipe.scheduler to FlowMatchEulerDiscreteScheduler "
+            f"(with solver='heun' for Heun's method) or a multistep scheduler with use_flow_sigmas=True"
+        )
+    if str(config.get("algorithm_type", "")).startswith("sde"):
+        raise ValueError(
+            f"scheduler {name} adds noise (algorithm_type={config['algorithm_type']!r}); use 'dpmsolver++'"
         )
     for option in ("stochastic_sampling", "invert_sigmas"):
         if config.get(option):
             raise ValueError(
                 f"scheduler {name} has {option}=True, which progressive sampling cannot follow; turn it off"
             )
+
+
+def has_whole_timesteps(scheduler: Any) -> bool:
+    """Whether a scheduler hands the network whole timesteps, as the multistep ones do."""
+    scheduler = copy.copy(scheduler)
+    dynamic = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(2, **dynamic)
+    return not scheduler.timesteps.is_floating_point()
 
 
 def scheduler_times(
