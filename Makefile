@@ -1,5 +1,7 @@
 # make demo    the library's main job on real photographs: a table and demo.png
 # make test    the tests
+# make docs    generated blocks and the documentation site, into site/html
+# make notebooks    run the notebooks and compare them with what is stored
 # Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
 #            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra).
 PYTHON ?= python3
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
 
-.PHONY: install demo test check bench docs format clean
+.PHONY: install demo test check bench docs notebooks format clean
 
 install: $(READY)
 
@@ -42,10 +44,14 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py
+	$(BIN)python -m sphinx -W --keep-going -q -b html -d site/doctrees docs site/html
+
+notebooks: $(READY)
+	$(BIN)python build_tools/notebooks.py --jobs 2
 
 format: $(READY)
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from equation_table import equations
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -40,6 +42,23 @@ def same_seed() -> str:
     return f"{table}\n{first['samples']} samples; torch {first['torch']}, commit {first['commit']}.\n"
 
 
+def same_seed_share() -> str:
+    """Share of samples above 30 dB by transition time and variant."""
+    data = rows("same_seed")
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    value = {(row["transition"], row["clock"], row["coupling"]): float(row["same_picture"]) for row in data}
+    header = ["T", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    times = list(dict.fromkeys(row["transition"] for row in data))
+    return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
+
+
+def cost() -> str:
+    """TFLOP of one step of the real transformers."""
+    header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
+    names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
+    return markdown(header, [[row[name] for name in names] for row in rows("cost")])
+
+
 def multistep_history() -> str:
     """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
     names = ["steps", "split", "carried", "dropped", "full_resolution"]
@@ -47,21 +66,212 @@ def multistep_history() -> str:
     return markdown(header, [[row[name] for name in names] for row in rows("multistep_history")])
 
 
-def equations() -> str:
-    """The table equation -> function -> test of docs/theory.md."""
-    return markdown(
-        ["equation", "what", "function", "test"],
+def channels() -> str:
+    """Transition, velocity error and same-seed error of every channel under three plans."""
+    data = rows("channels")
+    header = [
+        "channels",
+        "channel",
+        "A",
+        "beta",
+        "plan from",
+        "transition",
+        "steps",
+        "velocity error at the cut",
+        "same-seed error",
+    ]
+    names = [
+        "space",
+        "channel",
+        "amplitude",
+        "exponent",
+        "plan_from",
+        "transition",
+        "split",
+        "velocity_error",
+        "same_seed_error",
+    ]
+    return markdown(header, [[row[name] for name in names] for row in data])
+
+
+def _interval(row: dict[str, str], name: str, form: str) -> str:
+    """A value with its interval, where the row has one."""
+    value = f"{float(row[name]):{form}}"
+    if not row[f"{name}_low"]:
+        return value
+    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
+
+
+def _spectra(chosen: list[dict[str, str]], first: list[str]) -> str:
+    header = [*first, "A", "beta", "R2", "t* of the law", "t* of the table"]
+    body = [
         [
-            [row["equation"], row["what"], f"`{row['function']}`", f"`{row['test']}`"]
-            for row in csv.DictReader((ROOT / "docs" / "equations.csv").open(newline=""))
+            *(row[name] for name in first),
+            _interval(row, "amplitude", ".4g"),
+            _interval(row, "exponent", ".2f"),
+            f"{float(row['r2']):.4f}",
+            _interval(row, "transition", ".3f"),
+            f"{float(row['transition_of_table']):.3f}",
+        ]
+        for row in chosen
+    ]
+    return markdown(header, body)
+
+
+def spectra_choices() -> str:
+    """A, beta and t* of one set at one size as one choice after another changes."""
+    chosen = [row for row in rows("spectra_study") if (row["set"], row["size"]) == ("debian", "512")]
+    return f"{chosen[0]['samples']} photographs at 512 pixels.\n\n" + _spectra(chosen, ["change"])
+
+
+def spectra_sets() -> str:
+    """The reference measurement of every set and size."""
+    chosen = [row for row in rows("spectra_study") if row["change"] == "reference"]
+    return _spectra(chosen, ["set", "size", "samples"])
+
+
+def spectra_throughput() -> str:
+    """Time of every candidate over the meter's, and the long stream."""
+    data = rows("spectra_throughput")
+    timed, stream = ([row for row in data if (row["case"] == "stream") == long] for long in (False, True))
+    cases = list(dict.fromkeys(row["case"] for row in timed))
+    names = list(dict.fromkeys(row["candidate"] for row in timed))
+    value = {(row["candidate"], row["case"]): row["time_over_meter"] for row in timed}
+    table = markdown(
+        ["time over the meter's", *cases], [[name, *(value[name, case] for case in cases)] for name in names]
+    )
+    first, last = stream[0], stream[-1]
+    return (
+        f"{table}\nA stream of {last['candidate']} went through one meter at {last['gigabytes_per_second']} GB/s; resident "
+        f"memory was {first['resident_megabytes']} MB after {first['candidate']} and {last['resident_megabytes']} MB at the "
+        f"end.\n\n{last['device']}, {last['threads']} thread, torch {last['torch']}, commit {last['commit']}.\n"
+    )
+
+
+def editing() -> str:
+    """Geometry and style of edits and of SDEdit from the same start, for each texture."""
+    data = rows("editing")
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean", "texture sample": "no input"}
+    header = [
+        "texture",
+        "method",
+        "band kept",
+        "grids",
+        "T",
+        "steps",
+        "low-band PSNR, dB",
+        "correlation",
+        "style distance",
+    ]
+    shown = [row for row in data if row["grids"] != "64" or row["start"] in ("0.750", "0.500")]
+    names = ["kept", "grids", "start", "steps", "low_band_psnr", "low_band_correlation", "style_distance"]
+    table = markdown(header, [[row["texture"], label[row["method"]], *(row[name] for name in names)] for row in shown])
+    first = data[0]
+    return f"{table}\n{first['samples']} photographs; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def passthrough() -> str:
+    """What holding frequencies until their activation costs, by delta, for both models."""
+    data = rows("passthrough")
+    gaussian, crops = ({row["delta"]: row for row in data if row["model"].startswith(name)} for name in ("G", "p"))
+    header = [
+        "delta",
+        "held",
+        "Gaussian: power lost, top octave",
+        "delta / (1 + P)",
+        "Gaussian: RMS change",
+        "crops: RMS change",
+        "crops: median PSNR, dB",
+        "crops: same picture",
+    ]
+    body = [
+        [
+            delta,
+            row["held"],
+            row["top_octave_power_lost"],
+            row["delta_over_1_plus_p"],
+            row["relative_rms"],
+            crops[delta]["relative_rms"],
+            crops[delta]["psnr_median"],
+            crops[delta]["same_picture"],
+        ]
+        for delta, row in gaussian.items()
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, {first['steps']} steps; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def passthrough_error() -> str:
+    """Measured velocity error over the closed form of Eq. 19, by time and frequency."""
+    data = rows("passthrough_error")
+    value = {(row["model"], row["t"], row["omega"]): row for row in data}
+    columns = [(model, omega) for model in ("Gaussian field", "photograph crops") for omega in ("1", "4", "16")]
+    times = [t for t in dict.fromkeys(row["t"] for row in data) if t in ("0.98", "0.9", "0.8", "0.7", "0.5", "0.3")]
+
+    def ratio(model: str, t: str, omega: str) -> str:
+        row = value[(model, t, omega)]
+        return f"{float(row['measured']) / float(row['equation_19']):.2f}"
+
+    header = ["t", *(f"{model}, omega = {omega}" for model, omega in columns)]
+    return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
+
+
+def tiny_dit() -> str:
+    """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
+    data = rows("tiny_dit")
+    header = ["pixels", "to", "Wasserstein", "(other training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
+    what = ("wasserstein", "spectrum", "worst_bin")
+    body = []
+    for row in data:
+        for name, label in (("training", "training crops"), ("held_out", "held-out crops")):
+            pairs = [(row[f"{w}_samples_{name}"], row[f"{w}_crops_{name}"]) for w in what]
+            body.append([row["size"], label, *(cell for pair in pairs for cell in pair)])
+    first = data[0]
+    note = f"{first['training_steps']} steps of training; {first['samples']} samples; commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def pareto() -> str:
+    """Quality against compute, one line a way of sampling."""
+    data = rows("pareto")
+
+    def cell(row: dict[str, str], name: str, digits: int) -> str:
+        if not row[name]:
+            return ""
+        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+    columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
+    header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
+    header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
+    table = markdown(
+        header,
+        [
+            [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
+            + [cell(row, name, digits) for name, digits in columns.items()]
+            for row in data
         ],
     )
+    first = data[0]
+    return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
+    "same_seed_share": same_seed_share,
+    "cost": cost,
     "multistep_history": multistep_history,
+    "channels": channels,
+    "spectra_choices": spectra_choices,
+    "spectra_sets": spectra_sets,
+    "spectra_throughput": spectra_throughput,
+    "editing": editing,
+    "passthrough": passthrough,
+    "passthrough_error": passthrough_error,
     "equations": equations,
+    "tiny_dit": tiny_dit,
+    "pareto": pareto,
 }
 
 

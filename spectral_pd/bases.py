@@ -380,6 +380,10 @@ class HaarBasis(Basis):
 
 
 DCT = CosineBasis()
+"""Orthonormal DCT-II, the default: any ratio, no seam at the borders (:class:`CosineBasis`)."""
 HAAR = HaarBasis()
+"""Orthonormal Haar wavelets: ratios that are powers of 2, local (:class:`HaarBasis`)."""
 FOURIER = FourierBasis()
+"""Real Fourier basis with phases at pixel centres: any ratio, periodic at the borders (:class:`FourierBasis`)."""
 BASES: dict[str, Basis] = {basis.name: basis for basis in (DCT, HAAR, FOURIER)}
+"""The built-in bases by name: ``"dct"``, ``"haar"``, ``"fourier"``."""

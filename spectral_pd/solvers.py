@@ -75,6 +75,7 @@ def _log_snr(t: float) -> float:
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+"""The built-in solvers by name."""
 
 
 def find_solver(solver: SolverName | Solver) -> Solver:

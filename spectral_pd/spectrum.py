@@ -44,6 +44,7 @@ from spectral_pd.theory import check_shape, max_frequency
 
 Kind = Literal["measured", "calibrated", "borrowed"]
 Weights = Literal["uniform", "count", "log"]
+Channels = Literal["mean", "max"]
 
 
 def _frequencies(omega: Any) -> tuple[Any, np.ndarray]:
@@ -269,21 +270,23 @@ class Spectrum:
         object.__setattr__(self, "shape", check_shape(self.shape))
 
     def __call__(self, omega: Any) -> Any:
-        """Power at `omega` by straight lines in log-log between bin centres, constant over the outer half bins.
+        """Power at `omega` by straight lines in log-log between bin centres.
 
-        Returns the kind given: float, numpy array or tensor.
+        Below the first bin its power is held (the lowest octaves of Haar and the first half cycle of DCT have no bin of their
+        own, and every plan asks from 0.5 cycles on), above the last one over half a cycle. Returns the kind given: float,
+        numpy array or tensor.
 
         Raises
         ------
         ValueError
-            `omega` not positive, or more than half a cycle outside the table; power 0 in the table.
+            `omega` not positive, or more than half a cycle above the table; power 0 in the table.
         """
         original, array = _frequencies(omega)
-        low, high = self.frequency[0] - 0.5, self.frequency[-1] + 0.5
-        if array.size and (array.min() < low or array.max() > high):
+        high = self.frequency[-1] + 0.5
+        if array.size and array.max() > high:
             raise ValueError(
-                f"omega in [{array.min():g}, {array.max():g}] leaves the measured range [{low:g}, {high:g}] cycles; "
-                f"measure on a larger grid, or fit a power law with fit_power_law(spectrum)"
+                f"omega = {array.max():g} lies above the measured range, which ends at {high:g} cycles; measure on a larger "
+                f"grid, or fit a power law with fit_power_law(spectrum)"
             )
         if (self.power == 0).any():
             raise ValueError("the table has bins of power 0, which no frequency activates; measure more samples")
@@ -568,7 +571,10 @@ class SpectrumMeter:
         columns = self._columns + 1
         if not len(self._replicates) and self.basis is DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
-            maps = ops.power_map(planes.movedim(1, 2), planes.shape[1])
+            if planes.shape[2] == 1:
+                maps = ops.power_map(planes, planes.shape[1])
+            else:  # a channel's frames lie together: no copy of the batch with channels last
+                maps = torch.cat([ops.power_map(channel) for channel in planes.unbind(1)])
             total = maps.new_zeros(planes.shape[1], columns).index_add_(1, self._bins, maps.flatten(1))
             return total[:, :-1], total[:0, :-1]
         sums = radial_sums(planes.flatten(0, 2), self.basis, self._bins, columns)[:, :-1]
@@ -682,15 +688,27 @@ class SpectrumMeter:
         total._counted = any(counted for _, counted in everyone)
         return total
 
-    def result(self) -> Spectrum:
-        """The radial spectrum so far: mean power over planes and bins ``[k - 1/2, k + 1/2)``.
+    def result(self, *, channels: Channels = "mean") -> Spectrum:
+        """The radial spectrum so far: mean power over samples, frames and bins ``[k - 1/2, k + 1/2)``.
+
+        Parameters
+        ----------
+        channels
+            ``"mean"`` over channels, as published fits; ``"max"``, at each frequency the power of the channel that has most
+            there. More power activates earlier, so a plan made from the maximum grows as early as the first channel needs
+            it: larger t, slower, and delta bounds every channel instead of their average.
 
         Raises
         ------
         ValueError
-            Nothing has been measured yet.
+            Nothing has been measured yet; another word for `channels`.
         """
-        return self._table(self._measured().mean(0), self.planes)
+        check_channels(channels)
+        rows = self._measured()
+        if channels == "mean":
+            return self._table(rows.mean(0), self.planes)
+        tables = self.channel_results()
+        return replace(tables[0], power=np.max([table.power for table in tables], axis=0))
 
     def channel_results(self) -> tuple[Spectrum, ...]:
         """One spectrum a channel; :meth:`result` is their mean. Errors as there."""
@@ -788,6 +806,12 @@ class SpectrumMeter:
         )
 
 
+def check_channels(channels: str) -> None:
+    """ValueError unless `channels` is one of the two ways to combine channels."""
+    if channels not in ("mean", "max"):
+        raise ValueError(f"channels = {channels!r} must be 'mean' or 'max'")
+
+
 def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average a coefficient map over the bins ``[k - 1/2, k + 1/2)``, ``k = 1 .. floor(omega_max)``.
 
@@ -811,17 +835,19 @@ def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarra
     return k[filled].numpy(), (total[filled] / count[filled]).numpy(), count[filled].numpy()
 
 
-def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2) -> Spectrum:
+def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2, channels: Channels = "mean") -> Spectrum:
     """Radial power spectrum of a batch, each plane centred.
 
     Parameters
     ----------
     x
-        Samples (..., *grid), floating point; every axis before the last `dims` is averaged over.
+        Samples (samples, channels, ..., *grid) or (samples, *grid), floating point.
     basis
         DCT (default), FOURIER, HAAR or another basis.
     dims
         Number of trailing spectral axes.
+    channels
+        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
@@ -836,7 +862,8 @@ def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2) -> Spectrum:
     True
     """
     check_state(x, dims=dims)
-    return SpectrumMeter(x.shape[-dims:], basis=basis).update(x).result()
+    check_channels(channels)
+    return SpectrumMeter(x.shape[-dims:], basis=basis).update(x).result(channels=channels)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -872,9 +899,9 @@ def fit_band(spectrum: Spectrum, band: tuple[float, float] | None) -> np.ndarray
     omega, power = spectrum.frequency, spectrum.power
     inside = np.ones(len(omega), dtype=bool)
     if band is not None:
-        low, high = band
-        if not low < high:
+        if len(band) != 2 or not band[0] < band[1]:
             raise ValueError(f"band = {band} must be (lowest, highest) with lowest < highest")
+        low, high = band
         inside = (omega >= low) & (omega <= high)
     if inside.sum() < 2:
         raise ValueError(
@@ -945,6 +972,7 @@ def fit_spectrum(
     dims: int = 2,
     band: tuple[float, float] | None = None,
     weights: Weights = "uniform",
+    channels: Channels = "mean",
 ) -> PowerLaw:
     """Measure and fit in one call: latents in, power law out.
 
@@ -957,6 +985,8 @@ def fit_spectrum(
         As :func:`power_spectrum`.
     band, weights
         As :func:`fit_power_law`.
+    channels
+        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
@@ -969,6 +999,7 @@ def fit_spectrum(
     >>> fit_spectrum(torch.randn(8, 4, 32, 32)).shape
     (32, 32)
     """
+    check_channels(channels)
     meter: SpectrumMeter | None = None
     for item in [latents] if isinstance(latents, Tensor) else latents:
         batch: Any = item[0] if isinstance(item, (tuple, list)) and item else item
@@ -977,7 +1008,7 @@ def fit_spectrum(
         meter.update(batch)
     if meter is None:
         raise ValueError("latents is empty; pass at least one tensor")
-    return fit_power_law(meter.result(), band=band, weights=weights)
+    return fit_power_law(meter.result(channels=channels), band=band, weights=weights)
 
 
 _PAPER = "arXiv 2605.18736, App. C"

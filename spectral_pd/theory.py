@@ -3,14 +3,14 @@ r"""Closed forms of Spectral Progressive Diffusion: signal-to-noise ratio, veloc
 Flow-matching path ``x_t = (1 - t) x_0 + t eps`` with ``t`` from 1 (noise) to 0 (data). In an orthonormal basis a
 coefficient at frequency ``omega`` has power ``P(omega) = E|x_0^(omega)|^2``; white noise of unit variance has ``P = 1``.
 
-======================  ==========================================================  ===================
-:func:`snr`             ``SNR(t) = (1-t)^2 P / t^2``                                Eq. 15
-:func:`optimal_gain`    ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)``, ``v* = A x_t``   Eq. 26 (Lemma 1)
-:func:`velocity_error`  ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2)``     Eq. 19, 35
-:func:`activation_time` ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))``   Eq. 9
-:func:`transition_times` ``t*_i = min over omega <= s_i omega_max of t_omega``      Eq. 10
-:func:`align_time`      ``t~ = r t / (1 + (r-1) t)``                                Eq. 5-6
-======================  ==========================================================  ===================
+========================  =========================================================  ================
+:func:`snr`               ``SNR(t) = (1-t)^2 P / t^2``                               Eq. 15
+:func:`optimal_gain`      ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)``, ``v* = A x_t``  Eq. 26 (Lemma 1)
+:func:`velocity_error`    ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2)``    Eq. 19, 35
+:func:`activation_time`   ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))``  Eq. 9
+:func:`transition_times`  ``t*_i = min over omega <= s_i omega_max of t_omega``      Eq. 10
+:func:`align_time`        ``t~ = r t / (1 + (r-1) t)``                               Eq. 5-6
+========================  =========================================================  ================
 
 Every function takes Python floats, numpy arrays or torch tensors and returns the same kind. Equation numbers are those
 of Xiao, Chao, Yariv, Wetzstein, "Spectral Progressive Diffusion for Efficient Image and Video Generation",

@@ -26,6 +26,8 @@ from spectral_pd import (
     fit_power_law,
     fit_spectrum,
     power_spectrum,
+    transition_times,
+    velocity_error,
 )
 from spectral_pd.spectrum import radial_bins
 
@@ -313,3 +315,40 @@ def test_presets_say_where_they_come_from():
     for name, law in PRESETS.items():
         assert law.source, name
         assert (law.kind == "measured") == (name in ("flux", "z-image", "wan", "pixels")), name
+
+
+# -- channels ---------------------------------------------------------------------------------------------------------
+
+
+def test_strongest_channel_bounds_every_channel():
+    """A plan made from the strongest channel keeps every channel within delta; one made from the mean does not."""
+    fields = [
+        GaussianField(PowerLaw(a, b, shape=(32, 32)), (32, 32)) for a, b in ((60.0, 2.0), (5.0, 2.0), (200.0, 3.0))
+    ]
+    rng = torch.Generator().manual_seed(0)
+    x = torch.cat([field.sample((400, 1), generator=rng) for field in fields], 1)
+    meter = SpectrumMeter((32, 32)).update(x)
+    each = meter.channel_results()
+    strongest, mean = meter.result(channels="max"), meter.result()
+    assert_close(strongest.power, np.max([table.power for table in each], 0))
+    assert_close(mean.power, np.mean([table.power for table in each], 0))
+    assert strongest.power.argmax() == 0
+    assert each[0].power[-1] > each[2].power[-1]  # the laws cross: no single channel is the strongest
+    assert each[2].power[0] > each[0].power[0]
+
+    def worst(spectrum):
+        (t,) = transition_times(spectrum, (1 / 2, 1), (32, 32), delta=0.01)
+        return max(velocity_error(t, table(8.0)) for table in each)
+
+    assert worst(strongest) <= 0.01 * (1 + 1e-9)
+    assert worst(mean) > 0.012
+
+
+def test_channels_in_one_call():
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(16, 2, 16, 16, generator=rng) * torch.tensor([2.0, 1.0]).reshape(2, 1, 1)
+    assert_close(power_spectrum(x, channels="max").power, power_spectrum(x[:, :1]).power)
+    assert fit_spectrum(x, channels="max") == fit_spectrum(x[:, :1])
+    for call in (power_spectrum, fit_spectrum):
+        with pytest.raises(ValueError, match=r"channels = 'all' must be 'mean' or 'max'"):
+            call(x, channels="all")

@@ -7,7 +7,18 @@ import pytest
 import torch
 from strategies import randn
 
-from spectral_pd import DCT, FOURIER, HAAR, GaussianField, PowerLaw, Spectrum, SpectrumMeter, fit_power_law
+from spectral_pd import (
+    DCT,
+    FOURIER,
+    HAAR,
+    GaussianField,
+    PowerLaw,
+    Spectrum,
+    SpectrumMeter,
+    activation_time,
+    fit_power_law,
+    power_spectrum,
+)
 from spectral_pd.diagnostics import (
     anisotropy,
     broken_power_law,
@@ -294,6 +305,35 @@ def test_envelope_drives_plans_where_power_rises_again():
     assert transition_shift(spectrum, law)[0] < -0.01
     smooth = Spectrum(k, 100 * k**-2.0, np.ones(32), (64, 64))
     assert abs(transition_shift(smooth, law)[0]) < 1e-9
+
+
+def test_haar_table_drives_a_plan():
+    """Its first octave lies above the half cycle that plans ask for; below it the first power holds."""
+    field = GaussianField(PowerLaw(60.0, 2.2, shape=(32, 32)), (32, 32), basis=HAAR)
+    table = power_spectrum(field.sample((200, 1), generator=torch.Generator().manual_seed(0)), basis=HAAR)
+    assert table.frequency[0] > 0.5
+    assert table(0.1) == table.power[0]
+    (t,) = transition_times(table, (1 / 2, 1), (32, 32), delta=0.01)
+    assert 0 < t < activation_time(table.power[0], 0.01)
+
+
+def test_photographs_follow_the_law():
+    """Pooled, the packaged photographs are what natural images are known to be; no single one need be."""
+    pytest.importorskip("skimage")
+    from PIL import Image
+
+    from spectral_pd.demo import photographs
+    from spectral_pd.sources import picture_tensor
+
+    meter = SpectrumMeter((256, 256))
+    for picture in photographs().values():
+        image = Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+        meter.update(picture_tensor(image, (256, 256))[None])
+    law = fit_power_law(meter.result())
+    assert 2.3 < law.exponent < 2.9
+    assert law.r2 > 0.99
+    assert 3745 / 2 < law.at((512, 512)).amplitude < 3745 * 2
+    assert not 3745 / 2 < law.amplitude < 3745 * 2  # forgetting the grid would not pass
 
 
 # -- states, bad input ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 r"""A scheduler-shaped object that makes an UNMODIFIED loop progressive: the pipeline's own, or yours.
 
 It hands out the local time of every step, and its ``step`` grows the state where a stage ends. All local times are known
-before the loop, so nothing is patched while it runs.
+before the loop, so nothing is patched while it runs::
 
     adapter = adapt(pipe, prompt, height=480, width=832, generator=g)
     with SpectralScheduler(adapter, adapter.plan(scales=(1 / 2, 1))) as start:
