@@ -224,23 +224,32 @@ def test_offloaded_weights_are_fetched_at_every_stage(family):
     assert next(pipe.transformer.parameters()).device.type == "meta"
 
 
-@pytest.mark.parametrize("family", [FLUX, WAN], ids=str)
-def test_a_compiled_transformer_has_one_graph_a_size(family):
+@pytest.mark.parametrize(
+    ("family", "by_block"), [(FLUX, False), (FLUX, True), (WAN, True), (Z_IMAGE, True)], ids=lambda value: str(value)
+)
+def test_a_compiled_transformer_has_one_graph_a_size(family, by_block):
+    """The whole network, or block by block as full-size models are compiled; a graph that breaks is an error."""
     torch._dynamo.reset()
-    plain = run(family)
     graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
+    options = {"guided": False, "scales": (1 / 2, 1), "transition_times": (0.8,), "num_inference_steps": 4}
+    arguments = family.arguments(**options)
+    plain = getattr(progressive(family.pipe, generator=generator(), **arguments), family.output)
     pipe = fresh(family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipe.transformer.compile(backend=backend, dynamic=False)
-        torch.testing.assert_close(run(family, pipe), plain, rtol=0, atol=1e-5)
+        if by_block:
+            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=False)
+        else:
+            pipe.transformer.compile(backend=backend, dynamic=False)
+        compiled = getattr(progressive(pipe, generator=generator(), **arguments), family.output)
         made = len(graphs)
-        run(family, pipe)
+        progressive(pipe, generator=generator(), **arguments)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-5)
     assert made >= 2
     assert len(graphs) == made  # a second call compiles nothing
     torch._dynamo.reset()
