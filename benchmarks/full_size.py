@@ -1,34 +1,39 @@
 r"""Time the real transformers, with random weights, through their pipelines and adapters: what progressive sampling saves.
 
-Time and memory do not depend on the values of weights, so random ones do. For each model: the time of one step at every
-stage size, each plan end to end (denoising only), the time of its expansions, peak memory, and the speedup beside the one
-predicted by the FLOP count (:mod:`cost`).
+Time and memory do not depend on the values of weights, so random ones do. For each model, eager and compiled: the time of
+one step at every stage size, each plan end to end (denoising only), the time of its expansions, peak memory, and the speedup
+beside the one predicted by the FLOP count (:mod:`cost`). A plan that would run longer than --longest is priced from its step
+times, and its ``seconds`` stay empty.
 
-    python benchmarks/full_size.py                         # FLUX.1-dev, Z-Image, Wan2.1-1.3B on one 80 GB GPU
-    python benchmarks/full_size.py --compile
-    python benchmarks/full_size.py --reduced --models flux --latent 64 64 --device cpu      # rehearsal: few blocks
+    python benchmarks/full_size.py                         # everything: one GPU of 80 GB, about 20 minutes on an H100
+    python benchmarks/full_size.py --models flux --modes eager
+    python benchmarks/full_size.py --device cpu --reduced --latent 32 32 --dtype bfloat16      # rehearsal: few blocks
 
-Rows go to benchmarks/results/full_size.csv (rehearsals: reduced.csv); a row with the same model, mode and device is replaced.
+Rows go to benchmarks/results/full_size.csv (rehearsals: full_size_reduced.csv) after every model and mode; older rows of the
+same model, mode, size and device are replaced. A model that fails is reported and does not stop the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import platform
+import gc
 import resource
 import statistics
-import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from cost import MODELS, RESULTS, step_cost
+from environment import environment
 
-from spectral_pd import NoiseField, Plan, expand_aligned
+from spectral_pd import DCT, NoiseField, Plan, expand_aligned
 from spectral_pd.adapters import Adapter, adapt
 
 
@@ -107,8 +112,9 @@ SETUPS = {
 class Row:
     """One plan of one model: times in seconds, speedups over the same and over 50 full-size steps.
 
-    ``seconds`` is the whole denoising, once. Speedups are of median step times, pooled over all steps of a size, with the
-    expansions added: steps of one size do the same work, and a median is not moved by what else the machine does.
+    ``seconds`` is the whole denoising, once; None where it was not run to its end. Speedups are of median step times, pooled
+    over all steps of a size, with the expansions added: steps of one size do the same work, and a median is not moved by what
+    else the machine does.
     """
 
     model: str
@@ -119,7 +125,7 @@ class Row:
     steps: int
     split: str
     step_seconds: str
-    seconds: float
+    seconds: float | None
     full_step_seconds: float
     speedup: float
     predicted: float
@@ -129,7 +135,9 @@ class Row:
     expansion_share: float
     peak_gib: float
     device: str
-    versions: str
+    torch: str
+    diffusers: str
+    python: str
     commit: str
 
 
@@ -157,7 +165,8 @@ def build_pipeline(name: str, device: torch.device, dtype: torch.dtype, *, reduc
     finally:
         torch.set_default_dtype(default)
     if compiled:
-        transformer.compile(dynamic=False)  # one graph a stage size
+        # Block by block: one graph a kind of block and stage size, compiled once for all layers.
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     pipe = SETUPS[name].pipeline(transformer)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -198,17 +207,27 @@ def timed_steps(adapter: Adapter, plan: Plan, clock: Clock) -> tuple[float, list
 def expansion_seconds(adapter: Adapter, plan: Plan, clock: Clock, repeats: int = 5) -> float:
     """Seconds of all transitions of a plan, each the median of a few; the first call makes the tables."""
     total = 0.0
+    white = NoiseField(1).on((*adapter.leading, *plan.shape), device=adapter.device)
     for before, after in zip(plan.stages[:-1], plan.stages[1:], strict=True):
-        shape = (*adapter.leading, *before.shape)
-        x = NoiseField(0).on(shape, device=adapter.device)
-        field = NoiseField(1).on((*adapter.leading, *after.shape), device=adapter.device)
+        x = NoiseField(0).on((*adapter.leading, *before.shape), device=adapter.device)
         times = []
         for _ in range(repeats + 1):
             begin = clock()
-            expand_aligned(x, after.shape, before.times[-1], noise=field)
+            expand_aligned(x, after.shape, before.times[-1], noise=DCT.restrict(white, after.shape))
             times.append(clock() - begin)
         total += statistics.median(times[1:])
     return total
+
+
+def step_times(adapter: Adapter, scales: tuple[float, ...], clock: Clock) -> dict[tuple[int, ...], list[float]]:
+    """Seconds of a few steps at every stage size of some scales, the first at a size (and its expansion) left out."""
+    steps = adapter.arguments.num_inference_steps
+    times = adapter.times()
+    # Stages of equal length, whatever the model's own transition times are.
+    transitions = tuple(times[k * steps // len(scales)] for k in range(1, len(scales)))
+    plan = adapter.plan(scales=scales, transition_times=transitions)
+    _, by_stage = timed_steps(adapter, plan, clock)
+    return {stage.shape: seconds[1:] for stage, seconds in zip(plan.stages, by_stage, strict=True)}
 
 
 def measure(
@@ -216,35 +235,55 @@ def measure(
     device: torch.device,
     plans: Sequence[tuple[int, tuple[float, ...]]],
     *,
+    dtype: torch.dtype,
     reduced: bool,
     compiled: bool,
     latent: Sequence[int],
+    longest: float,
 ) -> list[Row]:
-    """Some (steps, scales) plans of one model."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    clock, setup = Clock(device), SETUPS[name]
+    """Some (steps, scales) plans of one model.
+
+    Parameters
+    ----------
+    name
+        Of :data:`SETUPS`.
+    device, dtype
+        Where and in what type the transformer runs.
+    plans
+        (steps, scales), at delta 0.01.
+    reduced
+        Few blocks.
+    compiled
+        With torch.compile.
+    latent
+        Full latent (height, width).
+    longest
+        Seconds; plans expected to take longer are not run to their end.
+    """
+    clock = Clock(device)
     pipe = build_pipeline(name, device, dtype, reduced=reduced, compiled=compiled)
-    arguments = setup.arguments(dtype, device)
+    arguments = SETUPS[name].arguments(dtype, device)
     cost = step_cost(name, reduced=reduced)
-    # Warm up every stage size once (kernels, tables, graphs), then time the full-size step.
-    sizes = prepare(pipe, name, 3, latent, arguments)
-    for scales in sorted({s for _, s in plans}, key=len):
-        warm_times = tuple(0.95 - 0.01 * k for k in range(len(scales) - 1))
-        sizes.run(sizes.plan(scales=scales, transition_times=warm_times, unreached="force"))
-    seen: dict[tuple[int, ...], list[float]] = {sizes.grid: timed_steps(sizes, sizes.plan(scales=(1,)), clock)[1][0]}
+    seen: dict[tuple[int, ...], list[float]] = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    # A few steps at every size: kernels are chosen and graphs made at the first, the others are measured.
+    for scales in sorted({scales for _, scales in plans}, key=len):
+        short = prepare(pipe, name, 3 * len(scales), latent, arguments)
+        for shape, seconds in step_times(short, scales, clock).items():
+            seen.setdefault(shape, []).extend(seconds)
     rows = []
     for steps, scales in plans:
         adapter = prepare(pipe, name, steps, latent, arguments)
         plan = adapter.plan(scales=scales, cost=cost)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        seconds, by_stage = timed_steps(adapter, plan, clock)
-        peak = _peak_gib(device)
+        expected = sum(stage.steps * statistics.median(seen[stage.shape]) for stage in plan.stages)
+        total = None
+        if expected <= longest:
+            total, by_stage = timed_steps(adapter, plan, clock)
+            for stage, seconds in zip(plan.stages, by_stage, strict=True):
+                seen[stage.shape].extend(seconds[1:])
         growing = expansion_seconds(adapter, plan, clock)
-        for stage, times in zip(plan.stages, by_stage, strict=True):
-            # The first step after a transition includes the expansion, and perhaps cold caches.
-            seen.setdefault(stage.shape, []).extend(times[1:] or times)
-        typical = {shape: statistics.median(times) for shape, times in seen.items()}
+        typical = {shape: statistics.median(seconds) for shape, seconds in seen.items()}
         full_step = typical[plan.shape]
         planned = sum(stage.steps * typical[stage.shape] for stage in plan.stages) + growing
         rows.append(
@@ -257,7 +296,7 @@ def measure(
                 steps=steps,
                 split="+".join(map(str, plan.split)),
                 step_seconds=" ".join(f"{typical[shape]:.4g}" for shape in plan.shapes),
-                seconds=seconds,
+                seconds=total,
                 full_step_seconds=full_step,
                 speedup=steps * full_step / planned,
                 predicted=plan.speedup(),
@@ -265,10 +304,9 @@ def measure(
                 predicted_over_50=50 * cost(plan.shape) / plan.cost(),
                 expansion_seconds=growing,
                 expansion_share=growing / planned,
-                peak_gib=peak,
-                device=_device_name(device),
-                versions=_versions(),
-                commit=_commit(),
+                peak_gib=_peak_gib(device),
+                diffusers=version("diffusers"),
+                **environment(torch.cuda.get_device_name(device) if device.type == "cuda" else None),
             )
         )
         print(_brief(rows[-1]), flush=True)
@@ -276,43 +314,26 @@ def measure(
 
 
 def _brief(row: Row) -> str:
+    total = "" if row.seconds is None else f"{row.seconds:.2f} s, "
     return (
-        f"{row.model} {row.mode} {row.steps} steps {row.split}: {row.seconds:.2f} s (steps {row.step_seconds}), speedup "
+        f"{row.model} {row.mode} {row.steps} steps {row.split}: {total}steps {row.step_seconds} s, speedup "
         f"{row.speedup:.3f} (predicted {row.predicted:.3f}), over 50 {row.over_50:.2f} ({row.predicted_over_50:.2f}), "
         f"expansions {row.expansion_share:.3%}, peak {row.peak_gib:.1f} GiB"
     )
 
 
 def _peak_gib(device: torch.device) -> float:
-    """Most memory held so far: by tensors on a GPU since the last reset, by the process on the CPU."""
+    """Most memory held so far: by this model's tensors on a GPU, by the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread"
-
-
-def _versions() -> str:
-    import diffusers
-
-    return f"torch {torch.__version__}, diffusers {diffusers.__version__}"
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Add rows to a results file; older rows of the same model, blocks, mode, latent and device go."""
     names = [f.name for f in fields(Row)]
     key = ("model", "blocks", "mode", "latent", "device")
-    fresh = [{n: f"{v:.5g}" if isinstance(v, float) else str(v) for n, v in asdict(row).items()} for row in rows]
+    fresh = [{n: _cell(v) for n, v in asdict(row).items()} for row in rows]
     replaced = {tuple(row[k] for k in key) for row in fresh}
     old = []
     if path.exists():
@@ -325,32 +346,51 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(old + fresh)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time random-weight pretrained transformers through the adapters.")
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=sorted(SETUPS), default=sorted(SETUPS))
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer, one graph a stage size")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compile"), default=("eager", "compile"))
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--reduced", action="store_true", help="real width, few blocks: a rehearsal for small machines")
     parser.add_argument("--latent", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="another full latent size")
     parser.add_argument("--steps", type=int, nargs="+", help="only the plans with these numbers of steps")
-    parser.add_argument("--stages", type=int, nargs="+", help="only the plans with these numbers of stages")
+    parser.add_argument("--longest", type=float, default=150.0, help="seconds; longer plans are not run to their end")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    device = torch.device(a.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device here; rehearse with --device cpu --reduced --latent 64 64")
-    out = a.out or RESULTS / ("reduced.csv" if a.reduced else "full_size.csv")
-    for name in a.models:
+    if a.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device here; rehearse with --device cpu --reduced --latent 32 32")
+    out = a.out or RESULTS / ("full_size_reduced.csv" if a.reduced else "full_size.csv")
+    failed = 0
+    for name, mode in [(name, mode) for name in a.models for mode in a.modes]:
         setup = SETUPS[name]
-        plans = tuple(
-            (steps, scales)
-            for steps, scales in setup.plans
-            if (not a.steps or steps in a.steps) and (not a.stages or len(scales) in a.stages)
-        )
-        latent = a.latent or setup.latent
-        rows = measure(name, device, plans, reduced=a.reduced, compiled=a.compile, latent=latent)
-        write(out, rows)
+        try:
+            rows = measure(
+                name,
+                a.device,
+                [plan for plan in setup.plans if not a.steps or plan[0] in a.steps],
+                dtype=getattr(torch, a.dtype),
+                reduced=a.reduced,
+                compiled=mode == "compile",
+                latent=a.latent or setup.latent,
+                longest=a.longest,
+            )
+            write(out, rows)
+        except Exception:
+            failed += 1
+            print(f"{name} {mode} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        gc.collect()  # the last transformer
+        torch._dynamo.reset()
+        if a.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

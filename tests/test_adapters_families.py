@@ -127,7 +127,7 @@ def _tokens(x: torch.Tensor) -> torch.Tensor:
 def test_the_time_grid_is_the_schedulers_at_full_size(family: Family):
     arguments = family.arguments()
     family.pipe(generator=generator(), **arguments)
-    expected = tuple(family.pipe.scheduler.sigmas.tolist())
+    expected = tuple(dict.fromkeys(family.pipe.scheduler.sigmas.tolist()))  # Z-Image's of diffusers 0.36 ends on 0, 0
     family.pipe.scheduler.set_begin_index(3)
     before = family.pipe.scheduler.sigmas
     adapter = adapt(family.pipe, **arguments)

@@ -11,10 +11,10 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 
 import diffusers
 from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
-from tiny_pipelines import FAMILIES, FLUX, FLUX2, SD3, WAN, Z_IMAGE, Family, generator, wan
+from tiny_pipelines import FAMILIES, FLUX, FLUX2, QWEN, SD3, WAN, Z_IMAGE, Family, generator, wan
 
 from spectral_pd import GaussianField, make_plan, restrict_noise, sample, shift_times
-from spectral_pd.adapters import adapt, find_adapter, progressive
+from spectral_pd.adapters import SpectralScheduler, adapt, find_adapter, progressive
 from spectral_pd.adapters.unipc import unipc
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -47,7 +47,7 @@ def test_callback_sees_every_step_with_stage_and_shape(family):
     run(family, callback_on_step_end=callback)
     adapter = adapt(family.pipe, **family.arguments(num_inference_steps=8))
     plan = adapter.plan(transition_times=(0.8,))
-    assert [s[0] for s in seen] == list(range(8))
+    assert [s[0] for s in seen] == list(range(plan.nfe))
     assert [s[1] for s in seen] == pytest.approx([1000 * t for t in plan.times[:-1]], rel=1e-6)
     assert [s[2] for s in seen] == [0] * plan.split[0] + [1] * plan.split[1]
     for _, _, stage, shape, latents in seen:
@@ -95,7 +95,8 @@ def test_interrupt_stops_calling_the_model(family):
     everything = len(calls)
     calls.clear()
     assert run(family, pipe, callback_on_step_end=callback).shape == full
-    assert len(calls) == everything // 4
+    steps = adapt(pipe, **family.arguments(num_inference_steps=8)).plan(scales=(1,)).nfe
+    assert len(calls) == 2 * everything // steps
     handle.remove()
 
 
@@ -109,32 +110,51 @@ def test_progress_bar_counts_the_steps(capsys):
 # Feature caches
 
 
-def _with_cache(family: Family, config):
-    pipe = fresh(family)
-    pipe.transformer.enable_cache(config(pipe))
-    return pipe
+def _pyramid(pipe):
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000),
+        spatial_attention_block_identifiers=("transformer_blocks", "blocks"),
+        current_timestep_callback=lambda: getattr(pipe, "current_timestep", 500),  # SD3 has none
+    )
 
 
 CACHES = {
     "first block": lambda pipe: FirstBlockCacheConfig(threshold=0.5),
-    "pyramid": lambda pipe: PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2,
-        spatial_attention_timestep_skip_range=(0, 1000),
-        spatial_attention_block_identifiers=("transformer_blocks", "blocks"),
-        current_timestep_callback=lambda: pipe.current_timestep,
-    ),
+    "pyramid": _pyramid,
     "Taylor": lambda pipe: TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1),
+    "sea": lambda pipe: diffusers.hooks.SeaCacheConfig(threshold=10.0, retention_steps=1),
 }
 
+# The caches that the stock pipelines work with themselves; each must skip work.
+CACHED = [
+    (FLUX, "first block"),
+    (FLUX, "pyramid"),
+    (FLUX, "Taylor"),
+    (WAN, "first block"),
+    (WAN, "pyramid"),
+    (WAN, "sea"),
+    (QWEN, "first block"),
+    (FLUX2, "pyramid"),
+    (SD3, "pyramid"),
+]
 
-# diffusers' Taylor cache finds nothing to cache in WAN's blocks, with the stock pipeline either.
-CACHED = [(family, name) for family in (FLUX, WAN) for name in CACHES if (family, name) != (WAN, "Taylor")]
+
+def _with_cache(family: Family, name: str):
+    pipe = fresh(family)
+    if family is SD3:  # no enable_cache() in this network, only the hooks
+        diffusers.hooks.apply_pyramid_attention_broadcast(pipe.transformer, _pyramid(pipe))
+    else:
+        pipe.transformer.enable_cache(CACHES[name](pipe))
+    return pipe
 
 
 @pytest.mark.parametrize(("family", "name"), CACHED, ids=lambda value: str(value))
 def test_a_feature_cache_works_across_a_transition(family, name):
     """The cache holds features of the coarse grid; it is emptied at the transition and used on both sides of it."""
-    pipe = _with_cache(family, CACHES[name])
+    if name == "sea" and not hasattr(diffusers.hooks, "SeaCacheConfig"):
+        pytest.skip("this diffusers has no SeaCache")
+    pipe = _with_cache(family, name)
     cached = run(family, pipe)
     plain = run(family)
     assert cached.shape == plain.shape
@@ -149,11 +169,27 @@ def test_a_feature_cache_works_across_a_transition(family, name):
 
 def test_without_the_reset_the_cache_breaks():
     """Negative control: a cache that is not emptied meets tensors of another size."""
-    pipe = _with_cache(FLUX, CACHES["first block"])
+    pipe = _with_cache(FLUX, "first block")
     adapter = adapt(pipe, generator=generator(), **FLUX.arguments(num_inference_steps=8))
     adapter.transformers = list
     with pytest.raises(RuntimeError, match="size"):
         adapter.run(adapter.plan(transition_times=(0.8,)))
+
+
+@pytest.mark.skipif(not hasattr(diffusers.hooks, "MagCacheConfig"), reason="this diffusers has no MagCache")
+def test_a_cache_that_counts_steps_is_refused():
+    pipe = fresh(WAN)
+    pipe.transformer.enable_cache(
+        diffusers.hooks.MagCacheConfig(threshold=1.0, num_inference_steps=8, mag_ratios=[1.0] * 8, retention_ratio=0.1)
+    )
+    with pytest.raises(ValueError, match="MagCache"):
+        run(WAN, pipe)
+    adapter = adapt(pipe, generator=generator(), **WAN.arguments(num_inference_steps=8))
+    with pytest.raises(ValueError, match="MagCache"):
+        SpectralScheduler(adapter, adapter.plan(transition_times=(0.8,)))
+    stock = pipe(generator=generator(), **WAN.arguments(num_inference_steps=8)).frames
+    torch.testing.assert_close(run(WAN, pipe, scales=(1,), transition_times=()), stock, rtol=0, atol=1e-5)
+    assert not torch.equal(stock, run(WAN, scales=(1,), transition_times=()))  # it did skip work
 
 
 # LoRA, offload, compilation
@@ -188,23 +224,32 @@ def test_offloaded_weights_are_fetched_at_every_stage(family):
     assert next(pipe.transformer.parameters()).device.type == "meta"
 
 
-@pytest.mark.parametrize("family", [FLUX, WAN], ids=str)
-def test_a_compiled_transformer_has_one_graph_a_size(family):
+@pytest.mark.parametrize(
+    ("family", "by_block"), [(FLUX, False), (FLUX, True), (WAN, True), (Z_IMAGE, True)], ids=lambda value: str(value)
+)
+def test_a_compiled_transformer_has_one_graph_a_size(family, by_block):
+    """The whole network, or block by block as full-size models are compiled; a graph that breaks is an error."""
     torch._dynamo.reset()
-    plain = run(family)
     graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
+    options = {"guided": False, "scales": (1 / 2, 1), "transition_times": (0.8,), "num_inference_steps": 4}
+    arguments = family.arguments(**options)
+    plain = getattr(progressive(family.pipe, generator=generator(), **arguments), family.output)
     pipe = fresh(family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipe.transformer.compile(backend=backend, dynamic=False)
-        torch.testing.assert_close(run(family, pipe), plain, rtol=0, atol=1e-5)
+        if by_block:
+            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=False)
+        else:
+            pipe.transformer.compile(backend=backend, dynamic=False)
+        compiled = getattr(progressive(pipe, generator=generator(), **arguments), family.output)
         made = len(graphs)
-        run(family, pipe)
+        progressive(pipe, generator=generator(), **arguments)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-5)
     assert made >= 2
     assert len(graphs) == made  # a second call compiles nothing
     torch._dynamo.reset()

@@ -37,36 +37,49 @@ def models(monkeypatch):
     monkeypatch.setitem(full_size.SETUPS, "tiny", full_size.SETUPS["flux"])
 
 
+def run(monkeypatch, out: Path, *options: str) -> int:
+    command = ["full_size", "--device", "cpu", "--dtype", "float32", "--models", "tiny", "--latent", "16", "16"]
+    monkeypatch.setattr(sys, "argv", [*command, "--steps", "10", "--out", str(out), *options])
+    return full_size.main()
+
+
 def test_a_rehearsal_writes_sound_rows(models, monkeypatch, tmp_path):
     out = tmp_path / "rows.csv"
-    command = [
-        "full_size",
-        "--models",
-        "tiny",
-        "--device",
-        "cpu",
-        "--latent",
-        "16",
-        "16",
-        "--steps",
-        "10",
-        "--out",
-        str(out),
-    ]
-    monkeypatch.setattr(sys, "argv", [*command, "--stages", "2"])
-    full_size.main()
-    full_size.main()  # the same row again: replaced, not doubled
-    (row,) = csv.DictReader(out.open(newline=""))
-    assert row["model"] == "tiny"
-    assert sum(map(int, row["split"].split("+"))) == int(row["steps"]) == 10
-    assert len(row["step_seconds"].split()) == 2
-    for name in ("seconds", "full_step_seconds", "speedup", "expansion_seconds", "peak_gib"):
-        assert float(row[name]) > 0
+    for _ in range(2):  # the same rows again are replaced, not doubled
+        assert run(monkeypatch, out, "--modes", "eager") == 0
+    half, quarter = csv.DictReader(out.open(newline=""))
     expected = cost.step_cost("tiny")
-    coarse, fine = map(int, row["split"].split("+"))
-    predicted = 10 * expected((16, 16)) / (coarse * expected((8, 8)) + fine * expected((16, 16)))
-    assert float(row["predicted"]) == pytest.approx(predicted, rel=1e-4)
-    assert float(row["predicted_over_50"]) == pytest.approx(5 * predicted, rel=1e-4)
+    for row, sizes in ((half, (8, 16)), (quarter, (4, 8, 16))):
+        split = [int(n) for n in row["split"].split("+")]
+        assert row["model"] == "tiny"
+        assert sum(split) == int(row["steps"]) == 10
+        assert len(row["step_seconds"].split()) == len(sizes)
+        for name in ("seconds", "full_step_seconds", "speedup", "expansion_seconds", "peak_gib"):
+            assert float(row[name]) > 0
+        predicted = 10 * expected((16, 16)) / sum(n * expected((s, s)) for n, s in zip(split, sizes, strict=True))
+        assert float(row["predicted"]) == pytest.approx(predicted, rel=1e-4)
+        assert float(row["predicted_over_50"]) == pytest.approx(5 * predicted, rel=1e-4)
+        assert all(row[name] for name in ("device", "torch", "diffusers", "python", "commit"))
+
+
+def test_long_plans_are_priced_from_their_steps(models, monkeypatch, tmp_path):
+    out = tmp_path / "rows.csv"
+    assert run(monkeypatch, out, "--modes", "eager", "--longest", "0") == 0
+    for row in csv.DictReader(out.open(newline="")):
+        assert row["seconds"] == ""
+        assert float(row["speedup"]) > 0
+
+
+def test_a_failing_mode_is_reported_and_the_rest_goes_on(models, monkeypatch, tmp_path, capsys):
+    def fail(self, **options):
+        assert options == {"fullgraph": True, "dynamic": False}
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("diffusers.FluxTransformer2DModel.compile_repeated_blocks", fail)
+    out = tmp_path / "rows.csv"
+    assert run(monkeypatch, out, "--modes", "compile", "eager", "--longest", "0") == 1
+    assert "no compiler" in capsys.readouterr().err
+    assert {row["mode"] for row in csv.DictReader(out.open(newline=""))} == {"eager"}
 
 
 def test_every_model_has_a_setup_and_a_cost():

@@ -25,9 +25,10 @@ def seeded(build: Callable[[], Any]) -> Any:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         module = build().eval().requires_grad_(False)
-        for parameter in module.parameters():
-            # Modulation and output layers start at zero in some families, which would hide time and text.
-            if not parameter.any():
+        for name, parameter in module.named_parameters():
+            # Modulation and output layers start at zero in some families, which would hide time and text; the padding
+            # tokens of Z-Image start as they are found in memory.
+            if not parameter.any() or name.endswith("pad_token"):
                 parameter.normal_(std=0.05)
     return module
 
@@ -156,7 +157,7 @@ def _flux2(cls: Any, **config: Any) -> Any:
             joint_attention_dim=24,
             timestep_guidance_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=cls is diffusers.Flux2Pipeline,
+            **({} if cls is diffusers.Flux2Pipeline else {"guidance_embeds": False}),
         )
     )
     vae = seeded(
@@ -285,7 +286,8 @@ def qwen_image() -> Any:
 
 def _qwen_prompt(batch: int, guided: bool) -> dict[str, Any]:
     mask = torch.ones(batch, TEXT, dtype=torch.int64)
-    mask[:, -1] = 0  # a padded prompt
+    if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 37):
+        mask[:, -1] = 0  # a padded prompt, which older ones take only where another one of the batch is longer
     arguments = {"prompt_embeds": embeddings(batch, TEXT, 24, seed=1), "prompt_embeds_mask": mask}
     if guided:
         arguments |= {
@@ -341,7 +343,11 @@ Z_IMAGE = Family("Z-Image", z_image, _z_image_prompt)
 WAN = Family("WAN", wan, _wan_prompt, output="frames", size=(("num_frames", 5),))
 QWEN = Family("Qwen-Image", qwen_image, _qwen_prompt)
 SD3 = Family("SD3", sd3, _sd3_prompt)
-FAMILIES = (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
+FAMILIES = tuple(
+    family
+    for family in (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
+    if family is not KLEIN or hasattr(diffusers, "Flux2KleinPipeline")  # new in diffusers 0.37
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -108,11 +108,28 @@ class Adapter(ABC):
     def begin_stage(self, grid: Grid) -> None:
         """Called before the first velocity of every stage size, and before the first of all.
 
-        Feature caches hold residuals of the old size and are emptied. Subclasses rebuild position ids.
+        The caches of diffusers' hooks hold features of the old size and are emptied. Subclasses rebuild position ids, and
+        may empty caches of their own.
         """
-        for module in self.transformers():
-            if hasattr(module, "_reset_stateful_cache"):
-                module._reset_stateful_cache()
+        from diffusers.hooks import HookRegistry
+
+        for network in self.transformers():
+            HookRegistry.check_if_exists_or_initialize(network).reset_stateful_hooks()
+
+    def check_caches(self, plan: Plan) -> None:
+        """Refuse feature caches that cannot be emptied between the stages of `plan`.
+
+        Raises
+        ------
+        ValueError
+            MagCache with more than one stage.
+        """
+        configs = [getattr(network, "_cache_config", None) for network in self.transformers()]
+        if len(plan.stages) > 1 and any(type(config).__name__ == "MagCacheConfig" for config in configs):
+            raise ValueError(
+                "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "
+                "starts anew when the cache is emptied; use another cache, such as FirstBlockCacheConfig, or scales=(1,)"
+            )
 
     def transformers(self) -> list[Any]:
         """The networks the velocity calls."""
@@ -227,8 +244,10 @@ class Adapter(ABC):
     ) -> Any:
         """Sample along `plan` and return what the pipeline returns.
 
-        `solver` defaults to :meth:`solver`. Other parameters and errors as :func:`spectral_pd.sample`.
+        `solver` defaults to :meth:`solver`. Other parameters and errors as :func:`spectral_pd.sample`, and those of
+        :meth:`check_caches`.
         """
+        self.check_caches(plan)
         noise = self.draw_noise()
         self._stage, self._step, self._steps = None, 0, plan.nfe
         with torch.no_grad(), self.pipe.progress_bar(total=plan.nfe) as bar:

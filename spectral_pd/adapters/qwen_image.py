@@ -6,6 +6,7 @@ the picture, so a smaller stage uses the positions around the centre.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -95,8 +96,13 @@ class QwenImageAdapter(Adapter):
     def _forward(
         self, branch: str, t: float, tokens: Tensor, timestep: Tensor, embeddings: Tensor, mask: Tensor | None
     ) -> Tensor:
-        with self.cache_context(self.pipe.transformer, branch, t):
-            return self.pipe.transformer(
+        transformer = self.pipe.transformer
+        lengths = {}
+        if "txt_seq_lens" in inspect.signature(transformer.forward).parameters:  # diffusers 0.36
+            lengths = {"txt_seq_lens": None if mask is None else mask.sum(dim=1).tolist()}
+        with self.cache_context(transformer, branch, t):
+            return transformer(
+                **lengths,
                 hidden_states=tokens,
                 timestep=timestep,
                 guidance=self.guidance,

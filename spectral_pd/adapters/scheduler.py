@@ -47,7 +47,7 @@ class SpectralScheduler:
     Raises
     ------
     ValueError
-        A family whose loop cannot begin with a smaller latent.
+        A family whose loop cannot begin with a smaller latent, or a cache that :meth:`Adapter.check_caches` refuses.
     """
 
     order = 1
@@ -59,6 +59,7 @@ class SpectralScheduler:
                 f"{type(adapter.pipe).__name__} cannot run progressively with its own loop: {adapter.fixed_loop}; "
                 f"use progressive(pipe, ...)"
             )
+        adapter.check_caches(plan)
         self.adapter, self.plan, self.basis = adapter, plan, basis
         self.stock = adapter.pipe.scheduler
         self.config = self.stock.config

@@ -6,9 +6,11 @@ the list of conditional and unconditional items, ``pos + g (pos - neg)``: g is t
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from diffusers.pipelines.z_image import pipeline_z_image
 from diffusers.pipelines.z_image.pipeline_output import ZImagePipelineOutput
 from torch import Tensor
 
@@ -28,7 +30,8 @@ class ZImageAdapter(Adapter):
         if height % cell or width % cell:
             raise ValueError(f"height = {height} and width = {width} must be multiples of {cell}")
         self.grid = (height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
-        self.guided = a.guidance_scale > 0
+        # The pipeline's own rule: a scale above 0, in diffusers 0.36 above 1.
+        self.guided = pipe.do_classifier_free_guidance
         if a.prompt is None:
             positive, negative = a.prompt_embeds, a.negative_prompt_embeds
             if positive is None or (self.guided and negative is None):
@@ -61,9 +64,16 @@ class ZImageAdapter(Adapter):
     def times(self) -> tuple[float, ...]:
         a, scheduler = self.arguments, self.pipe.scheduler
         n = a.num_inference_steps
-        sigmas = torch.linspace(1.0, 1 / n, n).tolist() if a.sigmas is None else a.sigmas
+        sigmas = a.sigmas
+        if sigmas is None and hasattr(pipeline_z_image, "get_default_z_image_sigmas"):
+            sigmas = torch.linspace(1.0, 1 / n, n).tolist()
+        elif sigmas is None:
+            # diffusers 0.36 spaces its n steps down to time 0 itself, so that the last of them has no length.
+            scheduler = copy.copy(scheduler)
+            scheduler.sigma_min = 0.0
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
-        return scheduler_times(scheduler, n, sigmas=sigmas, mu=linear_mu(tokens, scheduler.config))
+        times = scheduler_times(scheduler, n, sigmas=sigmas, mu=linear_mu(tokens, scheduler.config))
+        return tuple(dict.fromkeys(times))  # without steps of no length
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         a, batch = self.arguments, x.shape[0]
