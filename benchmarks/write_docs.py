@@ -148,6 +148,115 @@ def spectra_throughput() -> str:
     )
 
 
+def editing() -> str:
+    """Geometry and style of edits and of SDEdit from the same start, for each texture."""
+    data = rows("editing")
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean", "texture sample": "no input"}
+    header = [
+        "texture",
+        "method",
+        "band kept",
+        "grids",
+        "T",
+        "steps",
+        "low-band PSNR, dB",
+        "correlation",
+        "style distance",
+    ]
+    shown = [row for row in data if row["grids"] != "64" or row["start"] in ("0.750", "0.500")]
+    names = ["kept", "grids", "start", "steps", "low_band_psnr", "low_band_correlation", "style_distance"]
+    table = markdown(header, [[row["texture"], label[row["method"]], *(row[name] for name in names)] for row in shown])
+    first = data[0]
+    return f"{table}\n{first['samples']} photographs; torch {first['torch']}, commit {first['commit']}.\n"
+
+
+def passthrough() -> str:
+    """What holding frequencies until their activation costs, by delta, for both models."""
+    data = rows("passthrough")
+    gaussian, crops = ({row["delta"]: row for row in data if row["model"].startswith(name)} for name in ("G", "p"))
+    header = [
+        "delta",
+        "held",
+        "Gaussian: power lost, top octave",
+        "delta / (1 + P)",
+        "Gaussian: RMS change",
+        "crops: RMS change",
+        "crops: median PSNR, dB",
+        "crops: same picture",
+    ]
+    body = [
+        [
+            delta,
+            row["held"],
+            row["top_octave_power_lost"],
+            row["delta_over_1_plus_p"],
+            row["relative_rms"],
+            crops[delta]["relative_rms"],
+            crops[delta]["psnr_median"],
+            crops[delta]["same_picture"],
+        ]
+        for delta, row in gaussian.items()
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, {first['steps']} steps; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def passthrough_error() -> str:
+    """Measured velocity error over the closed form of Eq. 19, by time and frequency."""
+    data = rows("passthrough_error")
+    value = {(row["model"], row["t"], row["omega"]): row for row in data}
+    columns = [(model, omega) for model in ("Gaussian field", "photograph crops") for omega in ("1", "4", "16")]
+    times = [t for t in dict.fromkeys(row["t"] for row in data) if t in ("0.98", "0.9", "0.8", "0.7", "0.5", "0.3")]
+
+    def ratio(model: str, t: str, omega: str) -> str:
+        row = value[(model, t, omega)]
+        return f"{float(row['measured']) / float(row['equation_19']):.2f}"
+
+    header = ["t", *(f"{model}, omega = {omega}" for model, omega in columns)]
+    return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
+
+
+def tiny_dit() -> str:
+    """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
+    data = rows("tiny_dit")
+    header = ["pixels", "to", "Wasserstein", "(other training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
+    what = ("wasserstein", "spectrum", "worst_bin")
+    body = []
+    for row in data:
+        for name, label in (("training", "training crops"), ("held_out", "held-out crops")):
+            pairs = [(row[f"{w}_samples_{name}"], row[f"{w}_crops_{name}"]) for w in what]
+            body.append([row["size"], label, *(cell for pair in pairs for cell in pair)])
+    first = data[0]
+    note = f"{first['training_steps']} steps of training; {first['samples']} samples; commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def pareto() -> str:
+    """Quality against compute, one line a way of sampling."""
+    data = rows("pareto")
+
+    def cell(row: dict[str, str], name: str, digits: int) -> str:
+        if not row[name]:
+            return ""
+        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+    columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
+    header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
+    header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
+    table = markdown(
+        header,
+        [
+            [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
+            + [cell(row, name, digits) for name, digits in columns.items()]
+            for row in data
+        ],
+    )
+    first = data[0]
+    return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "same_seed_share": same_seed_share,
@@ -157,7 +266,12 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "spectra_choices": spectra_choices,
     "spectra_sets": spectra_sets,
     "spectra_throughput": spectra_throughput,
+    "editing": editing,
+    "passthrough": passthrough,
+    "passthrough_error": passthrough_error,
     "equations": equations,
+    "tiny_dit": tiny_dit,
+    "pareto": pareto,
 }
 
 

@@ -14,6 +14,8 @@ from spectral_pd.bases import FOURIER as FOURIER
 from spectral_pd.bases import HAAR as HAAR
 from spectral_pd.bases import Basis as Basis
 from spectral_pd.bases import SeparableBasis as SeparableBasis
+from spectral_pd.editing import edit as edit
+from spectral_pd.editing import sdedit as sdedit
 from spectral_pd.expansion import expand as expand
 from spectral_pd.expansion import expand_aligned as expand_aligned
 from spectral_pd.expansion import restrict_noise as restrict_noise
@@ -23,6 +25,9 @@ from spectral_pd.ideal import GaussianField as GaussianField
 from spectral_pd.ideal import Prediction as Prediction
 from spectral_pd.ideal import predict as predict
 from spectral_pd.noise import NoiseField as NoiseField
+from spectral_pd.noise_passthrough import activation_map as activation_map
+from spectral_pd.noise_passthrough import noise_prediction_error as noise_prediction_error
+from spectral_pd.noise_passthrough import passthrough as passthrough
 from spectral_pd.sampling import StepInfo as StepInfo
 from spectral_pd.sampling import edm_from_flow as edm_from_flow
 from spectral_pd.sampling import flow_from_edm as flow_from_edm

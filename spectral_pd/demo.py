@@ -1,12 +1,14 @@
 """The library's main job on real photographs: measure, fit, plan, sample, compare (``spectral-pd demo``).
 
-Two models whose exact denoisers are known take the place of a trained one: the Gaussian field with the photographs'
-spectrum, and the finite data set of their crops. Each is sampled at full resolution and progressively, from the same
-noise, beside the paper's stage clock with fresh noise and beside fewer full-resolution steps of the same cost.
+Two models whose exact denoisers are known, the Gaussian field with the photographs' spectrum and the finite data set of
+their crops, and in a checkout of the repository a trained one, the small transformer of benchmarks/tiny_dit. Each is sampled
+at full resolution and progressively, from the same noise, beside the paper's stage clock with fresh noise and beside fewer
+full-resolution steps of the same cost.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +27,9 @@ from spectral_pd.schedule import Plan, make_plan, shift_times
 from spectral_pd.solvers import Velocity
 from spectral_pd.spectrum import PowerLaw, Spectrum, fit_power_law, power_spectrum
 
-EXTRA = "the demo needs matplotlib, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
+EXTRA = "the demo needs matplotlib, safetensors, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
+TRANSFORMER = Path(__file__).parent.parent / "benchmarks" / "tiny_dit"
+"""Code, weights and spectrum of the small transformer; not part of an installed package."""
 
 
 def photographs() -> dict[str, Tensor]:
@@ -129,6 +133,18 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
     return replace(run, seconds=time.perf_counter() - start, states=states)
 
 
+def small_transformer(folder: Path = TRANSFORMER) -> tuple[Velocity, PowerLaw] | None:
+    """Velocity and training spectrum (64x64) of the trained transformer in `folder`; None where the folder has none."""
+    if not (folder / "weights.safetensors").exists():
+        return None
+    spec = importlib.util.spec_from_file_location("spectral_pd_small_transformer", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load(folder / "weights.safetensors").velocity, PowerLaw.load(folder / "spectrum.json")
+
+
 def table(runs: Sequence[Run]) -> str:
     """The comparison as text, against the first run: median PSNR, share of items within 30 dB, spectrum error."""
     reference = runs[0]
@@ -219,6 +235,21 @@ def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 
             torch.randn(64, 1, 32, 32, generator=generator),
         ),
     ]
+    trained = small_transformer()
+    if trained is None:
+        report += [
+            "",
+            "the trained transformer is only in a checkout of the repository: its third comparison is left out",
+        ]
+    else:
+        groups.append(
+            (
+                "small transformer trained on photograph crops, 8 samples of 3x64x64",
+                candidates(trained[1], (64, 64), steps=16, shift=2.0, scales=(1 / 2, 1), delta=0.01),
+                trained[0],
+                torch.randn(8, 3, 64, 64, generator=generator),
+            )
+        )
     total = sum(run.plan.nfe for _, runs, _, _ in groups for run in runs)
     results = []
     with tqdm(total=total, desc="sampling", unit="step") as bar:
@@ -237,15 +268,15 @@ def draw(path: str | Path, measured: Spectrum, law: PowerLaw, results: Sequence[
     """The demo's figure: spectrum with fit, activation curve with the stages, strips of full against progressive."""
     import matplotlib.pyplot as plt
 
-    gaussian, finite = results
-    figure = plt.figure(figsize=(12, 8), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=(3, 2.4))
+    gaussian, finite, *trained = results
+    figure = plt.figure(figsize=(12, 8 + 4.5 * len(trained)), layout="constrained")
+    grid = figure.add_gridspec(2 + len(trained), 2, height_ratios=(3, 2.4, 4)[: 2 + len(trained)])
     left, right = (figure.add_subplot(grid[0, i]) for i in range(2))
     plot_spectrum(measured, law, ax=left).set_title("Photographs: measured spectrum and power law")
     plot_activation(law, gaussian[1].plan, ax=right).set_title("When each frequency becomes necessary")
-    shown = slice(0, 16)
-    strips = [(textwrap.fill(run.name, 24), run.states[shown]) for run in finite]
-    bottom = figure.add_subplot(grid[1, :])
-    plot_strips(strips, ax=bottom).set_title("Same noise, four ways (finite data set of photograph crops, 32x32)")
+    titles = ("finite data set of photograph crops, 32x32", "small trained transformer, 64x64")
+    for row, (runs, title) in enumerate(zip((finite, *trained), titles, strict=False), start=1):
+        strips = [(textwrap.fill(run.name, 24), run.states[:16]) for run in runs]
+        plot_strips(strips, ax=figure.add_subplot(grid[row, :])).set_title(f"Same noise, four ways ({title})")
     figure.savefig(path, dpi=110)
     plt.close(figure)

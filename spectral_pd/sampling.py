@@ -122,25 +122,59 @@ def sample(
     torch.Size([1, 4, 32, 32])
     """
     step_with = find_solver(solver)
-    field, dtype = _check_noise(noise, plan, basis, coupling, leading, device, generator)
+    field, dtype = check_noise(noise, plan, basis, coupling, leading, device, generator)
     x = _initial_state(field, plan, basis, leading or (), device or "cpu", _check_start(start, noise, plan))
-    check = _checked(velocity)
-    history: History | None = None
-    done = 0
-    with tqdm(total=plan.nfe, disable=not progress, desc="sampling", unit="step") as bar:
-        for i, stage in enumerate(plan.stages):
-            if i > 0:
-                x, history = _transition(x, history, plan, i, field, basis, coupling, generator)
-            for t, t_next in pairwise(stage.times):
-                x, history = step_with(check, x, t, t_next, history)
-                done += 1
-                bar.update()
-                if callback is not None:
-                    x = _replaced(x, callback(StepInfo(done, i, plan.times[done], t_next, x)))
+    x = march(
+        velocity,
+        x,
+        plan,
+        field,
+        solver=step_with,
+        basis=basis,
+        coupling=coupling,
+        generator=generator,
+        callback=callback,
+        progress=progress,
+    )
     return x.to(dtype)
 
 
-def _check_noise(
+def march(
+    velocity: Velocity,
+    x: Tensor,
+    plan: Plan,
+    noise: Tensor | NoiseField,
+    *,
+    first: int = 0,
+    solver: Solver,
+    basis: Basis,
+    coupling: Coupling = "coupled",
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    callback: Callable[[StepInfo], object] | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run the stages of a plan from the state `x` that stage `first` starts with, growing between them, to time 0.
+
+    What :func:`sample` and :func:`~spectral_pd.edit` share once their input has been checked; parameters as there. Steps are
+    counted on the plan's grid: the first one reported is ``plan.stages[first].start + 1``.
+    """
+    check = _checked(velocity)
+    history: History | None = None
+    done = plan.stages[first].start
+    with tqdm(total=plan.nfe - done, disable=not progress, desc="sampling", unit="step") as bar:
+        for i, stage in enumerate(plan.stages[first:], first):
+            if i > first:
+                x, history = transition(x, history, plan, i, noise, basis, coupling, generator)
+            for t, t_next in pairwise(stage.times):
+                x, history = solver(check, x, t, t_next, history)
+                done += 1
+                bar.update()
+                if callback is not None:
+                    x = replaced(x, callback(StepInfo(done, i, plan.times[done], t_next, x)))
+    return x
+
+
+def check_noise(
     noise: Tensor | NoiseField,
     plan: Plan,
     basis: Basis,
@@ -228,15 +262,15 @@ def _initial_state(
     return x
 
 
-def _transition(
+def transition(
     x: Tensor,
     history: History | None,
     plan: Plan,
     index: int,
     noise: Tensor | NoiseField,
     basis: Basis,
-    coupling: str,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
+    coupling: str = "coupled",
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> tuple[Tensor, History | None]:
     """Grow from stage index-1 to `index`: the aligned state, and the history a multistep solver may keep."""
     shape, coarse = plan.stages[index].shape, plan.stages[index - 1]
@@ -264,7 +298,7 @@ def _draw(
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
-def _replaced(x: Tensor, result: object) -> Tensor:
+def replaced(x: Tensor, result: object) -> Tensor:
     """The state after a callback: what it returned, when that is a tensor."""
     if not isinstance(result, Tensor):
         return x

@@ -356,7 +356,7 @@ def make_plan(
         warnings.append(f"the first transition is due at or before the first grid time {times[0]:.4f}: no coarse step")
 
     ratios = [size_ratio(size, shape) for size in shapes]
-    local = _local_times(times, ratios, starts, stops, clock)
+    local = local_times(times, ratios, starts, stops, clock)
     stages = tuple(
         Stage(
             shape=shapes[i],
@@ -432,7 +432,7 @@ def _transition_indices(
     return tuple(indices)
 
 
-def _local_times(
+def local_times(
     times: tuple[float, ...],
     ratios: Sequence[float],
     starts: Sequence[int],

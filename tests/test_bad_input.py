@@ -21,22 +21,27 @@ from spectral_pd import (
     PowerLaw,
     Spectrum,
     SpectrumMeter,
+    activation_map,
     activation_power,
     activation_time,
     align_scale,
     align_time,
+    edit,
     expand,
     expand_aligned,
     fit_power_law,
     fit_spectrum,
     make_plan,
     max_frequency,
+    noise_prediction_error,
     optimal_gain,
+    passthrough,
     power_spectrum,
     predict,
     restrict_noise,
     restrict_signal,
     sample,
+    sdedit,
     shift_times,
     snr,
     transition_times,
@@ -65,6 +70,17 @@ def planned(times=TIMES, spectrum=FLUX, shape=(64, 64), **options):
 
 def run(noise=W, plan_=None, **options):
     return sample(options.pop("velocity", velocity), noise, plan_ or plan(), **options)
+
+
+def edited(image=W, plan_=None, **options):
+    options = {"stage": 1, **options}
+    if not {"noise", "seed", "generator"} & set(options):
+        options["noise"] = W
+    return edit(options.pop("velocity", velocity), image, plan_ or plan(), **options)
+
+
+def held(noise=W, times=TIMES, spectrum=FLUX, delta=0.1, **options):
+    return passthrough(options.pop("velocity", velocity), noise, times, spectrum, delta, **options)
 
 
 def table(frequency=(1.0, 2.0), power=(2.0, 1.0), count=(1.0, 1.0), shape=(4, 4)):
@@ -526,6 +542,107 @@ CASES = {
     ),
     "plan a list": (lambda: run(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
     "velocity not callable": (lambda: run(velocity=3.0), T, r"velocity is float; pass a callable velocity\(x, t\)"),
+    # editing
+    "edit a coarse image": (
+        lambda: edited(X),
+        V,
+        r"image has shape \(1, 2, 4, 4\); its last axes must be the plan's grid \(8, 8\)",
+    ),
+    "edit a list": (lambda: edited([1.0]), T, r"image is list; pass a torch tensor"),
+    "edit integers": (lambda: edited(W.int()), T, r"image is a tensor of torch\.int32"),
+    "edit nothing": (lambda: edited(W[:0], noise=W[:0]), V, r"image has shape \(0, 2, 8, 8\): an empty batch"),
+    "edit NaN": (lambda: edited(W * NAN), V, r"image contains NaN or infinity"),
+    "edit with other noise": (
+        lambda: edited(noise=randn(2, 2, 8, 8)),
+        V,
+        r"noise has shape \(2, 2, 8, 8\) .*, image \(1, 2, 8, 8\) .*make both the same",
+    ),
+    "edit with coarse noise": (lambda: edited(noise=X), V, r"noise has shape \(1, 2, 4, 4\); its last axes must be"),
+    "edit with NaN for noise": (lambda: edited(noise=W * NAN), V, r"noise contains NaN or infinity"),
+    "edit with a number for noise": (lambda: edited(noise=3), T, r"noise is int; pass a white field"),
+    "edit without noise": (lambda: edited(noise=None), V, r"pass exactly one of noise=, seed= and generator="),
+    "edit with two sources": (lambda: edited(noise=W, seed=1), V, r"pass exactly one of noise=, seed= and generator="),
+    "edit with a bad seed": (lambda: edited(seed=0.5), T, r"noise source is float; pass an int seed"),
+    "edit with a field of another basis": (
+        lambda: edited(noise=NoiseField(0, HAAR)),
+        V,
+        r"noise is a field in HAAR, but basis = DCT",
+    ),
+    "edit with too few sources": (
+        lambda: edited(randn(2, 2, 8, 8), noise=NoiseField([1])),
+        V,
+        r"batch of 2 items, but the noise source lists 1",
+    ),
+    "edit beyond the plan": (lambda: edited(stage=2), V, r"stage = 2 must be from 0 to 1, .*\(4x4, 8x8\)"),
+    "edit at a negative stage": (lambda: edited(stage=-1), V, r"stage = -1 must be from 0 to 1"),
+    "edit at a fractional stage": (lambda: edited(stage=1.0), T, r"stage is 1\.0; pass the index of the first stage"),
+    "edit at True": (lambda: edited(stage=True), T, r"stage is True; pass the index"),
+    "clean without a stage before": (
+        lambda: edited(stage=0, mode="clean"),
+        V,
+        r"mode = 'clean' keeps the band of the stage before; with stage = 0 there is none: use 'noised'",
+    ),
+    "unknown mode": (lambda: edited(mode="dirty"), V, r"mode = 'dirty' must be 'noised' or 'clean'"),
+    "edit with a list for a plan": (lambda: edited(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
+    "edit with an unknown solver": (lambda: edited(solver="ddim"), V, r"solver = 'ddim' is unknown"),
+    "edit in a named basis": (lambda: edited(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
+    "edit haar at 1.5": (
+        lambda: edited(randn(1, 6, 6), plan((6, 6), (2 / 3, 1)), noise=randn(1, 6, 6), basis=HAAR),
+        V,
+        r"haar basis: an axis of 4 cannot grow to 6",
+    ),
+    "edit without a model": (lambda: edited(velocity=3.0), T, r"velocity is float; pass a callable velocity\(x, t\)"),
+    "sdedit at strength 2": (lambda: sdedit(velocity, W, (2.0, 0.0), noise=W), V, r"times = 2\.0 is out of range"),
+    "sdedit that does not end": (lambda: sdedit(velocity, W, (0.6, 0.3), noise=W), V, r"times must end at exactly 0"),
+    "sdedit of a number": (lambda: sdedit(velocity, 3.0, (0.6, 0.0), seed=0), T, r"image is float; pass a torch"),
+    # noise passthrough
+    "passthrough with delta 0": (lambda: held(delta=0.0), V, r"delta = 0\.0 is out of range; .* 0 < delta < 1"),
+    "passthrough with delta NaN": (lambda: held(delta=NAN), V, r"delta contains NaN"),
+    "passthrough of a number for a spectrum": (
+        lambda: held(spectrum=3.0),
+        T,
+        r"spectrum is float; pass a PowerLaw or a function of frequency",
+    ),
+    "passthrough with negative power": (lambda: held(spectrum=lambda w: -w), V, r"power = .* 0 < power < inf"),
+    "passthrough beyond a table": (
+        lambda: held(spectrum=table(shape=(8, 8))),
+        V,
+        r"leaves the measured range .* fit a power law",
+    ),
+    "passthrough of a field without a grid": (
+        lambda: held(NoiseField(0), leading=(1,)),
+        V,
+        r"noise is a NoiseField; pass shape=\(height, width\), the grid",
+    ),
+    "passthrough of a field without leading axes": (
+        lambda: held(NoiseField(0), shape=(8, 8)),
+        V,
+        r"noise is a NoiseField; pass leading=",
+    ),
+    "passthrough on another grid": (lambda: held(shape=(4, 4)), V, r"its last axes must be the plan's full grid"),
+    "passthrough of integers": (lambda: held(W.int()), T, r"noise is a tensor of torch\.int32"),
+    "passthrough of NaN": (lambda: held(W * NAN), V, r"noise contains NaN or infinity"),
+    "passthrough of a number": (lambda: held(3), T, r"noise is int; pass a torch tensor|noise is int"),
+    "passthrough backwards": (lambda: held(times=(0.0, 1.0)), V, r"times must be strictly decreasing"),
+    "passthrough in a named basis": (lambda: held(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
+    "passthrough without a model": (lambda: held(velocity=3.0), T, r"velocity is float; pass a callable"),
+    "map of an empty grid": (lambda: activation_map(FLUX, (0, 4), 0.1), V, r"shape = \(0, 4\) must hold"),
+    "error with other noise": (
+        lambda: noise_prediction_error(velocity, W, 0.5, noise=X),
+        V,
+        r"samples have shape \(1, 2, 8, 8\), noise \(1, 2, 4, 4\); they must agree",
+    ),
+    "error at t = 0": (
+        lambda: noise_prediction_error(velocity, W, 0.0, noise=W),
+        V,
+        r"t = 0: a denoiser's velocity has no value at the data end; use 0 < t <= 1",
+    ),
+    "error above 1": (lambda: noise_prediction_error(velocity, W, 1.5, noise=W), V, r"t = 1\.5 is out of range"),
+    "error of integers": (
+        lambda: noise_prediction_error(velocity, W.int(), 0.5, noise=W),
+        T,
+        r"samples is a tensor of torch\.int32",
+    ),
 }
 
 

@@ -27,12 +27,23 @@ def test_demo_prints_the_comparison_and_draws_it(tmp_path):
     report = demo.run_demo(tmp_path / "demo.png", size=64, steps=20)
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
     lines = [line for line in report.splitlines() if line.startswith(("full resolution", "progressive"))]
-    assert len(lines) == 8
-    for group in (lines[:4], lines[4:]):
+    assert len(lines) == 12
+    for group in (lines[:4], lines[4:8]):
         reference, ours, paper, fewer = (line.split() for line in group)
         assert reference[-1] == "-"
         assert float(ours[-3]) > float(paper[-3]) + 10, "coupled noise on the full clock stays closest to the same seed"
         assert float(ours[-3]) > float(fewer[-3]) + 10, "and closer than fewer full-size steps of the same cost"
+    _, ours, paper, _ = (line.split() for line in lines[8:])
+    assert float(ours[-3]) > float(paper[-3]), "also with a trained network"
+
+
+def test_demo_without_the_transformer(tmp_path, monkeypatch):
+    """An installed package has no benchmarks folder: the demo says so and goes on."""
+    assert demo.small_transformer(tmp_path) is None
+    monkeypatch.setattr(demo, "small_transformer", lambda: None)
+    report = demo.run_demo(size=32, steps=8)
+    assert "left out" in report
+    assert sum(line.startswith(("full resolution", "progressive")) for line in report.splitlines()) == 8
 
 
 def test_psnr_and_spectrum_error_against_hand_values():

@@ -26,15 +26,17 @@ FLOORS = {
     "training": 4,
     "ideal": 4,
     "plotting": 4,
-    "__init__": 4,
-    "adapters": 5,
-    "demo": 5,
-    "measure": 5,
-    "__main__": 6,
+    "editing": 5,
+    "noise_passthrough": 5,
+    "__init__": 5,
+    "adapters": 6,
+    "demo": 6,
+    "measure": 6,
+    "__main__": 7,
 }
 """Floor of each module; a package (adapters) counts as one module.
 
-`__init__`, the public names, gathers floors 0 to 4; `_C` is the compiled extension.
+`__init__`, the public names, gathers floors 0 to 5; `_C` is the compiled extension.
 """
 
 

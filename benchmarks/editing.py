@@ -1,0 +1,298 @@
+"""Editing by frequency against SDEdit: photographs turned into textures, how much geometry and how much style?
+
+The model is a patch denoiser of a texture (grass, bricks; scikit-image): every 8x8 patch of the state, on every stage's grid,
+is denoised by the exact posterior mean over the patches of one half of the texture (``FiniteDataset``), and overlapping
+patches are averaged. The pictures are crops of photographs, 64x64. For start times T and kept bands, from the same noise and
+with the same steps of the same grid: `edit` in both modes and `sdedit`. Geometry: PSNR of the low band, 16x16, to the
+input's, and the correlation of the two. Style: sliced Wasserstein-2 distance of mean-free 8x8 patches to those of the other
+half of the texture. Rows go to results/editing.csv, the figure to docs/figures/editing.png.
+
+    python benchmarks/editing.py [--samples 12] [--redraw]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import textwrap
+from pathlib import Path
+
+import torch
+from environment import environment
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from spectral_pd import (
+    FiniteDataset,
+    NoiseField,
+    Plan,
+    edit,
+    fit_spectrum,
+    make_plan,
+    restrict_signal,
+    sample,
+    sdedit,
+    shift_times,
+)
+from spectral_pd.demo import photographs, psnr, random_crops
+
+SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 1500
+LOW = (16, 16)
+"""The band whose geometry is measured."""
+TIMES = shift_times(20, shift=3.0)
+STARTS = (0.92, 0.85, 0.77, 0.67, 0.55, 0.43, 0.27)
+CUTS = (1 / 8, 1 / 4, 1 / 2)
+TEXTURES = ("grass", "brick")
+SEED = 1
+
+
+def textures() -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> (half to learn, half to compare with), each (1, 256, 128) with standard deviation 0.4."""
+    import skimage.data
+
+    halves = {}
+    for name in TEXTURES:
+        picture = torch.from_numpy(getattr(skimage.data, name)()).float()[None]
+        picture = functional.avg_pool2d(picture, 2)
+        picture = 0.4 * (picture - picture.mean()) / picture.std()
+        halves[name] = (picture[..., :128], picture[..., 128:])
+    return halves
+
+
+class PatchDenoiser:
+    """The denoiser of pictures whose patches are those of a texture, on every stage's grid.
+
+    Overlapping patches of the state are denoised one by one with the exact posterior mean over the texture's patches at
+    that resolution; where they overlap, velocities are averaged.
+    """
+
+    def __init__(self, texture: Tensor) -> None:
+        self.texture = texture
+        self.models: dict[int, FiniteDataset] = {}
+
+    def model(self, size: int) -> FiniteDataset:
+        """The patches of the texture as a stage of that size sees it."""
+        if size not in self.models:
+            ratio = SIZE // size
+            low = restrict_signal(self.texture, [n // ratio for n in self.texture.shape[-2:]])
+            patches = low.unfold(1, PATCH, 1).unfold(2, PATCH, 1).reshape(-1, 1, PATCH, PATCH)
+            order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))
+            self.models[size] = FiniteDataset(patches[order[:PATCHES]], 0.05 / ratio)
+        return self.models[size]
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """Mean over the patches that cover a pixel; the picture is continued by reflection, so all count alike."""
+        size, margin = x.shape[-1], PATCH - STRIDE
+        padded = functional.pad(x, (margin,) * 4, mode="reflect")
+        columns = functional.unfold(padded, PATCH, stride=STRIDE)
+        batch, _, count = columns.shape
+        patches = columns.transpose(1, 2).reshape(batch * count, 1, PATCH, PATCH)
+        answers = self.model(size).velocity(patches, t).reshape(batch, count, -1).transpose(1, 2)
+        total, weight = (
+            functional.fold(v, padded.shape[-2:], PATCH, stride=STRIDE) for v in (answers, torch.ones_like(answers))
+        )
+        return (total / weight)[..., margin : margin + size, margin : margin + size]
+
+
+def mean_free_patches(pictures: Tensor) -> Tensor:
+    """All 8x8 patches of pictures (B, 1, H, W), every second position, without their means: (count, 64)."""
+    patches = functional.unfold(pictures, PATCH, stride=2).transpose(1, 2).reshape(-1, PATCH * PATCH)
+    return patches - patches.mean(1, keepdim=True)
+
+
+def style_distance(pictures: Tensor, reference: Tensor) -> float:
+    """Sliced Wasserstein-2 distance between the patches of two sets of pictures, 256 directions."""
+    generator = torch.Generator().manual_seed(0)
+    directions = functional.normalize(torch.randn(PATCH * PATCH, 256, generator=generator), dim=0)
+    levels = torch.linspace(0, 1, 513)
+    a, b = (torch.quantile(mean_free_patches(x) @ directions, levels, dim=0) for x in (pictures, reference))
+    return float((a - b).square().mean().sqrt())
+
+
+def geometry(pictures: Tensor, inputs: Tensor) -> tuple[float, float]:
+    """Median PSNR and median correlation of the low bands."""
+    a, b = (restrict_signal(x, LOW) for x in (pictures, inputs))
+    flat = [(x - x.mean((-2, -1), keepdim=True)).flatten(1) for x in (a, b)]
+    correlation = functional.cosine_similarity(*flat)
+    return float(psnr(a, b).median()), float(correlation.median())
+
+
+def two_stages(cut: float, start: float) -> Plan:
+    """A plan that keeps the band below `cut` and starts the full size at the first grid time at or below `start`."""
+    return make_plan(TIMES, None, (SIZE, SIZE), scales=(cut, 1), transition_times=(start,))
+
+
+def three_stages(texture: Tensor) -> Plan:
+    """The plan that the delta rule makes from the texture's own spectrum."""
+    law = fit_spectrum(random_crops([texture], 300, SIZE, generator=torch.Generator().manual_seed(2)))
+    return make_plan(TIMES, law, (SIZE, SIZE), scales=(1 / 4, 1 / 2, 1))
+
+
+def square(picture: Tensor) -> Tensor:
+    """The centre square of a picture (C, H, W) in grey, 64x64."""
+    side = min(picture.shape[-2:])
+    top, left = ((n - side) // 2 for n in picture.shape[-2:])
+    grey = picture[:, top : top + side, left : left + side].mean(0, keepdim=True)
+    return functional.interpolate(grey[None], size=(SIZE, SIZE), mode="area")[0]
+
+
+def measure(
+    texture: str, method: str, plan: Plan, pictures: Tensor, inputs: Tensor, style: Tensor, cut: str, grids: str
+) -> dict[str, object]:
+    """One row: what the pictures kept of their inputs and how close they are to the texture."""
+    kept, correlation = geometry(pictures, inputs)
+    start = plan.stages[-1].start if method == "texture sample" else plan.stages[min(1, len(plan.stages) - 1)].start
+    return {
+        "texture": texture,
+        "method": method,
+        "kept": cut,
+        "grids": grids,
+        "start": f"{plan.times[start]:.3f}",
+        "steps": plan.nfe - start,
+        "low_band_psnr": f"{kept:.2f}",
+        "low_band_correlation": f"{correlation:.3f}",
+        "style_distance": f"{style_distance(pictures, style):.4f}",
+        "samples": len(inputs),
+    }
+
+
+def sweep(inputs: Tensor) -> list[dict[str, object]]:
+    """All rows: the texture's own samples, a plan of three stages, and two stages for each start and kept band."""
+    rows: list[dict[str, object]] = []
+    noise = NoiseField(SEED)
+    with tqdm(total=len(TEXTURES) * (len(STARTS) * (2 + len(CUTS)) + 1), desc="editing", unit="run") as bar:
+        for name, (learnt, compared) in textures().items():
+            model = PatchDenoiser(learnt)
+            style = compared[None]
+            plan = three_stages(learnt)
+            free = sample(model.velocity, noise, plan, leading=inputs.shape[:2])
+            whole = make_plan(TIMES, None, (SIZE, SIZE), scales=(1,), transition_times=())
+            rows.append(measure(name, "texture sample", whole, free, inputs, style, "-", "16 32 64"))
+            for method, pictures in progressive(model, plan, inputs, noise).items():
+                kept, grids = ("-", "64") if method == "sdedit" else ("1/4", "32 64")
+                rows.append(measure(name, method, plan, pictures, inputs, style, kept, grids))
+            bar.update()
+
+            for start in STARTS:
+                for cut in CUTS:
+                    plan = two_stages(cut, start)
+                    rest = plan.times[plan.stages[1].start :]
+                    results = {"clean": edit(model.velocity, inputs, plan, stage=1, mode="clean", noise=noise)}
+                    if cut == 1 / 4:
+                        results["noised"] = edit(model.velocity, inputs, plan, stage=1, noise=noise)
+                        results["sdedit"] = sdedit(model.velocity, inputs, rest, noise=noise)
+                    for method, pictures in results.items():
+                        kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
+                        rows.append(measure(name, method, plan, pictures, inputs, style, kept, "64"))
+                        bar.update()
+    return rows
+
+
+def show(pictures: Tensor) -> list[tuple[str, Tensor]]:
+    """The strips of the figure: photographs, and what each method makes of them."""
+    strips, noise = [("photograph", pictures)], NoiseField(SEED + 1000)
+    for name, (learnt, _) in textures().items():
+        model, plan = PatchDenoiser(learnt), three_stages(learnt)
+        edited = progressive(model, plan, pictures, noise)
+        start = plan.times[plan.stages[1].start]
+        late = sdedit(model.velocity, pictures, [t for t in TIMES if t <= 0.5], noise=noise)
+        strips += [
+            (f"{name}: SDEdit, T = {start:.2f}", edited["sdedit"]),
+            (f"{name}: SDEdit, T = 0.50", late),
+            (f"{name}: edit noised, T = {start:.2f}", edited["noised"]),
+            (f"{name}: edit clean, T = {start:.2f}", edited["clean"]),
+        ]
+    return strips
+
+
+def progressive(model: PatchDenoiser, plan: Plan, pictures: Tensor, noise: NoiseField) -> dict[str, Tensor]:
+    """Both modes of `edit` on a plan of three stages, keeping its first band, and SDEdit over the same times."""
+    rest = plan.times[plan.stages[1].start :]
+    results = {
+        mode: edit(model.velocity, pictures, plan, stage=1, mode=mode, noise=noise) for mode in ("noised", "clean")
+    }
+    return results | {"sdedit": sdedit(model.velocity, pictures, rest, noise=noise)}
+
+
+def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tensor]]) -> None:
+    """Left: the pictures. Right, for each texture: geometry against style, a line for each method, a point for each T."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from spectral_pd.plotting import plot_strips
+
+    figure = plt.figure(figsize=(12.5, 8.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1))
+    left = figure.add_subplot(grid[:, 0])
+    plot_strips([(textwrap.fill(name, 14), pictures) for name, pictures in strips], ax=left)
+    left.set_title("Same noise; edits keep 16x16, run 32x32, then 64x64")
+    lines = [("sdedit", "-", "SDEdit"), ("noised", "1/4", "edit, noised, band 1/4")]
+    lines += [("clean", f"1/{round(1 / cut)}", f"edit, clean, band 1/{round(1 / cut)}") for cut in CUTS]
+    for i, texture in enumerate(TEXTURES):
+        ax = figure.add_subplot(grid[i, 1])
+        for k, (method, kept, label) in enumerate(lines):
+            chosen = [
+                row
+                for row in rows
+                if (row["texture"], row["method"], row["kept"], row["grids"]) == (texture, method, kept, "64")
+            ]
+            if method == "sdedit":  # those of the two-stage sweep
+                chosen = chosen[1:]
+            chosen.sort(key=lambda row: -float(str(row["start"])))
+            points = [(float(str(row["style_distance"])), float(str(row["low_band_psnr"]))) for row in chosen]
+            style = {"color": f"C{k}", "marker": "os^Dv"[k], "ms": 5, "lw": 1.3, "ls": "--" if k < 2 else "-"}
+            ax.plot(*zip(*points, strict=True), label=label, **style)
+            for row, point in zip(chosen, points, strict=True):
+                if method == "sdedit":
+                    text = f"T={float(str(row['start'])):.2f}"
+                    ax.annotate(text, point, xytext=(6, -8), textcoords="offset points", fontsize=7, color="0.3")
+        own = next(row for row in rows if (row["texture"], row["method"]) == (texture, "texture sample"))
+        ax.axvline(float(str(own["style_distance"])), color="0.6", lw=1, ls=":", label="the model's own samples")
+        ax.set_title(f"Photographs to {texture}")
+        ax.set_xlabel("style: distance of patches to the texture's (left is closer)")
+        ax.set_ylabel("geometry: low-band PSNR, dB")
+        ax.grid(alpha=0.25)
+        if i == 0:
+            ax.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "editing.csv")
+    parser.add_argument(
+        "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "editing.png"
+    )
+    parser.add_argument("--redraw", action="store_true", help="the figure alone, from the rows there are")
+    args = parser.parse_args()
+
+    pictures = photographs()
+    grey = [picture.mean(0, keepdim=True) for picture in pictures.values()]
+    crops = random_crops(grey, args.samples, 256, generator=torch.Generator().manual_seed(0))
+    inputs = functional.avg_pool2d(crops, 256 // SIZE)
+    shown = torch.stack([square(pictures[name]) for name in ("chelsea", "astronaut", "coffee", "flower", "china")])
+    if args.redraw:
+        with args.out.open(newline="") as file:
+            rows: list[dict[str, object]] = [dict(row) for row in csv.DictReader(file)]
+    else:
+        rows = sweep(inputs)
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, {**rows[0], **environment()})
+            writer.writeheader()
+            writer.writerows({**row, **environment()} for row in rows)
+    draw(args.figure, rows, show(shown))
+    for row in rows:
+        print(
+            f"{row['texture']:6} {row['method']:14} {row['kept']:>4} {row['grids']:>8} T={row['start']} "
+            f"{row['steps']:>2} steps  {row['low_band_psnr']:>6} dB  {row['low_band_correlation']:>6}  "
+            f"style {row['style_distance']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

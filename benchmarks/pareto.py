@@ -1,0 +1,354 @@
+r"""Quality against compute on the small transformer: every way of sampling the same model for less, from the same noise.
+
+    python benchmarks/pareto.py --folder RUNS [--fast]
+
+The reference is 16 full-resolution Euler steps at 64x64. Against it: progressive sampling with 2 and 3 stages over delta, both
+clocks, both couplings and three bases; fewer full-resolution steps; a baseline that upsamples the coarse stage's
+denoised picture (nearest or bilinear) and noises it again with the same field, as Bottleneck-style methods do; and
+fine-tuned adapters (benchmarks/finetune.py) with their controls.
+
+Pictures are kept in RUNS, one file a row and set of weights, so that a stopped sweep goes on; rows go to
+results/pareto.csv and the figure to docs/figures/pareto.png. A row has
+
+    gflops     counted FLOPs of all network calls for one picture, attention included
+    seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, batch 64
+    psnr, ssim to the reference picture of the same seed (median and mean over seeds)
+    *_full     distances to the set of reference pictures;   *_photos: to crops of the held-out photographs
+
+each with a 95 % interval over seeds (metrics.py says what each is). --fast compiles the network and calls it in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from cost import count
+from environment import environment
+from finetune import load_lora
+from metrics import (
+    SlicedWasserstein,
+    interval,
+    natural_distance,
+    natural_rows,
+    radial_rows,
+    spectrum_distance,
+    ssim,
+    worst_bin,
+)
+from tiny_dit.data import load_photographs
+from tiny_dit.model import SPECTRUM, WEIGHTS, TinyDiT, load
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from spectral_pd import DCT, FOURIER, HAAR, Basis, Plan, PowerLaw, expand_aligned, make_plan, sample, shift_times
+from spectral_pd.demo import psnr
+
+STEPS, SHIFT, SIZE, BATCH = 16, 2.0, (64, 64), 64
+ADAPTERS = WEIGHTS.parent / "adapters"
+FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "pareto.png"
+Velocity = Callable[[Tensor, float], Tensor]
+Upsampling = Literal["nearest", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way to sample: a point of a curve."""
+
+    curve: str
+    plan: Plan
+    coupling: Literal["coupled", "fresh"] = "coupled"
+    basis: Basis = DCT
+    upsampling: Upsampling | None = None
+    adapter: str | None = None
+
+    @property
+    def calls(self) -> list[tuple[int, int]]:
+        """(side, calls) of each stage; noising again takes one more call for the picture it upsamples."""
+        extra = 1 if self.upsampling else 0
+        last = len(self.plan.stages) - 1
+        return [(s.shape[0], s.steps + (extra if i < last else 0)) for i, s in enumerate(self.plan.stages)]
+
+    def file(self, weights: str, samples: int) -> str:
+        """Where its pictures are kept: a name for everything they depend on."""
+        adapter = fingerprint(ADAPTERS / f"{self.adapter}.safetensors") if self.adapter else ""
+        facts = (weights, samples, self.plan.times, self.plan.shapes, self.plan.split, self.plan.clock, adapter)
+        key = repr((*facts, self.coupling, self.basis.name, self.upsampling))
+        return hashlib.sha256(key.encode()).hexdigest()[:16] + ".npy"
+
+
+def fingerprint(path: Path) -> str:
+    """Short hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def entries(law: PowerLaw) -> Iterator[Entry]:
+    """Every row, the reference first and the most wanted ones early."""
+    times = shift_times(STEPS, shift=SHIFT)
+
+    def plan(scales: tuple[float, ...], delta: float, clock: Literal["full", "stage"] = "full") -> Plan:
+        return make_plan(times, law, SIZE, scales=scales, delta=delta, clock=clock)
+
+    two, three = (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)
+    for steps in (STEPS, 12, 10, 8, 6, 5):
+        few = make_plan(shift_times(steps, shift=SHIFT), law, SIZE, scales=(1,))
+        yield Entry("full resolution, fewer steps", few)
+    for delta in (0.01, 0.05, 0.2, 0.5):
+        yield Entry("S=2, full clock, coupled", plan(two, delta))
+        yield Entry("S=2, stage clock, fresh (paper)", plan(two, delta, "stage"), "fresh")
+    for delta in (0.01, 0.05, 0.2):
+        yield Entry("S=3, full clock, coupled", plan(three, delta))
+        yield Entry("S=3, stage clock, fresh (paper)", plan(three, delta, "stage"), "fresh")
+    for upsampling in ("nearest", "bilinear"):
+        for delta in (0.05, 0.2, 0.5):
+            yield Entry(f"{upsampling}, noised again", plan(two, delta), upsampling=upsampling)
+    for path in sorted(ADAPTERS.glob("*.safetensors")):
+        scales, delta, clock = adapter_schedule(path.stem)
+        kind = "control" if path.stem.startswith("plain") else "fine-tuned"
+        yield Entry(f"S={len(scales)}, full clock, {kind}", plan(scales, delta, clock), adapter=path.stem)
+    for delta in (0.05, 0.2):
+        for basis in (HAAR, FOURIER):
+            yield Entry(f"S=2, full clock, {basis.name}", plan(two, delta), basis=basis)
+    for delta in (0.05, 0.2):
+        yield Entry("S=2, stage clock, coupled", plan(two, delta, "stage"))
+        yield Entry("S=2, full clock, fresh", plan(two, delta), "fresh")
+    for basis in (HAAR, FOURIER):
+        yield Entry(f"S=3, full clock, {basis.name}", plan(three, 0.05), basis=basis)
+
+
+def adapter_schedule(name: str) -> tuple[tuple[float, ...], float, Literal["full", "stage"]]:
+    """(scales, delta, clock) of an adapter's file name, ``OBJECTIVE-S2-0.2``."""
+    _, stages, delta = name.split("-")
+    count = int(stages.removeprefix("S"))
+    return tuple(2.0 ** (i - count + 1) for i in range(count)), float(delta), "full"
+
+
+def upsampled(velocity: Velocity, noise: Tensor, plan: Plan, mode: Upsampling) -> Tensor:
+    """Coarse stage; its denoised picture enlarged; noised to the fine grid's time with the same field; fine stage."""
+    coarse, fine = plan.stages
+    x = DCT.restrict(noise, coarse.shape)
+    for t, t_next in zip(coarse.times, coarse.times[1:], strict=False):
+        x = x + (t_next - t) * velocity(x, t)
+    t = coarse.times[-1]
+    picture = interpolate(x - t * velocity(x, t), size=fine.shape, mode=mode)
+    x = (1 - fine.times[0]) * picture + fine.times[0] * noise
+    for t, t_next in zip(fine.times, fine.times[1:], strict=False):
+        x = x + (t_next - t) * velocity(x, t)
+    return x
+
+
+def pictures(entry: Entry, velocity: Velocity, samples: int) -> Tensor:
+    """Sample every seed, `BATCH` at a time, with a bar."""
+    out = []
+    with torch.no_grad(), tqdm(total=samples, desc=entry.curve, leave=False, mininterval=5) as bar:
+        for begin in range(0, samples, BATCH):
+            noise = torch.randn(BATCH, 3, *SIZE, generator=torch.Generator().manual_seed(begin))
+            if entry.upsampling:
+                x = upsampled(velocity, noise, entry.plan, entry.upsampling)
+            else:
+                fresh = torch.Generator().manual_seed(10**6 + begin) if entry.coupling == "fresh" else None
+                options = {"coupling": entry.coupling, "generator": fresh, "basis": entry.basis}
+                x = sample(velocity, noise, entry.plan, **options)
+            out.append(x)
+            bar.update(BATCH)
+    return torch.cat(out)
+
+
+def velocity_of(network: TinyDiT, fast: bool) -> Velocity:
+    """The network as the sampler calls it."""
+    if not fast:
+        return network.velocity
+    compiled = torch.compile(network, dynamic=False)
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        # A tensor, for a float would be compiled anew at every time.
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return compiled(x, torch.full((len(x),), t)).float()
+
+    return velocity
+
+
+def adapted(entry: Entry, weights: Path) -> TinyDiT:
+    """The network with an entry's adapter merged into its weights."""
+    network = load(weights)
+    if entry.adapter:
+        load_lora(network, ADAPTERS / f"{entry.adapter}.safetensors", entry.plan, basis=entry.basis)
+        for module in list(network.modules()):
+            if hasattr(module, "merge"):
+                module.merge()
+    return network
+
+
+def step_costs(velocity: Velocity, rounds: int) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
+    """By side: GFLOPs and CPU seconds of one call for one picture, and CPU seconds of growing to that side from half."""
+    with torch.device("meta"):
+        network = TinyDiT()
+    sides = (64, 32, 16)
+    flops = {n: count(network, {"x": torch.empty(1, 3, n, n, device="meta"), "t": 0.5}).total / 1e9 for n in sides}
+    states = {n: torch.randn(BATCH, 3, n, n) for n in sides}
+    seconds: dict[int, list[float]] = {n: [] for n in sides}
+    growth: dict[int, list[float]] = {n: [] for n in sides[:-1]}
+    for _ in range(rounds + 1):
+        for n in sides:
+            began = time.process_time()
+            velocity(states[n], 0.5)
+            seconds[n].append(time.process_time() - began)
+            if n in growth:
+                began = time.process_time()
+                expand_aligned(states[n // 2], (n, n), 0.5, noise=states[n])
+                growth[n].append(time.process_time() - began)
+    # The first round warms up.
+    median = {n: statistics.median(times[1:]) / BATCH for n, times in seconds.items()}
+    return flops, median, {n: statistics.median(times[1:]) / BATCH for n, times in growth.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where pictures are kept between runs")
+    parser.add_argument("--samples", type=int, default=512, help="seeds; a multiple of 64")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--fast", action="store_true", help="compile the network and call it in bfloat16")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop sampling after so long; rows of what is there"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pareto.csv")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    args = parser.parse_args()
+    if args.samples < BATCH or args.samples % BATCH:
+        parser.error(f"--samples must be a multiple of {BATCH}")
+
+    torch.set_num_threads(1)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    law, weights = PowerLaw.load(SPECTRUM), fingerprint(args.weights)
+    base = velocity_of(load(args.weights), args.fast)
+    deadline = time.monotonic() + 60 * args.minutes
+    done: list[tuple[Entry, Path]] = []
+    for entry in tqdm(list(entries(law)), desc="pareto", mininterval=5):
+        path = args.folder / entry.file(weights, args.samples)
+        if not path.exists():
+            if time.monotonic() > deadline:
+                continue
+            velocity = velocity_of(adapted(entry, args.weights), args.fast) if entry.adapter else base
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                np.save(file, pictures(entry, velocity, args.samples).half().numpy())
+            part.rename(path)
+        done.append((entry, path))
+
+    costs = step_costs(base, rounds=5)
+    rows = evaluate(done, costs, precision="bfloat16" if args.fast else "float32")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, args.figure)
+
+
+def evaluate(
+    done: list[tuple[Entry, Path]],
+    costs: tuple[dict[int, float], dict[int, float], dict[int, float]],
+    *,
+    precision: str,
+) -> list[dict[str, Any]]:
+    """One row an entry, and first the yardstick: training crops against held-out crops."""
+
+    def read(path: Path) -> Tensor:
+        return torch.from_numpy(np.load(path)).float()
+
+    reference = read(done[0][1])
+    held_out = load_photographs(None, held_out=True).crops(len(reference), generator=torch.Generator().manual_seed(1))
+    train = load_photographs(None).crops(len(reference), generator=torch.Generator().manual_seed(2))
+    wasserstein = SlicedWasserstein(held_out)
+    sets = {"full": reference, "photos": held_out}
+    known = {n: (radial_rows(x), wasserstein.rows(x), natural_rows(x)) for n, x in sets.items()}
+    surroundings = {"samples": len(reference), "precision": precision, **environment()}
+
+    def distances(x: Tensor) -> dict[str, str]:
+        radial, sliced, natural = radial_rows(x), wasserstein.rows(x), natural_rows(x)
+        out: dict[str, str] = {}
+        for name, (radial0, sliced0, natural0) in known.items():
+            out |= columns(f"spectrum_{name}", interval(partial(spectrum_distance, reference=radial0), radial))
+            out |= columns(f"worst_bin_{name}", interval(partial(worst_bin, reference=radial0), radial))
+            measure = partial(wasserstein.distance, reference=sliced0)
+            out |= columns(f"wasserstein_{name}", interval(measure, sliced, draws=8))
+            out |= columns(f"natural_{name}", interval(partial(natural_distance, reference=natural0), natural))
+        return out
+
+    flops, seconds, growth = costs
+    full = sum(n * seconds[side] for side, n in done[0][0].calls)
+    rows = []
+    for entry, path in tqdm(done, desc="metrics", mininterval=5):
+        x, plan = read(path), entry.plan
+        grown = sum(growth[s.shape[0]] for s in plan.stages[1:])
+        cpu = sum(n * seconds[side] for side, n in entry.calls) + grown
+        row: dict[str, Any] = {
+            "curve": entry.curve,
+            "delta": "" if plan.delta is None or len(plan.stages) == 1 else f"{plan.delta:g}",
+            "split": "+".join(map(str, plan.split)),
+            "gflops": f"{sum(n * flops[side] for side, n in entry.calls):.3f}",
+            "seconds": f"{cpu:.4f}",
+            "speedup": f"{full / cpu:.3f}",
+        }
+        row |= columns("psnr", interval(lambda r: float(np.median(r)), psnr(x, reference).numpy()), digits=2)
+        row |= columns("ssim", interval(lambda r: float(r.mean()), ssim(x, reference)))
+        rows.append(row | distances(x) | surroundings)
+    blank = dict.fromkeys(rows[0], "")
+    yardstick = {"curve": "training crops (yardstick)", **distances(train), **surroundings}
+    return [*rows, blank | yardstick]
+
+
+def columns(name: str, values: tuple[float, float, float], *, digits: int = 4) -> dict[str, str]:
+    """Three columns: value, low, high."""
+    return {name + end: f"{value:.{digits}f}" for end, value in zip(("", "_low", "_high"), values, strict=True)}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Four panels over GFLOPs: PSNR to the same seed, sliced Wasserstein and spectrum to photographs, naturalness."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {
+        "psnr": "PSNR to the same seed's full run (dB)",
+        "wasserstein_full": "sliced Wasserstein to the full runs",
+        "spectrum_full": "radial spectrum, log RMS to the full runs",
+        "natural_photos": "naturalness, distance to held-out crops",
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
+    curves = list(dict.fromkeys(row["curve"] for row in rows if row["gflops"]))
+    for ax, (name, label) in zip(axes.flat, panels.items(), strict=True):
+        for i, curve in enumerate(curves):
+            points = [r for r in rows if r["curve"] == curve and np.isfinite(float(r[name]))]
+            if not points:
+                continue
+            x, y, low, high = (
+                np.array([float(r[column]) for r in points])
+                for column in ("gflops", name, name + "_low", name + "_high")
+            )
+            style = {"color": plt.get_cmap("tab20")(i % 20), "marker": "os^Dv*"[i % 6], "ms": 5, "lw": 1.2}
+            ax.errorbar(x, y, yerr=(y - low, high - y), label=curve, capsize=2, **style)
+        ax.set_xlabel("GFLOPs a picture")
+        ax.set_ylabel(label)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
