@@ -217,6 +217,14 @@ def passthrough_error() -> str:
     return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
 
 
+def _interval(row: dict[str, str], name: str, form: str) -> str:
+    """A value with its interval, where the row has one."""
+    value = f"{float(row[name]):{form}}"
+    if not row[f"{name}_low"]:
+        return value
+    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
+
+
 def tiny_dit() -> str:
     """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
     data = rows("tiny_dit")

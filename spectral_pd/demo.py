@@ -221,7 +221,7 @@ def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 
     patches = halved(random_crops(list(pictures.values()), 2100, 64, generator=generator)).mean(1, keepdim=True)
     dataset = FiniteDataset(patches, 0.05)
     patch_spectrum = power_spectrum(patches)
-    groups = [
+    groups: list[tuple[str, list[Run], Velocity, Tensor]] = [
         (
             f"Gaussian field with the photographs' spectrum, 3x{size}x{size}",
             candidates(law, (size, size), steps=steps, shift=shift, scales=(1 / 4, 1 / 2, 1), delta=0.01),
