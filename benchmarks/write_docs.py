@@ -59,6 +59,23 @@ def cost() -> str:
     return markdown(header, [[row[name] for name in names] for row in rows("cost")])
 
 
+def savings() -> str:
+    """Predicted speedup of one row a model and number of stages."""
+    shown = {
+        ("FLUX.1-dev", "0.01", "50"),
+        ("Z-Image", "0.01", "50"),
+        ("Z-Image", "0.05", "50"),
+        ("Wan2.1-1.3B", "0.01", "50"),
+    }
+    header = ["model", "steps", "delta", "scales", "steps of each stage", "predicted speedup"]
+    body = [
+        [row["model"], row["steps"], row["delta"], row["scales"], row["split"], f"{row['speedup, full']}x"]
+        for row in rows("paper_tables")
+        if (row["model"].split()[0], row["delta"], row["steps"]) in shown
+    ]
+    return markdown(header, body)
+
+
 def multistep_history() -> str:
     """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
     names = ["steps", "split", "carried", "dropped", "full_resolution"]
@@ -269,6 +286,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "same_seed_share": same_seed_share,
     "cost": cost,
+    "savings": savings,
     "multistep_history": multistep_history,
     "channels": channels,
     "spectra_choices": spectra_choices,
