@@ -92,7 +92,7 @@ def kernel_speed() -> str:
                 case,
                 native["ns_per_sample"],
                 f"{fastest['candidate']}: {fastest['ratio']}",
-                ", ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
+                "; ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
             ]
         )
     first = rows("kernels")[0]
