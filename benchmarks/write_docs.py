@@ -59,6 +59,48 @@ def cost() -> str:
     return markdown(header, [[row[name] for name in names] for row in rows("cost")])
 
 
+def savings() -> str:
+    """Predicted speedup of one row a model and number of stages."""
+    shown = {
+        ("FLUX.1-dev", "0.01", "50"),
+        ("Z-Image", "0.01", "50"),
+        ("Z-Image", "0.05", "50"),
+        ("Wan2.1-1.3B", "0.01", "50"),
+    }
+    header = ["model", "steps", "delta", "scales", "steps of each stage", "predicted speedup"]
+    body = [
+        [row["model"], row["steps"], row["delta"], row["scales"], row["split"], f"{row['speedup, full']}x"]
+        for row in rows("paper_tables")
+        if (row["model"].split()[0], row["delta"], row["steps"]) in shown
+    ]
+    return markdown(header, body)
+
+
+def kernel_speed() -> str:
+    """Native operations against the fastest other candidate, and all others' ratios, by case."""
+    cases: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows("kernels"):
+        cases.setdefault((row["operation"], row["case"]), []).append(row)
+    body = []
+    for (operation, case), candidates in cases.items():
+        native = next(row for row in candidates if row["candidate"] == "native")
+        fastest = next(row for row in candidates if row["fastest"])
+        rest = sorted((row for row in candidates if row not in (native, fastest)), key=lambda row: float(row["ratio"]))
+        body.append(
+            [
+                operation,
+                case,
+                native["ns_per_sample"],
+                f"{fastest['candidate']}: {fastest['ratio']}",
+                "; ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
+            ]
+        )
+    first = rows("kernels")[0]
+    note = f"One thread; {first['device']} ({first['cpu']}), torch {first['torch']}, commit {first['commit']}."
+    header = ["operation", "case", "native, ns per sample", "time of the fastest other", "of the rest"]
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def multistep_history() -> str:
     """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
     names = ["steps", "split", "carried", "dropped", "full_resolution"]
@@ -269,6 +311,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "same_seed_share": same_seed_share,
     "cost": cost,
+    "savings": savings,
+    "kernel_speed": kernel_speed,
     "multistep_history": multistep_history,
     "channels": channels,
     "spectra_choices": spectra_choices,

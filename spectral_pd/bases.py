@@ -110,6 +110,13 @@ class Basis(ABC):
     and restriction follow from the isometry. The contract, tested for the three built-in bases: ``forward`` is
     orthonormal with ``inverse`` its transpose, and ``forward(embed(x))`` holds ``forward(x)`` in its low corner and
     zeros elsewhere.
+
+    Examples
+    --------
+    >>> x = torch.randn(2, 8, 8, dtype=torch.float64)
+    >>> fine = DCT.embed(x, (12, 16))
+    >>> torch.allclose(DCT.forward(fine)[..., :8, :8], DCT.forward(x)), torch.allclose(DCT.restrict(fine, (8, 8)), x)
+    (True, True)
     """
 
     name: str
@@ -188,6 +195,19 @@ class SeparableBasis(Basis):
     """A basis given by one orthogonal matrix per axis size, nested by rows: ``U = C_m[:n]^T C_n``.
 
     A subclass gives :meth:`matrix` and :meth:`axis_frequency`; matrices are built in float64 once per size and cached.
+
+    Examples
+    --------
+    >>> class Cosines(SeparableBasis):
+    ...     name = "my dct"
+    ...
+    ...     def matrix(self, n):
+    ...         return DCT.matrix(n)
+    ...
+    ...     def axis_frequency(self, n):
+    ...         return DCT.axis_frequency(n)
+    >>> torch.equal(Cosines().isometry(4, 6), DCT.isometry(4, 6))
+    True
     """
 
     @abstractmethod

@@ -48,6 +48,13 @@ class GaussianField:
     ------
     ValueError, TypeError
         Bad shape, a spectrum not positive on the grid.
+
+    Examples
+    --------
+    >>> from spectral_pd import PowerLaw
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> field.sample((2, 3)).shape, field.velocity(torch.zeros(1, 16, 16), 0.9).shape
+    (torch.Size([2, 3, 32, 32]), torch.Size([1, 16, 16]))
     """
 
     def __init__(
@@ -145,6 +152,13 @@ class FiniteDataset:
     ------
     ValueError, TypeError
         Empty or integer samples, NaN, negative bandwidth.
+
+    Examples
+    --------
+    >>> data = FiniteDataset(torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]))
+    >>> x = torch.ones(1, 1, 8, 8)  # far more likely noise around the second sample than around the first
+    >>> torch.allclose(data.velocity(x, 0.1), torch.tensor(0.0), atol=1e-2)
+    True
     """
 
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
@@ -246,6 +260,14 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     ------
     ValueError
         The plan is of another grid, or a stage is not nested in the field's basis.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> field = GaussianField(PRESETS["flux"], (32, 32))
+    >>> plan = make_plan(shift_times(50, shift=3.0), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> bool(predict(plan, field).ratio.min() > 0.8)
+    True
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
