@@ -3,7 +3,8 @@
 Without a compiler (or torch's headers) the package installs and runs on plain torch. Environment variables:
 
 SPECTRAL_PD_REQUIRE_EXT  1: a failed build of the extension fails the install.
-SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where nvcc is found; 0: never; 1: failure is an error.
+SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where nvcc is found and torch is a CUDA build; 0: never;
+                         1: always, and failure is an error (a CPU build of torch has all the headers it takes).
 """
 
 import os
@@ -42,26 +43,32 @@ def say(message: str) -> None:
     print(f"spectral_pd: {message}", file=sys.stderr)
 
 
-def cuda_home() -> str | None:
+def cuda_home(torch_cuda: str | None) -> Path | None:
     """Toolkit folder whose nvcc builds the CUDA half, or None for a CPU-only extension."""
     if CUDA not in ("auto", "0", "1"):
         raise SystemExit(f"SPECTRAL_PD_CUDA = {CUDA!r} must be auto, 0 or 1")
-    if CUDA == "0":
-        say("CUDA kernels left out (SPECTRAL_PD_CUDA=0)")
-        return None
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
-    missing = "no csrc/*.cu" if not CUDA_SOURCES else "no nvcc on PATH or in CUDA_HOME" if nvcc is None else ""
-    if missing:
-        if CUDA == "1":
-            raise SystemExit(f"SPECTRAL_PD_CUDA=1, but there is {missing}")
-        say(f"CUDA kernels left out ({missing})")
-        return None
-    return str(Path(nvcc).resolve().parent.parent)
+    if CUDA == "0":
+        reason = "SPECTRAL_PD_CUDA=0"
+    elif nvcc is None:
+        reason = "no nvcc on PATH or in CUDA_HOME"
+    elif CUDA == "auto" and torch_cuda is None:
+        reason = "torch is a CPU build"
+    else:
+        # nvcc on PATH may be a wrapper; where its toolkit lies, it says itself.
+        plan = subprocess.run([nvcc, "--dryrun", CUDA_SOURCES[0]], capture_output=True, text=True).stderr
+        top = next((line.split("=", 1)[1] for line in plan.splitlines() if line.startswith("#$ TOP=")), None)
+        return Path(top or Path(nvcc).parent.parent).resolve()
+    if CUDA == "1":
+        raise SystemExit(f"SPECTRAL_PD_CUDA=1, but there is {reason}")
+    say(f"CUDA kernels left out ({reason})")
+    return None
 
 
 def extension() -> dict:
     """Arguments of setup() for the extension; none where torch cannot be imported."""
     try:
+        import torch
         from torch.utils import cpp_extension
     except ImportError as error:
         if REQUIRED:
@@ -69,20 +76,20 @@ def extension() -> dict:
         say(f"native operations not built ({error}); the package runs on plain torch")
         return {}
 
-    home = cuda_home()
+    home = cuda_home(torch.version.cuda)
     flags = {"cxx": [*CXX_FLAGS, "-Icsrc"]}
     macros = [("TORCH_TARGET_VERSION", STABLE_ABI)]
     sources = ["csrc/ops.cpp", "csrc/cpu_dispatch.cpp"]
     libraries: dict[str, list[str]] = {}
     if home is not None:
         architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
-        cpp_extension.CUDA_HOME = home  # a CPU build of torch leaves it None; its headers suffice
+        cpp_extension.CUDA_HOME = str(home)  # a CPU build of torch leaves it None; its headers suffice
         sources += CUDA_SOURCES
         macros += [("USE_CUDA", None), ("SPECTRAL_PD_CUDA", f'"{architectures}"')]
         flags["nvcc"] = ["-std=c++17", "-O3", "-Icsrc", "--threads=2"]  # never --use_fast_math: the noise must be exact
         libraries = {
             "include_dirs": [f"{home}/include"],
-            "library_dirs": [f"{home}/lib64"],
+            "library_dirs": [f"{home}/lib64", f"{home}/lib"],
             "libraries": ["cudart_static", "rt", "dl", "pthread"],
         }
 

@@ -7,8 +7,8 @@ clocks, both couplings and three bases; fewer full-resolution steps; a baseline 
 denoised picture (nearest or bilinear) and noises it again with the same field, as Bottleneck-style methods do; and
 fine-tuned adapters (benchmarks/finetune.py) with their controls.
 
-Pictures are kept in RUNS, one file a row and set of weights, so that a stopped sweep goes on; rows go to
-results/pareto.csv and the figure to docs/figures/pareto.png. A row has
+Pictures are kept in RUNS, 64 seeds of one row a file, so that a stopped sweep goes on; all rows get their first 64 seeds,
+then all the next 64. Rows go to results/pareto.csv and the figure to docs/figures/pareto.png. A row has
 
     gflops     counted FLOPs of all network calls for one picture, attention included
     seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, batch 64
@@ -46,6 +46,7 @@ from metrics import (
     ssim,
     worst_bin,
 )
+from peft.tuners.lora import LoraLayer
 from tiny_dit.data import load_photographs
 from tiny_dit.model import SPECTRUM, WEIGHTS, TinyDiT, load
 from torch import Tensor
@@ -80,12 +81,12 @@ class Entry:
         last = len(self.plan.stages) - 1
         return [(s.shape[0], s.steps + (extra if i < last else 0)) for i, s in enumerate(self.plan.stages)]
 
-    def file(self, weights: str, samples: int) -> str:
-        """Where its pictures are kept: a name for everything they depend on."""
+    def file(self, weights: str, begin: int) -> str:
+        """Where its pictures of the seeds from `begin` are kept: a name for everything they depend on."""
         adapter = fingerprint(ADAPTERS / f"{self.adapter}.safetensors") if self.adapter else ""
-        facts = (weights, samples, self.plan.times, self.plan.shapes, self.plan.split, self.plan.clock, adapter)
+        facts = (weights, self.plan.times, self.plan.shapes, self.plan.split, self.plan.clock, adapter)
         key = repr((*facts, self.coupling, self.basis.name, self.upsampling))
-        return hashlib.sha256(key.encode()).hexdigest()[:16] + ".npy"
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{begin}.npy"
 
 
 def fingerprint(path: Path) -> str:
@@ -148,21 +149,13 @@ def upsampled(velocity: Velocity, noise: Tensor, plan: Plan, mode: Upsampling) -
     return x
 
 
-def pictures(entry: Entry, velocity: Velocity, samples: int) -> Tensor:
-    """Sample every seed, `BATCH` at a time, with a bar."""
-    out = []
-    with torch.no_grad(), tqdm(total=samples, desc=entry.curve, leave=False, mininterval=5) as bar:
-        for begin in range(0, samples, BATCH):
-            noise = torch.randn(BATCH, 3, *SIZE, generator=torch.Generator().manual_seed(begin))
-            if entry.upsampling:
-                x = upsampled(velocity, noise, entry.plan, entry.upsampling)
-            else:
-                fresh = torch.Generator().manual_seed(10**6 + begin) if entry.coupling == "fresh" else None
-                options = {"coupling": entry.coupling, "generator": fresh, "basis": entry.basis}
-                x = sample(velocity, noise, entry.plan, **options)
-            out.append(x)
-            bar.update(BATCH)
-    return torch.cat(out)
+def pictures(entry: Entry, velocity: Velocity, begin: int) -> Tensor:
+    """Sample `BATCH` seeds from `begin`."""
+    noise = torch.randn(BATCH, 3, *SIZE, generator=torch.Generator().manual_seed(begin))
+    if entry.upsampling:
+        return upsampled(velocity, noise, entry.plan, entry.upsampling)
+    fresh = torch.Generator().manual_seed(10**6 + begin) if entry.coupling == "fresh" else None
+    return sample(velocity, noise, entry.plan, coupling=entry.coupling, generator=fresh, basis=entry.basis)
 
 
 def velocity_of(network: TinyDiT, fast: bool) -> Velocity:
@@ -179,15 +172,16 @@ def velocity_of(network: TinyDiT, fast: bool) -> Velocity:
     return velocity
 
 
-def adapted(entry: Entry, weights: Path) -> TinyDiT:
-    """The network with an entry's adapter merged into its weights."""
+def adapted(entry: Entry, weights: Path) -> dict[str, Tensor]:
+    """The network's weights with an entry's adapter merged into them."""
     network = load(weights)
     if entry.adapter:
         load_lora(network, ADAPTERS / f"{entry.adapter}.safetensors", entry.plan, basis=entry.basis)
         for module in list(network.modules()):
-            if hasattr(module, "merge"):
+            if isinstance(module, LoraLayer):
                 module.merge()
-    return network
+    state = network.state_dict()
+    return {name.replace(".base_layer", ""): value for name, value in state.items() if ".lora_" not in name}
 
 
 def step_costs(velocity: Velocity, rounds: int) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
@@ -231,22 +225,32 @@ def main() -> None:
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     law, weights = PowerLaw.load(SPECTRUM), fingerprint(args.weights)
-    base = velocity_of(load(args.weights), args.fast)
+    network = load(args.weights)
+    velocity = velocity_of(network, args.fast)
+    every = list(entries(law))
+    states = {entry.adapter: adapted(entry, args.weights) for entry in every}
+    batches = range(0, args.samples, BATCH)
+    files = {entry: [args.folder / entry.file(weights, begin) for begin in batches] for entry in every}
+    wanted = [(entry, begin) for begin in batches for entry in every]
     deadline = time.monotonic() + 60 * args.minutes
-    done: list[tuple[Entry, Path]] = []
-    for entry in tqdm(list(entries(law)), desc="pareto", mininterval=5):
-        path = args.folder / entry.file(weights, args.samples)
-        if not path.exists():
-            if time.monotonic() > deadline:
-                continue
-            velocity = velocity_of(adapted(entry, args.weights), args.fast) if entry.adapter else base
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                np.save(file, pictures(entry, velocity, args.samples).half().numpy())
-            part.rename(path)
-        done.append((entry, path))
+    for entry, begin in tqdm(wanted, desc="pareto", mininterval=5):
+        path = files[entry][begin // BATCH]
+        if path.exists():
+            continue
+        if time.monotonic() > deadline:
+            break
+        network.load_state_dict(states[entry.adapter])
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, pictures(entry, velocity, begin).half().numpy())
+        part.rename(path)
+    complete = min(sum(path.exists() for path in files[entry]) for entry in every)
+    if not complete:
+        parser.exit(1, "no row is complete yet; run again\n")
+    done = [(entry, files[entry][:complete]) for entry in every]
 
-    costs = step_costs(base, rounds=5)
+    network.load_state_dict(states[None])
+    costs = step_costs(velocity, rounds=5)
     rows = evaluate(done, costs, precision="bfloat16" if args.fast else "float32")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
@@ -257,15 +261,15 @@ def main() -> None:
 
 
 def evaluate(
-    done: list[tuple[Entry, Path]],
+    done: list[tuple[Entry, list[Path]]],
     costs: tuple[dict[int, float], dict[int, float], dict[int, float]],
     *,
     precision: str,
 ) -> list[dict[str, Any]]:
     """One row an entry, and first the yardstick: training crops against held-out crops."""
 
-    def read(path: Path) -> Tensor:
-        return torch.from_numpy(np.load(path)).float()
+    def read(paths: list[Path]) -> Tensor:
+        return torch.cat([torch.from_numpy(np.load(path)).float() for path in paths])
 
     reference = read(done[0][1])
     held_out = load_photographs(None, held_out=True).crops(len(reference), generator=torch.Generator().manual_seed(1))
@@ -289,8 +293,8 @@ def evaluate(
     flops, seconds, growth = costs
     full = sum(n * seconds[side] for side, n in done[0][0].calls)
     rows = []
-    for entry, path in tqdm(done, desc="metrics", mininterval=5):
-        x, plan = read(path), entry.plan
+    for entry, paths in tqdm(done, desc="metrics", mininterval=5):
+        x, plan = read(paths), entry.plan
         grown = sum(growth[s.shape[0]] for s in plan.stages[1:])
         cpu = sum(n * seconds[side] for side, n in entry.calls) + grown
         row: dict[str, Any] = {

@@ -158,9 +158,9 @@ def draw(path: Path, errors: list[dict], rows: list[dict], pictures: dict[float,
     shown = contrast.argsort(descending=True)[:16].sort().values
     strips = [("plain sampling", pictures[0.0][shown])]
     strips += [(rf"$\delta$ = {delta:g}", pictures[delta][shown]) for delta in SHOWN_DELTAS]
-    plot_strips(strips, ax=bottom).set_title(
-        f"Same noise, crops (the 16 of most contrast of {len(contrast)}): every frequency held until its activation time"
-    )
+    which = f"photograph crops (the 16 of most contrast of {len(contrast)})"
+    title = f"Same noise, {which}: every frequency held until its activation time"
+    plot_strips(strips, ax=bottom).set_title(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -59,6 +59,48 @@ def cost() -> str:
     return markdown(header, [[row[name] for name in names] for row in rows("cost")])
 
 
+def savings() -> str:
+    """Predicted speedup of one row a model and number of stages."""
+    shown = {
+        ("FLUX.1-dev", "0.01", "50"),
+        ("Z-Image", "0.01", "50"),
+        ("Z-Image", "0.05", "50"),
+        ("Wan2.1-1.3B", "0.01", "50"),
+    }
+    header = ["model", "steps", "delta", "scales", "steps of each stage", "predicted speedup"]
+    body = [
+        [row["model"], row["steps"], row["delta"], row["scales"], row["split"], f"{row['speedup, full']}x"]
+        for row in rows("paper_tables")
+        if (row["model"].split()[0], row["delta"], row["steps"]) in shown
+    ]
+    return markdown(header, body)
+
+
+def kernel_speed() -> str:
+    """Native operations against the fastest other candidate, and all others' ratios, by case."""
+    cases: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows("kernels"):
+        cases.setdefault((row["operation"], row["case"]), []).append(row)
+    body = []
+    for (operation, case), candidates in cases.items():
+        native = next(row for row in candidates if row["candidate"] == "native")
+        fastest = next(row for row in candidates if row["fastest"])
+        rest = sorted((row for row in candidates if row not in (native, fastest)), key=lambda row: float(row["ratio"]))
+        body.append(
+            [
+                operation,
+                case,
+                native["ns_per_sample"],
+                f"{fastest['candidate']}: {fastest['ratio']}",
+                "; ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
+            ]
+        )
+    first = rows("kernels")[0]
+    note = f"One thread; {first['device']} ({first['cpu']}), torch {first['torch']}, commit {first['commit']}."
+    header = ["operation", "case", "native, ns per sample", "time of the fastest other", "of the rest"]
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def multistep_history() -> str:
     """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
     names = ["steps", "split", "carried", "dropped", "full_resolution"]
@@ -217,6 +259,14 @@ def passthrough_error() -> str:
     return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
 
 
+def _interval(row: dict[str, str], name: str, form: str) -> str:
+    """A value with its interval, where the row has one."""
+    value = f"{float(row[name]):{form}}"
+    if not row[f"{name}_low"]:
+        return value
+    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
+
+
 def tiny_dit() -> str:
     """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
     data = rows("tiny_dit")
@@ -257,10 +307,60 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def chosen(name: str, columns: dict[str, str], keep: Callable[[dict[str, str]], bool] = lambda row: True) -> str:
+    """A table of some columns (name in the file -> heading) of the rows to keep, and what they were made with."""
+    data = [row for row in rows(name) if keep(row)]
+    table = markdown(list(columns.values()), [[row[column] for column in columns] for row in data])
+    return f"{table}\ntorch {data[0]['torch']}, commit {data[0]['commit']}.\n"
+
+
+def optimal_flux() -> str:
+    """Error at equal cost on the FLUX.1 spectrum."""
+    columns = {"budget": "budget", "rule": "rule", "split": "split", "sizes": "sizes", "transitions": "transitions"}
+    columns |= {"relative_w2": "relative W2", "log_power_error": "log-power error", "cpu_seconds": "CPU seconds"}
+    return chosen("optimal_plans_flux", columns)
+
+
+def optimal_interplay() -> str:
+    """Which delta the best transitions amount to."""
+    columns = {"solver": "solver", "grid": "grid", "stages": "most stages", "budget": "budget", "split": "split"}
+    columns |= {"deltas": "delta of each transition", "relative_w2": "relative W2"}
+    columns |= {"delta_rule": "delta rule 0.01, (1/2, 1), model's shift"}
+    return chosen("optimal_plans_interplay", columns)
+
+
+def optimal_nonlinear() -> str:
+    """Gaussian prediction against the posterior mean of photograph crops."""
+    columns = {"solver": "solver", "budget": "budget", "rule": "rule", "split": "split", "predicted_w2": "predicted"}
+    columns |= {"distance_to_exact": "distance to exact", "spectrum_error": "spectrum error"}
+    columns |= {"sliced_w2": "sliced W2", "sliced_w2_white": "sliced W2, whitened"}
+    return chosen("optimal_plans_nonlinear", columns, lambda row: row["budget"] in ("-", "10"))
+
+
+def video_plans() -> str:
+    """Growth in space, time and both on the measured table."""
+    data = rows("video_growth_plans")
+    names = [name for name in data[0] if name not in ("device", "torch", "python", "commit")]
+    return chosen("video_growth_plans", {name: name for name in names})
+
+
+def video_cost() -> str:
+    """FLOPs of a step of WAN 2.1 1.3B by latent grid."""
+    names = ["latent", "video", "linear TFLOP", "attention TFLOP", "of full size"]
+    return chosen("video_growth_cost", {name: name for name in names})
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
+    "optimal_flux": optimal_flux,
+    "optimal_interplay": optimal_interplay,
+    "optimal_nonlinear": optimal_nonlinear,
+    "video_plans": video_plans,
+    "video_cost": video_cost,
     "same_seed_share": same_seed_share,
     "cost": cost,
+    "savings": savings,
+    "kernel_speed": kernel_speed,
     "multistep_history": multistep_history,
     "channels": channels,
     "spectra_choices": spectra_choices,

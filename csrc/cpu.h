@@ -14,10 +14,9 @@
 #include <cstdint>
 
 #include "dct_plan.h"
+#include "ops.h"
 
 namespace spd {
-
-enum class Storage : int { kFloat32, kBfloat16, kFloat16 };
 
 struct NoiseSource {
   const int64_t* keys;   // one an item

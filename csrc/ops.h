@@ -36,6 +36,8 @@ constexpr const char* kSchemas[] = {
     "power_map(Tensor x, int maps) -> Tensor",
 };
 
+enum class Storage : int { kFloat32, kBfloat16, kFloat16 };
+
 constexpr int kLargestOddCore = 1024;  // odd part of a size, beyond which dense matrices stop making sense
 
 }  // namespace spd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -49,7 +50,6 @@ nitpick_ignore_regex = [
         r"(torch|numpy|np|collections|matplotlib|typing|pathlib|argparse|types|abc|contextlib|os|diffusers)(\..*)?",
     ),
     ("py:.*", r"(Tensor|Axes|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|SimpleNamespace|ABC)"),
-    ("py:class", r"(Solver|SolverName|Velocity|Coupling|Clock|Cost|Kind|Weights|Draw|Grid|Array|Source)"),
 ]
 
 
@@ -121,9 +121,15 @@ def find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     ]
     nearest = [name for depth, name in found if depth == min(found)[0]]
     if len(nearest) != 1:
-        return None
+        return contnode if _is_alias(node["reftarget"]) else None
     name, entry = nearest[0], documented[nearest[0]]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+
+
+def _is_alias(name: str) -> bool:
+    """Whether a module of the package gives this name to a type of its signatures, such as ``Clock``: shown without a link."""
+    modules = [module for key, module in sys.modules.items() if key.startswith("spectral_pd.")]
+    return any(hasattr(module, name) and not inspect.isroutine(getattr(module, name)) for module in modules)
 
 
 def for_the_site(app: Any, docname: str, source: list[str]) -> None:

@@ -9,6 +9,7 @@ full-resolution steps of the same cost.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ def small_transformer(folder: Path = TRANSFORMER) -> tuple[Velocity, PowerLaw] |
     spec = importlib.util.spec_from_file_location("spectral_pd_small_transformer", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module.load(folder / "weights.safetensors").velocity, PowerLaw.load(folder / "spectrum.json")
 
@@ -178,7 +179,9 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 50, seed: int = 0) -> str:
+def run_demo(
+    figure: str | Path | None = None, *, size: int = 512, steps: int = 50, samples: int = 8, seed: int = 0
+) -> str:
     """Measure the photographs, plan, sample, and return the report; optionally draw the figure.
 
     Parameters
@@ -189,6 +192,8 @@ def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 
         Side of the Gaussian field in pixels.
     steps
         Steps of the time grid.
+    samples
+        Samples of the trained transformer, 3x64x64 in 16 steps.
     seed
         Of crops and noise.
 
@@ -221,7 +226,7 @@ def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 
     patches = halved(random_crops(list(pictures.values()), 2100, 64, generator=generator)).mean(1, keepdim=True)
     dataset = FiniteDataset(patches, 0.05)
     patch_spectrum = power_spectrum(patches)
-    groups = [
+    groups: list[tuple[str, list[Run], Velocity, Tensor]] = [
         (
             f"Gaussian field with the photographs' spectrum, 3x{size}x{size}",
             candidates(law, (size, size), steps=steps, shift=shift, scales=(1 / 4, 1 / 2, 1), delta=0.01),
@@ -244,10 +249,10 @@ def run_demo(figure: str | Path | None = None, *, size: int = 512, steps: int = 
     else:
         groups.append(
             (
-                "small transformer trained on photograph crops, 8 samples of 3x64x64",
+                f"small transformer trained on photograph crops, {samples} samples of 3x64x64",
                 candidates(trained[1], (64, 64), steps=16, shift=2.0, scales=(1 / 2, 1), delta=0.01),
                 trained[0],
-                torch.randn(8, 3, 64, 64, generator=generator),
+                torch.randn(samples, 3, 64, 64, generator=generator),
             )
         )
     total = sum(run.plan.nfe for _, runs, _, _ in groups for run in runs)

@@ -96,6 +96,13 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
     ------
     ValueError, TypeError
         A grid that cannot be reached, mismatching or missing noise, `t` outside [0, 1], empty or integer input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = expand(torch.ones(1, 8, 8), (16, 16), 0.0, noise=torch.randn(1, 16, 16))
+    >>> torch.allclose(state, torch.tensor(0.5))  # no noise at t = 0; a constant shrinks by r = 2 until it is aligned
+    True
     """
     coarse, fine = _check_growth(x, shape, basis)
     _check_noise(x, noise, coarse, fine, basis)
@@ -210,6 +217,12 @@ def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Te
     ------
     ValueError, TypeError
         A grid larger than x's or not reachable, integer or complex input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> restrict_noise(torch.full((1, 16, 16), 3.0), (8, 8)).mean().round().item()
+    6.0
     """
     return check_basis(basis).restrict(x, shape)
 
@@ -218,6 +231,12 @@ def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> T
     """The same picture on a coarser grid: ``U^T x / r``. A constant keeps its value; white noise shrinks by r.
 
     Parameters and errors as :func:`restrict_noise`; ``r = sqrt(prod(fine) / prod(coarse))`` of the real sizes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> restrict_signal(torch.full((1, 16, 16), 3.0), (8, 8)).mean().round().item()
+    3.0
     """
     low = check_basis(basis).restrict(x.to(working_dtype(x.dtype)) if isinstance(x, Tensor) else x, shape)
     return (low / size_ratio(low.shape[-len(shape) :], x.shape[-len(shape) :])).to(x.dtype)

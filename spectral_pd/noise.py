@@ -89,13 +89,15 @@ class NoiseField:
         one an item; item i equals a batch of one from ``source[i]``.
     basis
         The basis whose coefficients are white; use the one the state grows in.
+    transition
+        0 (default) is the coupled field; k in 1 .. 65535 the independent field of the k-th transition.
 
     Raises
     ------
     TypeError
         Any other source.
     ValueError
-        An empty list.
+        An empty list, a transition out of range.
 
     Examples
     --------

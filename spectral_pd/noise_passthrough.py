@@ -60,6 +60,12 @@ def activation_map(
     ------
     ValueError, TypeError
         `delta`, `shape` or `basis` out of range, a spectrum that is not callable or not positive.
+
+    Examples
+    --------
+    >>> active = activation_map(PowerLaw(30.0, 2.0, shape=(8, 8)), (8, 8), 0.01)
+    >>> active.shape, bool(active[0, 1] > active[0, 7])
+    (torch.Size([8, 8]), True)
     """
     shape, delta = check_shape(shape), check_delta(delta)
     if not callable(spectrum):
@@ -198,6 +204,14 @@ def noise_prediction_error(
     ------
     ValueError, TypeError
         Samples and noise of different shapes, integer tensors, `t` outside (0, 1].
+
+    Examples
+    --------
+    >>> from spectral_pd import GaussianField
+    >>> field = GaussianField(PowerLaw(30.0, 2.0, shape=(16, 16)), (16, 16))
+    >>> k, error = noise_prediction_error(field.velocity, field.sample((64, 1)), 0.9, noise=torch.randn(64, 1, 16, 16))
+    >>> bool(error[0] > error[-1])  # low frequencies already carry signal
+    True
     """
     check_basis(basis)
     x0, eps = (check_state(x, name, dims) for x, name in ((samples, "samples"), (noise, "noise")))

@@ -323,7 +323,15 @@ def _checked(velocity: Velocity) -> Velocity:
 
 
 def velocity_from_denoised(denoiser: Velocity) -> Velocity:
-    """A velocity from a model that predicts the clean state: ``v = (x - D(x, t)) / t``, for t > 0."""
+    """A velocity from a `denoiser` that predicts the clean state: ``v = (x - D(x, t)) / t``, for t > 0 (Eq. 2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> velocity = velocity_from_denoised(lambda x, t: torch.zeros_like(x))
+    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
+    2.0
+    """
     return lambda x, t: (x - denoiser(x, t)) / t
 
 
@@ -334,6 +342,13 @@ def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
     ------
     ValueError
         `t` outside [0, 1): at t = 1 sigma is infinite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state, sigma = edm_from_flow(torch.ones(1, 4, 4), 0.75)
+    >>> state.mean().item(), sigma
+    (4.0, 3.0)
     """
     if not 0 <= t < 1:
         raise ValueError(
@@ -349,6 +364,13 @@ def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
     ------
     ValueError
         `sigma` negative or not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state, t = flow_from_edm(torch.ones(1, 4, 4), 3.0)
+    >>> state.mean().item(), t
+    (0.25, 0.75)
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma = {sigma} must be finite and not negative")
@@ -368,6 +390,13 @@ def vp_from_flow(x: Tensor, t: float) -> tuple[Tensor, float, float]:
     ------
     ValueError
         `t` outside [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> _, alpha, sigma = vp_from_flow(torch.ones(1, 4, 4), 0.5)
+    >>> round(alpha**2 + sigma**2, 12)
+    1.0
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t = {t} must be in [0, 1]")
@@ -382,6 +411,13 @@ def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
     ------
     ValueError
         `alpha` or `sigma` negative, or both 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state, t = flow_from_vp(torch.ones(1, 4, 4), 0.6, 0.8)
+    >>> round(t, 6)
+    0.571429
     """
     if not (alpha >= 0 and sigma >= 0 and 0 < alpha + sigma < math.inf):
         raise ValueError(f"alpha = {alpha}, sigma = {sigma} must not be negative, nor both 0")
@@ -389,7 +425,15 @@ def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
 
 
 def velocity_from_edm(denoiser: Velocity) -> Velocity:
-    """A velocity from an EDM or k-diffusion denoiser ``D(x_0 + sigma eps, sigma)``, for 0 < t < 1."""
+    """A velocity from an EDM or k-diffusion `denoiser` ``D(x_0 + sigma eps, sigma)``, for 0 < t < 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> velocity = velocity_from_edm(lambda x, sigma: x / (1 + sigma**2))
+    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
+    0.0
+    """
     return velocity_from_denoised(lambda x, t: denoiser(*edm_from_flow(x, t)))
 
 
@@ -410,6 +454,13 @@ def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", 
     ------
     ValueError
         Another `predicts`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> velocity = velocity_from_vp(lambda x, t: torch.zeros_like(x), predicts="denoised")
+    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
+    2.0
     """
     if predicts == "denoised":
         return velocity_from_denoised(lambda x, t: model(vp_from_flow(x, t)[0], t))
@@ -426,10 +477,17 @@ def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", 
 
 
 def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> Velocity:
-    """A velocity from a model that predicts the noise: ``v = (eps(x, t) - x) / (1 - t)``.
+    """A velocity from a `predictor` of the noise: ``v = (eps(x, t) - x) / (1 - t)``.
 
     At t = 1 the state holds no signal and a noise prediction says nothing about ``x_0``; within `least_signal` of t = 1 the
     velocity is taken to be the predicted noise itself, whose mean ``x_0`` is then assumed 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> velocity = velocity_from_noise(lambda x, t: x)
+    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
+    0.0
     """
 
     def velocity(x: Tensor, t: float) -> Tensor:

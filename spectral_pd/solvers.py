@@ -20,7 +20,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class History:
-    """What a multistep solver remembers: the last time and the estimate of the clean state made there."""
+    """What a multistep solver remembers: the last `time`, and `denoised`, the estimate of the clean state made there."""
 
     time: float
     denoised: Tensor

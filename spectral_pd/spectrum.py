@@ -236,6 +236,12 @@ class Spectrum:
     ------
     ValueError
         Lengths differ, frequencies not positive and increasing, power negative or not finite, empty.
+
+    Examples
+    --------
+    >>> table = Spectrum(np.array([1.0, 2.0]), np.array([8.0, 2.0]), np.array([5.0, 9.0]), (4, 4))
+    >>> float(table(2.0))
+    2.0
     """
 
     frequency: np.ndarray
@@ -470,6 +476,14 @@ class SpectrumMeter:
     ------
     ValueError, TypeError
         A bad shape, or one whose shorter side has fewer than 2 samples (no radial bin); `replicates` 1 or negative.
+
+    Examples
+    --------
+    >>> meter = SpectrumMeter((32, 32))
+    >>> for _ in range(4):
+    ...     meter = meter.update(torch.randn(8, 3, 32, 32))
+    >>> abs(float(np.mean(meter.result().power)) - 1) < 0.1  # white noise has power 1
+    True
     """
 
     def __init__(self, shape: Sequence[int], *, basis: Basis = DCT, replicates: int = 0, seed: int = 0) -> None:
@@ -944,6 +958,13 @@ def fit_power_law(
         Not a Spectrum.
     ValueError
         Fewer than 2 bins in the band, or bins of power 0 (constant data); unknown `weights` or `frequency`.
+
+    Examples
+    --------
+    >>> k = np.arange(1.0, 17.0)
+    >>> law = fit_power_law(Spectrum(k, 50 * k**-2.0, np.ones(16), (32, 32)))
+    >>> round(law.amplitude, 6), round(law.exponent, 6)
+    (50.0, 2.0)
     """
     if not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a Spectrum, e.g. power_spectrum(x)")

@@ -128,6 +128,11 @@ def posterior_data_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the clean coefficient: ``E[x_0 | x_t] = (1-t) P / ((1-t)^2 P + t^2) x_t`` (Eq. 23).
 
     For ``x_0 ~ N(0, P)``; 0 at t = 1 and 1 at t = 0. Parameters and errors as :func:`snr`.
+
+    Examples
+    --------
+    >>> posterior_data_gain(0.5, 1.0)
+    1.0
     """
     t, power = check_time(t), check_power(power)
     return (1 - t) * power / ((1 - t) ** 2 * power + t**2)
@@ -137,6 +142,11 @@ def posterior_noise_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the noise: ``E[eps | x_t] = t / ((1-t)^2 P + t^2) x_t`` (Eq. 24).
 
     For ``x_0 ~ N(0, P)``; 1 at t = 1 and 0 at t = 0. Parameters and errors as :func:`snr`.
+
+    Examples
+    --------
+    >>> posterior_noise_gain(1.0, 3.0)
+    1.0
     """
     t, power = check_time(t), check_power(power)
     return t / ((1 - t) ** 2 * power + t**2)
@@ -159,6 +169,11 @@ def optimal_gain(t: Array, power: Array) -> Array:
     ------
     ValueError, TypeError
         As :func:`snr`.
+
+    Examples
+    --------
+    >>> optimal_gain(1.0, 5.0), optimal_gain(0.0, 5.0)
+    (1.0, -1.0)
     """
     return posterior_noise_gain(t, power) - posterior_data_gain(t, power)
 
@@ -240,6 +255,11 @@ def activation_power(t: Array, delta: Array) -> Array:
     ------
     ValueError, TypeError
         `t` not inside (0, 1), `delta` out of range, NaN, integer tensors.
+
+    Examples
+    --------
+    >>> round(activation_power(0.933804, 0.01), 3)
+    1.0
     """
     t, delta = check_time(t), check_delta(delta)
     _require("t", t, (t > 0) & (t < 1), "0 < t < 1 (at 0 and 1 no finite positive power activates)")
@@ -354,6 +374,11 @@ def max_frequency(shape: Sequence[int]) -> float:
     ------
     ValueError, TypeError
         `shape` is not a tuple of positive ints.
+
+    Examples
+    --------
+    >>> max_frequency((90, 160))
+    45.0
     """
     return min(check_shape(shape)) / 2
 

@@ -107,6 +107,14 @@ def draw_times(
     ------
     ValueError
         An unknown draw, a batch below 1.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> stage, t = draw_times(plan, 8, generator=torch.Generator().manual_seed(0))
+    >>> bool((t <= plan.stages[stage].times[0]).all() and (t >= plan.stages[stage].times[-1]).all())
+    True
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch = {batch!r} must be a positive int")
@@ -145,6 +153,15 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int, *, basis:
     ------
     ValueError, TypeError
         Shapes that differ from each other or from the plan, a stage outside the plan, a basis that cannot reach it.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> x0, noise = torch.zeros(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    >>> start, end = stage_endpoints(x0, noise, plan, 0)
+    >>> tuple(start.shape), bool(start.std() > end.std())
+    ((2, 3, 16, 16), True)
     """
     check_basis(basis)
     dims = len(plan.shape)
@@ -279,6 +296,14 @@ def stage_loss(
     ------
     ValueError
         A prediction of another shape; a spectrum without a plan or a plan without a spectrum.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> batch = stage_sample(torch.zeros(2, 3, 32, 32), torch.randn(2, 3, 32, 32), 0.5, plan, stage=1)
+    >>> stage_loss(batch.target, batch).item()
+    0.0
     """
     if prediction.shape != sample.target.shape:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}; the target has {tuple(sample.target.shape)}")
@@ -309,6 +334,13 @@ def schedule_metadata(plan: Plan, *, basis: Basis = DCT, spectrum: PowerLaw | No
         The schedule it was trained for.
     spectrum
         The power law the plan came from, recorded for the reader.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> list(schedule_metadata(plan))
+    ['spectral_pd.schedule']
     """
     record: dict[str, Any] = {
         "shape": plan.shape,
@@ -340,6 +372,13 @@ def check_metadata(metadata: Mapping[str, str] | None, plan: Plan, *, basis: Bas
     ------
     ValueError
         The metadata hold no schedule.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> check_metadata(schedule_metadata(plan), plan)
+    []
     """
     text = (metadata or {}).get("spectral_pd.schedule")
     if text is None:

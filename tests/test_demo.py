@@ -24,7 +24,7 @@ def test_photographs_have_a_natural_spectrum():
 
 
 def test_demo_prints_the_comparison_and_draws_it(tmp_path):
-    report = demo.run_demo(tmp_path / "demo.png", size=64, steps=20)
+    report = demo.run_demo(tmp_path / "demo.png", size=64, steps=20, samples=2)
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
     lines = [line for line in report.splitlines() if line.startswith(("full resolution", "progressive"))]
     assert len(lines) == 12

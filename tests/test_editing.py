@@ -381,7 +381,7 @@ def test_any_number_of_axes(mode, grid, leading):
 
 def test_the_snippet_of_the_page():
     text = (Path(__file__).parent.parent / "docs" / "editing.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    *_, snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     calls = []
 
     def velocity(x, t):

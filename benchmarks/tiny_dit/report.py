@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 from environment import environment  # noqa: E402
 from metrics import SlicedWasserstein, radial_rows, spectrum_distance, worst_bin  # noqa: E402
 
-SIZES, STEPS, SHIFT, SAMPLES = (64, 32, 16), 32, 2.0, 256
+SIZES, STEPS, SHIFT, SAMPLES = (64, 32, 16), 16, 2.0, 256
 
 
 def draw_samples(model: TinyDiT, size: int, count: int) -> Tensor:
