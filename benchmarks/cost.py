@@ -10,7 +10,7 @@ not registered). The count is split in two:
 
 Text encoder and autoencoder run once a picture and are not part of a step.
 
-    python benchmarks/cost.py                    # writes benchmarks/results/cost.csv
+    python benchmarks/cost.py                    # writes results/cost.csv and results/usual_plans.csv
     plan.speedup(step_cost("flux"))              # predicted from the full count of one step
 """
 
@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from spectral_pd import PRESETS, make_plan, shift_times
 
 Grid = tuple[int, ...]
 Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
@@ -166,15 +169,97 @@ def _wan_inputs(text: int, frames: int) -> Inputs:
     return inputs
 
 
+def _wan_14b(*, reduced: bool = False) -> nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(**({"num_layers": 2} if reduced else {}))
+
+
+def _flux2(*, reduced: bool = False) -> nn.Module:
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(**({"num_layers": 1, "num_single_layers": 6} if reduced else {}))
+
+
+def _flux2_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        height, width = grid
+        tokens = (height // 2) * (width // 2)
+        return {
+            "hidden_states": torch.zeros(1, tokens, 128, device=device, dtype=dtype),
+            "encoder_hidden_states": torch.zeros(1, text, 15360, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 0.5, device=device, dtype=dtype),
+            "guidance": torch.full((1,), 4.0, device=device, dtype=torch.float32),
+            "img_ids": torch.zeros(1, tokens, 4, device=device, dtype=torch.int64),
+            "txt_ids": torch.zeros(1, text, 4, device=device, dtype=torch.int64),
+            "return_dict": False,
+        }
+
+    return inputs
+
+
+def _qwen_image(*, reduced: bool = False) -> nn.Module:
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(**({"num_layers": 2} if reduced else {}))
+
+
+def _qwen_image_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        rows, columns = grid[0] // 2, grid[1] // 2
+        return {
+            "hidden_states": torch.zeros(1, rows * columns, 64, device=device, dtype=dtype),
+            "encoder_hidden_states": torch.zeros(1, text, 3584, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 0.5, device=device, dtype=dtype),
+            "img_shapes": [[(1, rows, columns)]],
+            "return_dict": False,
+        }
+
+    return inputs
+
+
+def _sd35_large(*, reduced: bool = False) -> nn.Module:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        num_layers=2 if reduced else 38,
+        num_attention_heads=38,
+        caption_projection_dim=2432,
+        joint_attention_dim=4096,
+        pooled_projection_dim=2048,
+        pos_embed_max_size=192,
+        qk_norm="rms_norm",
+    )
+
+
+def _sd3_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "hidden_states": torch.zeros(1, 16, *grid, device=device, dtype=dtype),
+            "encoder_hidden_states": torch.zeros(1, text, 4096, device=device, dtype=dtype),
+            "pooled_projections": torch.zeros(1, 2048, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 500.0, device=device, dtype=dtype),
+            "return_dict": False,
+        }
+
+    return inputs
+
+
 MODELS = {
     "flux": Model("FLUX.1-dev", _flux, _flux_inputs(512), passes=1, text_tokens=512),
+    "flux2": Model("FLUX.2-dev", _flux2, _flux2_inputs(512), passes=1, text_tokens=512),
     "z-image": Model("Z-Image", _z_image, _z_image_inputs(256), passes=2, text_tokens=256),
     # 81 video frames are 21 latent frames.
     "wan": Model("Wan2.1-T2V-1.3B, 81 frames", _wan, _wan_inputs(512, 21), passes=2, text_tokens=512),
+    "wan-14b": Model("Wan2.1-T2V-14B, 81 frames", _wan_14b, _wan_inputs(512, 21), passes=2, text_tokens=512),
+    # Qwen-Image does not pad its prompts; 256 tokens are a long one.
+    "qwen-image": Model("Qwen-Image", _qwen_image, _qwen_image_inputs(256), passes=2, text_tokens=256),
+    # 77 tokens of the CLIP encoders, 256 of T5.
+    "sd3.5": Model("Stable Diffusion 3.5 Large", _sd35_large, _sd3_inputs(333), passes=2, text_tokens=333),
 }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _on_meta(name: str, reduced: bool = False) -> nn.Module:
     with torch.device("meta"):
         return MODELS[name].build(reduced=reduced).to(torch.bfloat16).eval()
@@ -187,7 +272,7 @@ def forward_flops(name: str, grid: Grid, *, reduced: bool = False) -> Flops:
     Parameters
     ----------
     name
-        ``"flux"``, ``"z-image"`` or ``"wan"``.
+        Of :data:`MODELS`.
     grid
         Latent (height, width).
     reduced
@@ -211,7 +296,7 @@ def step_cost(
     Parameters
     ----------
     name
-        ``"flux"``, ``"z-image"`` or ``"wan"``.
+        Of :data:`MODELS`.
     counted
         ``"full"``, or ``"linear"`` without attention, which is what several published tables count.
     reduced
@@ -304,27 +389,97 @@ def once_flops(name: str, grid: Grid = (128, 128)) -> float:
 TABLE: dict[str, tuple[Grid, ...]] = {
     "flux": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
     "z-image": ((128, 128), (96, 96), (84, 84), (64, 64), (32, 32)),
-    "wan": ((90, 160), (60, 106), (44, 80), (22, 40), (90, 156), (60, 104), (30, 52)),
+    "wan": ((90, 160), (60, 106), (44, 80), (22, 40), (90, 156), (60, 104), (40, 68), (30, 52), (20, 34)),
+    "wan-14b": ((90, 160), (60, 106), (30, 52)),
+    "flux2": ((128, 128), (64, 64), (32, 32)),
+    "qwen-image": ((128, 128), (64, 64), (32, 32)),
+    "sd3.5": ((128, 128), (64, 64), (32, 32)),
 }
 
 
+@dataclass(frozen=True)
+class Usual:
+    """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset."""
+
+    grid: Grid
+    steps: int
+    shift: float
+    preset: str
+    scales: tuple[tuple[float, ...], ...]
+
+
+_IMAGE_SCALES, _VIDEO_SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), ((2 / 3, 1.0), (1 / 3, 2 / 3, 1.0))
+
+# Steps: defaults of the pipelines. Shifts at 4096 tokens: exp(mu) of the dynamic ones, see the adapters.
+USUAL = {
+    "flux": Usual((128, 128), 28, math.exp(1.15), "flux", _IMAGE_SCALES),
+    "flux2": Usual((128, 128), 50, math.exp(2.02335), "flux2", _IMAGE_SCALES),
+    "z-image": Usual((128, 128), 50, 6.0, "z-image", _IMAGE_SCALES),
+    "qwen-image": Usual((128, 128), 50, math.exp(0.6935), "qwen-image", _IMAGE_SCALES),
+    "sd3.5": Usual((128, 128), 28, 3.0, "sd3", _IMAGE_SCALES),
+    "wan": Usual((60, 104), 50, 3.0, "wan", _VIDEO_SCALES),
+    "wan-14b": Usual((90, 160), 50, 5.0, "wan", _VIDEO_SCALES),
+}
+
+
+def usual_plans() -> list[dict[str, str | int]]:
+    """Predicted speedups, from the full count, of every model as it is usually run; delta 0.01."""
+    rows: list[dict[str, str | int]] = []
+    for name, usual in USUAL.items():
+        for scales in usual.scales:
+            plan = make_plan(
+                shift_times(usual.steps, shift=usual.shift),
+                PRESETS[usual.preset],
+                usual.grid,
+                scales=scales,
+                multiple_of=2,
+                cost=step_cost(name),
+            )
+            rows.append(
+                {
+                    "model": MODELS[name].label,
+                    "latent": "x".join(map(str, usual.grid)),
+                    "steps": usual.steps,
+                    "stages": " ".join("x".join(map(str, shape)) for shape in plan.shapes),
+                    "split": "+".join(map(str, plan.split)),
+                    "spectrum": PRESETS[usual.preset].kind,
+                    "predicted_speedup": f"{plan.speedup():.2f}",
+                }
+            )
+    return rows
+
+
+def _write(path: Path, rows: list[dict[str, str | int]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(*row.values())
+
+
+def cost_row(name: str, grid: Grid) -> dict[str, str | int]:
+    """One forward pass of a model on a latent grid, as the results file has it."""
+    model, flops = MODELS[name], forward_flops(name, grid)
+    return {
+        "model": model.label,
+        "parameters": sum(p.numel() for p in _on_meta(name).parameters()),
+        "text_tokens": model.text_tokens,
+        "passes": model.passes,
+        "latent": "x".join(map(str, grid)),
+        "linear_tflop": f"{flops.linear / 1e12:.3f}",
+        "attention_tflop": f"{flops.attention / 1e12:.3f}",
+        "total_tflop": f"{flops.total / 1e12:.3f}",
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="FLOPs of one forward pass of real configurations, as CSV.")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cost.csv")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of cost.csv and usual_plans.csv")
     out = parser.parse_args().out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        columns = ["model", "parameters", "text_tokens", "passes", "latent"]
-        writer.writerow([*columns, "linear_tflop", "attention_tflop", "total_tflop"])
-        for name, grids in TABLE.items():
-            model = MODELS[name]
-            parameters = sum(p.numel() for p in _on_meta(name).parameters())
-            for grid in grids:
-                f = forward_flops(name, grid)
-                row = [model.label, parameters, model.text_tokens, model.passes, "x".join(map(str, grid))]
-                writer.writerow(row + [f"{v / 1e12:.3f}" for v in (f.linear, f.attention, f.total)])
-                print(*row, f"linear {f.linear / 1e12:.3f}  attention {f.attention / 1e12:.3f} TFLOP")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "cost.csv", [cost_row(name, grid) for name, grids in TABLE.items() for grid in grids])
+    _write(out / "usual_plans.csv", usual_plans())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ one step at every stage size, each plan end to end (denoising only), the time of
 beside the one predicted by the FLOP count (:mod:`cost`). A plan that would run longer than --longest is priced from its step
 times, and its ``seconds`` stay empty.
 
-    python benchmarks/full_size.py                         # everything: one GPU of 80 GB, about 20 minutes on an H100
+    python benchmarks/full_size.py                         # everything, on one GPU of 80 GB: tens of minutes
     python benchmarks/full_size.py --models flux --modes eager
     python benchmarks/full_size.py --device cpu --reduced --latent 32 32 --dtype bfloat16      # rehearsal: few blocks
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,35 @@ def cost() -> str:
     header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
     names = ["model", "latent", "text_tokens", "passes", "linear_tflop", "attention_tflop", "total_tflop"]
     return markdown(header, [[row[name] for name in names] for row in rows("cost")])
+
+
+def usual_plans() -> str:
+    """Predicted speedup of each model as it is usually run."""
+    header = ["model", "latent", "steps", "stages", "steps of each stage", "spectrum", "predicted speedup"]
+    body = [[*list(row.values())[:-1], f"{row['predicted_speedup']}x"] for row in rows("usual_plans")]
+    return markdown(header, body)
+
+
+def flux_reduced() -> str:
+    """Measured against predicted speedup of FLUX.1-dev with few blocks, medians over rounds."""
+    data = rows("flux_reduced")
+    header = ["latent", "rounds", "steps of each stage", "predicted", "measured, process time", "measured, wall time"]
+    body = []
+    for latent in dict.fromkeys(row["latent"] for row in data):
+        chosen = [row for row in data if row["latent"] == latent]
+        by_run = {(row["round"], row["run"]): row for row in chosen}
+        rounds = sorted({number for number, _ in by_run})
+        plan = by_run[rounds[0], "progressive"]
+        predicted = float(plan["predicted_speedup"])
+        cells = []
+        for column in ("process_seconds", "wall_seconds"):
+            ratio = statistics.median(
+                float(by_run[n, "full size"][column]) / float(by_run[n, "progressive"][column]) for n in rounds
+            )
+            cells.append(f"{ratio:.3f}x ({ratio / predicted - 1:+.1%})")
+        body.append([latent, str(len(rounds)), plan["split"], f"{predicted:.3f}x", *cells])
+    first = data[0]
+    return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
 
 
 def savings() -> str:
@@ -359,6 +389,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "video_cost": video_cost,
     "same_seed_share": same_seed_share,
     "cost": cost,
+    "usual_plans": usual_plans,
+    "flux_reduced": flux_reduced,
     "savings": savings,
     "kernel_speed": kernel_speed,
     "multistep_history": multistep_history,

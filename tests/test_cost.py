@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -85,16 +86,44 @@ def _committed(name: str) -> list[dict[str, str]]:
 
 
 def test_committed_costs_are_the_counted_ones():
+    """Every model at its smallest size; large sizes of three models are counted by the tables below."""
     rows = _committed("cost.csv")
-    names = {model.label: name for name, model in cost.MODELS.items()}
     assert len(rows) == sum(map(len, cost.TABLE.values()))
-    for row in rows:
-        grid = tuple(int(n) for n in row["latent"].split("x"))
-        if grid[0] > 64:
-            continue  # the large ones are counted by the tables below
-        flops = cost.forward_flops(names[row["model"]], grid)
-        assert f"{flops.linear / 1e12:.3f}" == row["linear_tflop"]
-        assert f"{flops.attention / 1e12:.3f}" == row["attention_tflop"]
+    for name, grids in cost.TABLE.items():
+        smallest = min(grids)
+        expected = {column: str(value) for column, value in cost.cost_row(name, smallest).items()}
+        assert expected in rows
+
+
+def test_committed_plans_follow_from_the_committed_costs():
+    """The usual plans again: splits from presets and shifts, speedups from the rows of cost.csv."""
+    totals = {(row["model"], row["latent"]): float(row["total_tflop"]) for row in _committed("cost.csv")}
+    rows = iter(_committed("usual_plans.csv"))
+    for name, usual in cost.USUAL.items():
+        for scales in usual.scales:
+            times = shift_times(usual.steps, shift=usual.shift)
+            plan = make_plan(times, PRESETS[usual.preset], usual.grid, scales=scales, multiple_of=2)
+            row, label = next(rows), cost.MODELS[name].label
+            sizes = ["x".join(map(str, shape)) for shape in plan.shapes]
+            assert row["model"] == label
+            assert row["stages"] == " ".join(sizes)
+            assert row["split"] == "+".join(map(str, plan.split))
+            spent = sum(n * totals[label, size] for n, size in zip(plan.split, sizes, strict=True))
+            assert float(row["predicted_speedup"]) == pytest.approx(
+                usual.steps * totals[label, sizes[-1]] / spent, abs=0.006
+            )
+    assert next(rows, None) is None
+
+
+def test_usual_shifts_are_the_adapters():
+    """exp(mu) of the dynamic time grids at 1024 x 1024."""
+    from spectral_pd.adapters.base import linear_mu
+    from spectral_pd.adapters.flux2 import empirical_mu
+
+    assert cost.USUAL["flux"].shift == pytest.approx(math.exp(linear_mu(4096, {})))
+    assert cost.USUAL["flux2"].shift == pytest.approx(math.exp(empirical_mu(4096, 50)), rel=1e-4)
+    qwen = {"max_image_seq_len": 8192, "max_shift": 0.9}
+    assert cost.USUAL["qwen-image"].shift == pytest.approx(math.exp(linear_mu(4096, qwen)), rel=1e-4)
 
 
 def test_committed_tables_are_the_computed_ones():
