@@ -154,8 +154,10 @@ def _wan(*, reduced: bool = False) -> nn.Module:
 
 def _wan_inputs(text: int, frames: int) -> Inputs:
     def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        # A grid of three axes says its own number of latent frames.
+        clip = grid if len(grid) == 3 else (frames, *grid)
         return {
-            "hidden_states": torch.zeros(1, 16, frames, *grid, device=device, dtype=dtype),
+            "hidden_states": torch.zeros(1, 16, *clip, device=device, dtype=dtype),
             "timestep": torch.full((1,), 500.0, device=device),
             "encoder_hidden_states": torch.zeros(1, text, 4096, device=device, dtype=dtype),
             "return_dict": False,

@@ -307,8 +307,56 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def chosen(name: str, columns: dict[str, str], keep: Callable[[dict[str, str]], bool] = lambda row: True) -> str:
+    """A table of some columns (name in the file -> heading) of the rows to keep, and what they were made with."""
+    data = [row for row in rows(name) if keep(row)]
+    table = markdown(list(columns.values()), [[row[column] for column in columns] for row in data])
+    return f"{table}\ntorch {data[0]['torch']}, commit {data[0]['commit']}.\n"
+
+
+def optimal_flux() -> str:
+    """Error at equal cost on the FLUX.1 spectrum."""
+    columns = {"budget": "budget", "rule": "rule", "split": "split", "sizes": "sizes", "transitions": "transitions"}
+    columns |= {"relative_w2": "relative W2", "log_power_error": "log-power error", "cpu_seconds": "CPU seconds"}
+    return chosen("optimal_plans_flux", columns)
+
+
+def optimal_interplay() -> str:
+    """Which delta the best transitions amount to."""
+    columns = {"solver": "solver", "grid": "grid", "stages": "most stages", "budget": "budget", "split": "split"}
+    columns |= {"deltas": "delta of each transition", "relative_w2": "relative W2"}
+    columns |= {"delta_rule": "delta rule 0.01, (1/2, 1), model's shift"}
+    return chosen("optimal_plans_interplay", columns)
+
+
+def optimal_nonlinear() -> str:
+    """Gaussian prediction against the posterior mean of photograph crops."""
+    columns = {"solver": "solver", "budget": "budget", "rule": "rule", "split": "split", "predicted_w2": "predicted"}
+    columns |= {"distance_to_exact": "distance to exact", "spectrum_error": "spectrum error"}
+    columns |= {"sliced_w2": "sliced W2", "sliced_w2_white": "sliced W2, whitened"}
+    return chosen("optimal_plans_nonlinear", columns, lambda row: row["budget"] in ("-", "10"))
+
+
+def video_plans() -> str:
+    """Growth in space, time and both on the measured table."""
+    data = rows("video_growth_plans")
+    names = [name for name in data[0] if name not in ("device", "torch", "python", "commit")]
+    return chosen("video_growth_plans", {name: name for name in names})
+
+
+def video_cost() -> str:
+    """FLOPs of a step of WAN 2.1 1.3B by latent grid."""
+    names = ["latent", "video", "linear TFLOP", "attention TFLOP", "of full size"]
+    return chosen("video_growth_cost", {name: name for name in names})
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
+    "optimal_flux": optimal_flux,
+    "optimal_interplay": optimal_interplay,
+    "optimal_nonlinear": optimal_nonlinear,
+    "video_plans": video_plans,
+    "video_cost": video_cost,
     "same_seed_share": same_seed_share,
     "cost": cost,
     "savings": savings,

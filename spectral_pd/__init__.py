@@ -14,6 +14,7 @@ from spectral_pd.bases import FOURIER as FOURIER
 from spectral_pd.bases import HAAR as HAAR
 from spectral_pd.bases import Basis as Basis
 from spectral_pd.bases import SeparableBasis as SeparableBasis
+from spectral_pd.bases import verify_basis as verify_basis
 from spectral_pd.editing import edit as edit
 from spectral_pd.editing import sdedit as sdedit
 from spectral_pd.expansion import expand as expand
@@ -28,6 +29,10 @@ from spectral_pd.noise import NoiseField as NoiseField
 from spectral_pd.noise_passthrough import activation_map as activation_map
 from spectral_pd.noise_passthrough import noise_prediction_error as noise_prediction_error
 from spectral_pd.noise_passthrough import passthrough as passthrough
+from spectral_pd.optimise import Front as Front
+from spectral_pd.optimise import FrontPoint as FrontPoint
+from spectral_pd.optimise import optimise_plan as optimise_plan
+from spectral_pd.optimise import plan_front as plan_front
 from spectral_pd.sampling import StepInfo as StepInfo
 from spectral_pd.sampling import edm_from_flow as edm_from_flow
 from spectral_pd.sampling import flow_from_edm as flow_from_edm
@@ -42,8 +47,12 @@ from spectral_pd.schedule import Plan as Plan
 from spectral_pd.schedule import Stage as Stage
 from spectral_pd.schedule import make_plan as make_plan
 from spectral_pd.schedule import shift_times as shift_times
+from spectral_pd.schedule import token_cost as token_cost
 from spectral_pd.solvers import SOLVERS as SOLVERS
 from spectral_pd.solvers import History as History
+from spectral_pd.spacetime import SpaceTimeSpectrum as SpaceTimeSpectrum
+from spectral_pd.spacetime import latent_frames as latent_frames
+from spectral_pd.spacetime import spacetime_spectrum as spacetime_spectrum
 from spectral_pd.spectrum import PRESETS as PRESETS
 from spectral_pd.spectrum import PowerLaw as PowerLaw
 from spectral_pd.spectrum import Spectrum as Spectrum

@@ -12,13 +12,36 @@ from collections.abc import Sequence
 
 from spectral_pd import __version__, measure
 from spectral_pd.measure import number
-from spectral_pd.schedule import make_plan, shift_times
+from spectral_pd.optimise import optimise_plan
+from spectral_pd.schedule import Plan, make_plan, shift_times, token_cost
+from spectral_pd.solvers import SOLVERS
 from spectral_pd.spectrum import PRESETS, PowerLaw
+
+
+def best_plan(args: argparse.Namespace, spectrum: PowerLaw, sizes: Sequence[int]) -> Plan:
+    """The plan of least predicted error for ``--budget`` full-size steps."""
+    patch = args.multiple_of
+    cost = token_cost(sizes, patch=patch, text_tokens=args.text_tokens, attention=args.attention)
+    shifts = {"free": None, "shifted": [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]}[args.grid]
+    return optimise_plan(
+        spectrum,
+        sizes,
+        cost,
+        budget=args.budget,
+        solver=args.solver,
+        scales=args.scales,
+        shifts=shifts,
+        delta=args.delta,
+        multiple_of=patch,
+    )
 
 
 def run_plan(args: argparse.Namespace) -> None:
     spectrum = PowerLaw.load(args.spectrum) if args.spectrum else PRESETS[args.preset]
     sizes = args.size if len(args.size) > 1 else args.size * 2
+    if args.budget is not None:
+        print(best_plan(args, spectrum, sizes))
+        return
     shift = math.exp(args.mu) if args.mu is not None else args.shift
     plan = make_plan(
         shift_times(args.steps, shift=shift),
@@ -81,6 +104,20 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--multiple-of", type=int, default=1, help="stage sizes are multiples of this (patch size)")
     plan.add_argument("--clock", choices=("full", "stage"), default="full", help="'stage' is the paper's")
     plan.add_argument("--force", action="store_true", help="move a transition never reached to the last step")
+    best = plan.add_argument_group(
+        "the best plan for a budget",
+        "With --budget the steps, the time grid and the transitions are chosen for the least predicted error, sizes among "
+        "--scales; --steps, --shift, --mu and --clock are not used, and --delta bounds how late a stage may be left.",
+    )
+    best.add_argument("--budget", type=number, help="what the run may cost, in steps at full size")
+    best.add_argument("--solver", choices=sorted(SOLVERS), default="euler", help="solver the plan is for")
+    best.add_argument(
+        "--grid", choices=("free", "shifted"), default="free", help="times: any, or shifted uniform grids"
+    )
+    best.add_argument(
+        "--attention", type=number, default=0.0, help="share of attention in the cost of a full-size step"
+    )
+    best.add_argument("--text-tokens", type=int, default=0, help="text tokens that every step also processes")
     plan.set_defaults(run=run_plan)
 
     demo = commands.add_parser(

@@ -191,6 +191,62 @@ class Basis(ABC):
         return self.name.upper()
 
 
+def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> None:
+    """Try on random float64 arrays every promise of :class:`Basis` that growing from `coarse` to `fine` relies on.
+
+    For a basis of your own; the built-in ones keep all of them (docs/bases.md).
+
+    Parameters
+    ----------
+    basis
+        The basis.
+    coarse, fine
+        Two grids, e.g. two stages of a plan.
+
+    Raises
+    ------
+    ValueError
+        Naming the first promise that is broken: growth, orthonormality, transpose, isometry, low corner, constants,
+        frequency; or a grid that cannot grow.
+    TypeError
+        Not a basis.
+    """
+    coarse, fine = check_shape(coarse, "coarse"), check_shape(fine, "fine")
+    check_target(basis, "fine", coarse, fine)
+    dims = len(fine)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn((2, *fine), generator=generator, dtype=torch.float64) for _ in range(2))
+    low = torch.randn((2, *coarse), generator=generator, dtype=torch.float64)
+
+    def promise(name: str, actual: Tensor, expected: Tensor) -> None:
+        if actual.shape != expected.shape:
+            raise ValueError(f"{basis}: {name}; got shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+        error = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+        if not error < 1e-9:
+            raise ValueError(f"{basis}: {name}, from {coarse} to {fine}; relative error {error:.2g}")
+
+    c = basis.forward(x, dims=dims)
+    promise("inverse(forward(x)) must be x", basis.inverse(c, dims=dims), x)
+    promise("forward must keep energy (orthonormal)", c.square().sum(), x.square().sum())
+    promise("inverse must be the transpose of forward", (c * y).sum(), (x * basis.inverse(y, dims=dims)).sum())
+    for n_low, n_high in zip(coarse, fine, strict=True):
+        u = basis.isometry(n_low, n_high)
+        promise("isometry must satisfy U^T U = I", u.T @ u, torch.eye(n_low, dtype=torch.float64))
+    grown = basis.embed(low, fine)
+    promise("restrict must undo embed", basis.restrict(grown, coarse), low)
+    promise("restrict must be the transpose of embed", (grown * x).sum(), (low * basis.restrict(x, coarse)).sum())
+    if basis.nested(coarse, fine):
+        expected = torch.zeros_like(x)
+        expected[corner(coarse)] = basis.forward(low, dims=dims)
+        promise("coefficients of the coarse grid must be the low corner", basis.forward(grown, dims=dims), expected)
+    ones = torch.ones((1, *coarse), dtype=torch.float64)
+    constant = size_ratio(coarse, fine) * basis.embed(ones, fine)
+    promise("a constant picture must stay one", constant, torch.ones_like(constant))
+    frequency = basis.frequency(fine)
+    if tuple(frequency.shape) != fine or not bool(torch.isfinite(frequency).all()) or float(frequency.min()) < 0:
+        raise ValueError(f"{basis}: frequency must give one number, at least 0, for each coefficient of {fine}")
+
+
 class SeparableBasis(Basis):
     """A basis given by one orthogonal matrix per axis size, nested by rows: ``U = C_m[:n]^T C_n``.
 

@@ -23,6 +23,7 @@ from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target
 from spectral_pd.expansion import restrict_signal
 from spectral_pd.schedule import Plan
 from spectral_pd.solvers import History, Solver, SolverName, find_solver
+from spectral_pd.spacetime import SpaceTimeSpectrum
 from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
 from spectral_pd.theory import align_scale, align_time, check_shape, check_time, optimal_gain
 
@@ -37,8 +38,9 @@ class GaussianField:
     ----------
     spectrum
         A :class:`~spectral_pd.PowerLaw` or a function of frequency (cycles per shorter side), positive up to the grid's
-        corner. A measured :class:`~spectral_pd.Spectrum` ends at ``omega_max``, below the corner of a DCT or Fourier grid:
-        fit a law to it first. Rescaled to `shape` when it carries a grid.
+        corner; or a :class:`~spectral_pd.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
+        ``omega_max``, below the corner of a DCT or Fourier grid: fit a law to it first. Rescaled to `shape` when it carries
+        a grid.
     shape
         Full grid.
     basis
@@ -58,10 +60,16 @@ class GaussianField:
     """
 
     def __init__(
-        self, spectrum: PowerLaw | Spectrum | Callable[[Any], Any], shape: Sequence[int], basis: Basis = DCT
+        self,
+        spectrum: PowerLaw | Spectrum | SpaceTimeSpectrum | Callable[[Any], Any],
+        shape: Sequence[int],
+        basis: Basis = DCT,
     ) -> None:
         self.shape = check_shape(shape)
         self.basis = check_basis(basis)
+        if isinstance(spectrum, SpaceTimeSpectrum):
+            self._power = torch.from_numpy(spectrum.coefficients(self.shape, basis))
+            return
         if not callable(spectrum):
             raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function")
         if isinstance(spectrum, (PowerLaw, Spectrum)):
@@ -237,7 +245,8 @@ class Prediction:
         """Root mean square over the radial bins of ``log(output power / power)``; 0 on a grid without any bin."""
         if not self.ratio.size:
             return 0.0
-        return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
+        with np.errstate(divide="ignore"):  # a band that came out empty is infinitely far
+            return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
 
 
 def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "euler") -> Prediction:
@@ -291,7 +300,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
                 history = None
         power = field.power(stage.shape)
         for t, t_next in pairwise(stage.times):
-            gain, history = step_with(partial(_gain_velocity, power), gain, t, t_next, history)
+            gain, history = step_with(partial(gain_velocity, power), gain, t, t_next, history)
     power = field.power()
     frequency = basis.frequency(field.shape)
     k, reached, _ = radial_bins(gain.square(), frequency)
@@ -299,7 +308,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     return Prediction(gain, power, k, np.sqrt(reached / wanted))
 
 
-def _gain_velocity(power: Tensor, gain: Tensor, t: float) -> Tensor:
+def gain_velocity(power: Tensor, gain: Tensor, t: float) -> Tensor:
     """Eq. 26 acting on coefficients in units of their own noise."""
     return optimal_gain(t, power) * gain
 

@@ -21,11 +21,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal
 
 from spectral_pd.bases import size_ratio
+from spectral_pd.spacetime import SpaceTimeSpectrum
 from spectral_pd.spectrum import PowerLaw, Spectrum
-from spectral_pd.theory import align_time, check_delta, check_scales, check_shape, check_time, transition_times
+from spectral_pd.theory import (
+    activation_time,
+    align_time,
+    check_delta,
+    check_scales,
+    check_shape,
+    check_time,
+    transition_times,
+)
 
 Clock = Literal["full", "stage"]
 Cost = Callable[[tuple[int, ...]], float]
@@ -106,7 +116,7 @@ class Stage:
     shape
         Grid of this stage.
     scale
-        Nominal scale asked for.
+        Nominal scale asked for: one number, or one an axis.
     ratio
         ``r = sqrt(prod(full) / prod(shape))`` to the full grid, from the real sizes; 1 for the last stage.
     start, stop
@@ -118,7 +128,7 @@ class Stage:
     """
 
     shape: tuple[int, ...]
-    scale: float
+    scale: float | tuple[float, ...]
     ratio: float
     start: int
     stop: int
@@ -154,6 +164,8 @@ class Plan:
         What a careful reader should know before running it.
     cost_function
         Cost of one step as a function of the grid, when given to :func:`make_plan`.
+    notes
+        Why the plan is what it is, when something was chosen (:func:`~spectral_pd.optimise_plan`).
     """
 
     times: tuple[float, ...]
@@ -162,6 +174,7 @@ class Plan:
     delta: float | None = None
     warnings: tuple[str, ...] = ()
     cost_function: Cost | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -202,12 +215,12 @@ class Plan:
             `fn` returned a value that is not positive and finite.
         """
         fn = fn or self.cost_function or _pixels
-        return math.fsum(stage.steps * _checked_cost(fn, stage.shape) for stage in self.stages)
+        return math.fsum(stage.steps * checked_cost(fn, stage.shape) for stage in self.stages)
 
     def speedup(self, fn: Cost | None = None) -> float:
         """Cost of the same number of full-size steps over :meth:`cost`. Parameters and errors as there."""
         fn = fn or self.cost_function or _pixels
-        return self.nfe * _checked_cost(fn, self.shape) / self.cost(fn)
+        return self.nfe * checked_cost(fn, self.shape) / self.cost(fn)
 
     def __str__(self) -> str:
         head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
@@ -219,11 +232,11 @@ class Plan:
         rows = []
         for i, stage in enumerate(self.stages):
             wanted = stage.transition_time
-            each = _checked_cost(self.cost_function or _pixels, stage.shape)
+            each = checked_cost(self.cost_function or _pixels, stage.shape)
             rows.append(
                 [
                     str(i + 1),
-                    f"{stage.scale:.4g}",
+                    _scale_text(stage.scale),
                     "x".join(map(str, stage.shape)),
                     f"{stage.ratio:.4g}",
                     str(stage.steps),
@@ -239,6 +252,7 @@ class Plan:
         lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [columns, *rows]]
         label = "cost function" if self.cost_function else "grid points"
         lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += [f"note: {text}" for text in self.notes]
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 
@@ -247,28 +261,167 @@ def _pixels(shape: tuple[int, ...]) -> float:
     return float(math.prod(shape))
 
 
-def _checked_cost(fn: Cost, shape: tuple[int, ...]) -> float:
+def token_cost(
+    shape: Sequence[int], *, patch: int | Sequence[int] = 1, text_tokens: int = 0, attention: float = 0.0
+) -> Cost:
+    r"""Cost of a step of a transformer, in steps at full size: ``(1 - a) n / N + a (n / N)^2``.
+
+    ``n`` and ``N`` are the tokens on a stage's grid and on the full one, text included: products with weights grow with the
+    tokens, attention with their square.
+
+    Parameters
+    ----------
+    shape
+        Full grid.
+    patch
+        Grid points a token, along each axis: one int, or one an axis. FLUX.1: 2; WAN (frames, height, width): (1, 2, 2).
+    text_tokens
+        Tokens of the prompt that pass through the same layers. FLUX.1: 512.
+    attention
+        Share ``a`` of attention in a full-size step, in [0, 1]. FLUX.1 at 1024x1024: 0.2; WAN 2.1 1.3B at 81 frames of
+        720p: 0.85 (benchmarks/results/cost.csv).
+
+    Raises
+    ------
+    ValueError
+        A share outside [0, 1], negative text tokens, a bad patch.
+
+    Examples
+    --------
+    >>> cost = token_cost((128, 128), patch=2, text_tokens=512, attention=0.2)
+    >>> cost((128, 128)), round(cost((64, 64)), 3)
+    (1.0, 0.289)
+    """
+    shape = check_shape(shape)
+    patches = check_multiple(patch, len(shape))
+    if not 0 <= attention <= 1:
+        raise ValueError(f"attention = {attention} must be in [0, 1], the share of attention in a full-size step")
+    if text_tokens < 0:
+        raise ValueError(f"text_tokens = {text_tokens} must not be negative")
+
+    def tokens(grid: Sequence[int]) -> int:
+        return math.prod(-(-n // p) for n, p in zip(grid, patches, strict=True)) + text_tokens
+
+    def cost(grid: tuple[int, ...]) -> float:
+        share = tokens(grid) / tokens(shape)
+        return (1 - attention) * share + attention * share**2
+
+    return cost
+
+
+def checked_cost(fn: Cost, shape: tuple[int, ...]) -> float:
     value = float(fn(shape))
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"cost function returned {value} for grid {shape}; it must be positive and finite")
     return value
 
 
-def stage_shape(shape: Sequence[int], scale: float, *, multiple_of: int = 1) -> tuple[int, ...]:
-    """Grid of one scale: each size times `scale`, rounded down to a multiple of `multiple_of`, at least that multiple."""
+def _scale_text(scale: float | tuple[float, ...]) -> str:
+    return ",".join(f"{s:.4g}" for s in scale) if isinstance(scale, tuple) else f"{scale:.4g}"
+
+
+def check_multiple(multiple_of: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """Return `multiple_of` as one positive int an axis.
+
+    Raises
+    ------
+    ValueError
+        Not a positive int, nor as many of them as axes.
+    """
+    values = (multiple_of,) * axes if isinstance(multiple_of, int) else tuple(multiple_of)
+    if len(values) != axes or any(isinstance(m, bool) or not isinstance(m, int) or m < 1 for m in values):
+        raise ValueError(f"multiple_of = {multiple_of!r} must be a positive int, or one for each of {axes} axes")
+    return values
+
+
+def stage_shape(
+    shape: Sequence[int], scale: float | Sequence[float], *, multiple_of: int | Sequence[int] = 1
+) -> tuple[int, ...]:
+    """Grid of one scale: each size times its scale, rounded down to a multiple of `multiple_of`, at least that multiple.
+
+    Parameters
+    ----------
+    shape
+        Full grid.
+    scale
+        One number for all axes, or one an axis, e.g. (1, 1/2, 1/2) for video that grows in space only.
+    multiple_of
+        One int for all axes, or one an axis.
+    """
+    multiples = check_multiple(multiple_of, len(shape))
+    each = (scale,) * len(shape) if isinstance(scale, (int, float)) else tuple(scale)
     # Sizes such as 2/3 of 90 come out a rounding error below 60: the nearby simple fraction is what was meant.
-    exact = Fraction(scale).limit_denominator(4096)
-    return tuple(max(int(n * exact) // multiple_of, 1) * multiple_of for n in shape)
+    exact = [Fraction(float(s)).limit_denominator(4096) for s in each]
+    return tuple(max(int(n * s) // m, 1) * m for n, s, m in zip(shape, exact, multiples, strict=True))
+
+
+def check_stage_scales(scales: Sequence[float | Sequence[float]], axes: int) -> tuple[float | tuple[float, ...], ...]:
+    """Return the scales of all stages: each one number for all axes, or a tuple of one an axis.
+
+    Raises
+    ------
+    TypeError
+        Not a sequence of numbers and sequences of numbers.
+    ValueError
+        Empty, not positive, shrinking along an axis, not growing along any, not ending at 1, a wrong number of axes.
+    """
+    if not isinstance(scales, (list, tuple)) or not any(isinstance(s, (list, tuple)) for s in scales):
+        return check_scales(scales)  # type: ignore[arg-type]
+    rows = []
+    for scale in scales:
+        row = tuple(scale) if isinstance(scale, (list, tuple)) else (scale,) * axes
+        if not all(isinstance(s, Real) and not isinstance(s, bool) for s in row):
+            raise TypeError(f"scale {scale!r} must be a number, or a tuple of one for each axis")
+        if len(row) != axes:
+            raise ValueError(
+                f"scale {scale!r} has {len(row)} numbers for {axes} axes; pass one for each, or a single one"
+            )
+        if not all(0 < s <= 1 for s in row):
+            raise ValueError(f"scale {scale!r} must hold numbers in (0, 1]")
+        rows.append(tuple(float(s) for s in row))
+    for before, after in pairwise(rows):
+        if before == after or any(a > b for a, b in zip(before, after, strict=True)):
+            raise ValueError(f"scales {before} and {after}: no axis may shrink and one must grow from stage to stage")
+    if rows[-1] != (1.0,) * axes:
+        raise ValueError(f"scales = {scales!r} must end at 1, the full size; append 1")
+    return tuple(row[0] if len(set(row)) == 1 else row for row in rows)
+
+
+def leaving_time(
+    spectrum: PowerLaw | Spectrum | SpaceTimeSpectrum | Callable[[Any], Any],
+    size: Sequence[int],
+    shape: Sequence[int],
+    *,
+    delta: float,
+) -> float:
+    """``t*``: the time at which a stage on the grid `size` must be left, by the delta rule (Eq. 10).
+
+    A spectrum of radial frequency decides at the smallest ratio of an axis, below which everything is represented; a
+    :class:`~spectral_pd.SpaceTimeSpectrum` by its strongest coefficient that the stage lacks.
+
+    Parameters
+    ----------
+    spectrum, delta
+        As :func:`make_plan`.
+    size, shape
+        Grid of the stage and full grid.
+    """
+    if isinstance(spectrum, SpaceTimeSpectrum):
+        power = spectrum.coefficients(shape)
+        power[tuple(slice(0, n) for n in size)] = 0.0
+        return activation_time(float(power.max()), delta)
+    ratio = min(n / m for n, m in zip(size, shape, strict=True))
+    return transition_times(spectrum, (ratio, 1.0), shape, delta=delta)[0]
 
 
 def make_plan(
     times: Sequence[float],
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None,
+    spectrum: PowerLaw | Spectrum | SpaceTimeSpectrum | Callable[[Any], Any] | None,
     shape: Sequence[int],
     *,
-    scales: Sequence[float],
+    scales: Sequence[float | Sequence[float]],
     delta: float = 0.01,
-    multiple_of: int = 1,
+    multiple_of: int | Sequence[int] = 1,
     clock: Clock = "full",
     cost: Cost | None = None,
     transition_times: Sequence[float] | None = None,
@@ -290,12 +443,13 @@ def make_plan(
     shape
         Full grid, e.g. (128, 128): the LATENT size for latent models.
     scales
-        Increasing, ending at 1, e.g. (1/2, 1).
+        Increasing, ending at 1, e.g. (1/2, 1). A scale may hold one number an axis: ((1, 1/2, 1/2), 1) grows video
+        (frames, height, width) in space only, ((1/2, 1/2, 1/2), (1, 1/2, 1/2), 1) in time first.
     delta
         Tolerated velocity error of the bands not yet represented, 0 < delta < 1.
     multiple_of
-        Stage sizes are rounded down to multiples of this (a patch size); the full shape must be one already. Transition
-        times and ratios use the rounded sizes, and the plan says so.
+        Stage sizes are rounded down to multiples of this (a patch size), one int or one an axis; the full shape must be
+        one already. Transition times and ratios use the rounded sizes, and the plan says so.
     clock
         ``"full"`` (default) or ``"stage"`` (the paper's); see the module's text.
     cost
@@ -317,7 +471,8 @@ def make_plan(
     >>> make_plan(shift_times(50, shift=math.exp(1.15)), PRESETS["flux"], (128, 128), scales=(1 / 2, 1)).split
     (18, 32)
     """
-    times, scales, shape, delta = check_times(times), check_scales(scales), check_shape(shape), check_delta(delta)
+    times, shape, delta = check_times(times), check_shape(shape), check_delta(delta)
+    scales = check_stage_scales(scales, len(shape))
     if clock not in ("full", "stage"):
         raise ValueError(f"clock = {clock!r} must be 'full' or 'stage'")
     if cost is not None and not callable(cost):
@@ -326,18 +481,20 @@ def make_plan(
         )
     if unreached not in ("error", "force"):
         raise ValueError(f"unreached = {unreached!r} must be 'error' or 'force'")
-    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
-        raise ValueError(f"multiple_of = {multiple_of!r} must be a positive int")
-    if any(n % multiple_of for n in shape):
+    multiples = check_multiple(multiple_of, len(shape))
+    if any(n % m for n, m in zip(shape, multiples, strict=True)):
         raise ValueError(
             f"shape = {shape} is not a multiple of multiple_of = {multiple_of}; the full size is never rounded"
         )
 
     warnings = []
-    shapes = [stage_shape(shape, scale, multiple_of=multiple_of) for scale in scales]
+    shapes = [stage_shape(shape, scale, multiple_of=multiples) for scale in scales]
     for scale, size in zip(scales, shapes, strict=True):
-        if any(abs(n - scale * full) > 1e-6 for n, full in zip(size, shape, strict=True)):
-            warnings.append(f"scale {scale:.4g} of {_size(shape)} is rounded to {_size(size)}; its real ratio is used")
+        each = scale if isinstance(scale, tuple) else (scale,) * len(shape)
+        if any(abs(n - s * full) > 1e-6 for n, s, full in zip(size, each, shape, strict=True)):
+            warnings.append(
+                f"scale {_scale_text(scale)} of {_size(shape)} is rounded to {_size(size)}; its real ratio is used"
+            )
     for before, after in pairwise(shapes):
         if math.prod(before) >= math.prod(after) or any(a > b for a, b in zip(before, after, strict=True)):
             raise ValueError(
@@ -377,7 +534,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _wanted_times(
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None,
+    spectrum: PowerLaw | Spectrum | SpaceTimeSpectrum | Callable[[Any], Any] | None,
     shapes: Sequence[tuple[int, ...]],
     delta: float,
     given: Sequence[float] | None,
@@ -403,10 +560,7 @@ def _wanted_times(
         warnings.append(
             f"the spectrum is borrowed ({getattr(spectrum, 'source', '')}); measure your own with fit_spectrum"
         )
-    # Everything below the smallest per-axis ratio is representable, so that ratio decides when the stage must end.
-    real = [min(n / m for n, m in zip(size, full, strict=True)) for size in shapes[:-1]]
-    # One stage at a time: stages that differ along other axes only may share this ratio.
-    return tuple(transition_times(spectrum, (ratio, 1.0), full, delta=delta)[0] for ratio in real)
+    return tuple(leaving_time(spectrum, size, full, delta=delta) for size in shapes[:-1])
 
 
 def _transition_indices(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -57,9 +58,22 @@ def test_fit_measures_images_of_a_folder_at_one_size(capsys, tmp_path):
     assert "2 samples, 6 planes of 32x32" in out
 
 
+def test_plan_for_a_budget(capsys):
+    common = ["plan", "--preset", "flux", "--size", "32", "--budget", "6", "--attention", "0.2", "--text-tokens", "32"]
+    status, free, _ = run(capsys, *common, "--scales", "1/2", "1", "--delta", "0.1")
+    assert status == 0
+    cost = float(re.search(r"at cost ([0-9.]+) of 6", free)[1])
+    assert 5 < cost <= 6
+    status, shifted, _ = run(capsys, *common, "--scales", "1/2", "1", "--delta", "0.1", "--grid", "shifted")
+    assert status == 0
+    errors = [float(re.search(r"predicted with euler: ([0-9.]+)", text)[1]) for text in (free, shifted)]
+    assert errors[0] < errors[1], "more freedom, less error"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["plan", "--preset", "flux", "--size", "32", "--budget", "0.5"], "does not pay"),
         (["fit", "no/such/file.png"], "no such file"),
         (["plan", "--preset", "flux", "--size", "128", "--scales", "0.7", "0.5"], "strictly increasing"),
         (["plan", "--preset", "flux", "--size", "128", "--delta", "1"], "delta"),

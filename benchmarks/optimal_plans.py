@@ -1,0 +1,383 @@
+"""Optimal plans: what choosing sizes, transitions and times for a budget gains, on the bench and on a nonlinear denoiser.
+
+One CSV each, and one figure:
+
+    optimal_plans_flux.csv       the FLUX.1 latent spectrum, counted cost of a step: error at equal cost, rule by rule
+    optimal_plans_front.csv      Pareto fronts of predicted error against cost
+    optimal_plans_interplay.csv  the delta that the best transitions amount to, by budget, stages, solver and grid
+    optimal_plans_nonlinear.csv  the exact posterior mean over photograph crops: Gaussian prediction against what happens
+    optimal_plans_transformer.csv  the small trained transformer, where its weights are
+
+    python benchmarks/optimal_plans.py [flux front interplay nonlinear transformer figure]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from environment import environment
+from torch import Tensor
+
+from spectral_pd import (
+    DCT,
+    PRESETS,
+    FiniteDataset,
+    GaussianField,
+    Plan,
+    fit_spectrum,
+    make_plan,
+    optimise_plan,
+    plan_front,
+    predict,
+    sample,
+    shift_times,
+    token_cost,
+    velocity_error,
+)
+from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer, spectrum_error
+
+RESULTS = Path(__file__).parent / "results"
+FLUX, GRID = PRESETS["flux"], (128, 128)
+COST = token_cost(GRID, patch=2, text_tokens=512, attention=14.872 / 74.385)
+"""FLUX.1-dev's counted FLOPs: 1, 0.289 and 0.139 full-size steps at 1024, 512 and 256 pixels (results/cost.csv)."""
+MU = math.exp(1.15)
+SCALES = (1 / 4, 1 / 2)
+SHIFTS = tuple(np.geomspace(1, 16, 25).round(3).tolist())
+
+
+def write(name: str, rows: list[dict[str, object]]) -> None:
+    with (RESULTS / f"optimal_plans_{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *environment()])
+        writer.writeheader()
+        writer.writerows({**row, **environment()} for row in rows)
+    for row in rows:
+        print("  ".join(map(str, row.values())), flush=True)
+
+
+def ruled(law, shape, cost, budget: float, *, scales, delta: float, shift: float) -> Plan | None:
+    """The delta rule with as many steps of a shifted grid as the budget pays for."""
+    best = None
+    for steps in range(1, 120):
+        try:
+            plan = make_plan(shift_times(steps, shift=shift), law, shape, scales=scales, delta=delta)
+        except ValueError:
+            continue
+        if min(plan.split) > 0 and plan.cost(cost) <= budget * (1 + 1e-9):
+            best = plan
+    return best
+
+
+def full(law, shape, steps: int, shift: float) -> Plan:
+    return make_plan(shift_times(steps, shift=shift), law, shape, scales=(1,))
+
+
+def described(plan: Plan, cost) -> dict[str, object]:
+    return {
+        "split": "+".join(map(str, plan.split)),
+        "sizes": " ".join("x".join(map(str, s)) for s in plan.shapes),
+        "transitions": " ".join(f"{t:.3f}" for t in plan.transition_times) or "-",
+        "cost": f"{plan.cost(cost):.3f}",
+    }
+
+
+def flux() -> None:
+    """Equal cost, rule by rule."""
+    field = GaussianField(FLUX, GRID)
+    rows: list[dict[str, object]] = []
+
+    def add(budget: float, name: str, plan: Plan, seconds: float = 0.0) -> None:
+        p = predict(plan, field)
+        rows.append(
+            {
+                "budget": budget,
+                "rule": name,
+                **described(plan, COST),
+                "relative_w2": f"{p.relative_w2:.4f}",
+                "log_power_error": f"{p.log_power_error:.3f}",
+                "cpu_seconds": f"{seconds:.1f}" if seconds else "-",
+            }
+        )
+
+    def timed(budget: float, name: str, **options) -> None:
+        start = time.process_time()
+        plan = optimise_plan(FLUX, GRID, COST, budget=budget, multiple_of=2, **options)
+        add(budget, name, plan, time.process_time() - start)
+
+    for budget in (5, 7, 10, 20):
+        add(budget, "full size, shift of the model", full(FLUX, GRID, budget, MU))
+        for scales in ((1 / 2, 1), (1 / 4, 1 / 2, 1)):
+            plan = ruled(FLUX, GRID, COST, budget, scales=scales, delta=0.01, shift=MU)
+            if plan is not None:
+                add(budget, f"delta rule 0.01, {len(scales)} stages, shift of the model", plan)
+        timed(budget, "full size, best shift", stages=1, shifts=SHIFTS)
+        timed(budget, "full size, free grid", stages=1)
+        for stages in (2, 3):
+            timed(budget, f"{stages} stages, best shift and transitions", scales=SCALES, stages=stages, shifts=SHIFTS)
+            timed(budget, f"{stages} stages, free grid", scales=SCALES, stages=stages)
+        timed(budget, "3 stages, free grid and sizes")
+        timed(budget, "3 stages, free grid and sizes, delta 0.01", delta=0.01)
+    write("flux", rows)
+
+
+def front() -> None:
+    rows: list[dict[str, object]] = []
+    budgets = (2, 3, 4, 5, 7, 10, 14, 20, 28)
+    for name, options in (
+        ("full size, shift of the model", None),
+        ("full size, free grid", {"stages": 1}),
+        ("2 stages", {"stages": 2, "scales": SCALES}),
+        ("3 stages", {"stages": 3, "scales": SCALES}),
+        ("3 stages, no later than delta 0.01", {"stages": 3, "scales": SCALES, "delta": 0.01}),
+    ):
+        if options is None:
+            field = GaussianField(FLUX, GRID)
+            points = [(b, predict(p, field).relative_w2, p) for b in budgets for p in (full(FLUX, GRID, b, MU),)]
+        else:
+            result = plan_front(FLUX, GRID, COST, budgets=budgets, **options)
+            points = [(p.cost, p.error, p.plan) for p in result.points]
+        for _, error, plan in points:
+            rows.append({"rule": name, **described(plan, COST), "relative_w2": f"{error:.5f}"})
+    write("front", rows)
+
+
+def interplay() -> None:
+    """Which delta the best transitions amount to (velocity error at the cut when the stage is left)."""
+    rows: list[dict[str, object]] = []
+    field = GaussianField(FLUX, GRID)
+    for solver in ("euler", "heun", "dpmpp_2m"):
+        for grid, shifts in (("shifted", SHIFTS), ("free", None)):
+            for stages in (2, 3):
+                for budget in (4, 8, 16, 32):
+                    if grid == "free" and solver != "euler":
+                        continue
+                    plan = optimise_plan(
+                        FLUX,
+                        GRID,
+                        COST,
+                        budget=budget,
+                        solver=solver,
+                        scales=SCALES if stages == 3 else SCALES[1:],
+                        stages=stages,
+                        shifts=shifts,
+                    )
+                    implied = [
+                        velocity_error(plan.times[s.stop], float(FLUX(64 * s.shape[0] / 128))) for s in plan.stages[:-1]
+                    ]
+                    rule = ruled(FLUX, GRID, COST, budget, scales=(1 / 2, 1), delta=0.01, shift=MU)
+                    rows.append(
+                        {
+                            "solver": solver,
+                            "grid": grid,
+                            "stages": stages,
+                            "budget": budget,
+                            **described(plan, COST),
+                            "deltas": " ".join(f"{d:.3g}" for d in implied) or "-",
+                            "relative_w2": f"{predict(plan, field, solver).relative_w2:.4f}",
+                            "delta_rule": "-" if rule is None else f"{predict(rule, field, solver).relative_w2:.4f}",
+                        }
+                    )
+    write("interplay", rows)
+
+
+def quantiles(x: Tensor, directions: Tensor, count: int) -> Tensor:
+    q = (torch.arange(count, dtype=x.dtype) + 0.5) / count
+    return torch.quantile(x.flatten(1) @ directions, q, dim=0)
+
+
+def nonlinear(samples: int = 256) -> None:
+    """Real pictures' exact posterior mean: does what the Gaussian prediction chose hold up?"""
+    generator = torch.Generator().manual_seed(0)
+    pictures = list(photographs().values())
+    crops = halved(random_crops(pictures, 3000, 64, generator=generator)).mean(1, keepdim=True)
+    model, shape = FiniteDataset(crops, 0.1), (32, 32)
+    fitted = fit_spectrum(crops)
+
+    def law(omega):
+        return fitted(omega) + model.bandwidth**2
+
+    def cost(grid: tuple[int, ...]) -> float:
+        return math.prod(grid) / 1024
+
+    field = GaussianField(law, shape)
+    noise = torch.randn(samples, 1, *shape, generator=generator)
+    exact = sample(model.velocity, noise, full(law, shape, 100, 3.0), solver="heun")
+    draws = crops[torch.randint(len(crops), (16000,), generator=generator)]
+    draws = draws + model.bandwidth * torch.randn(draws.shape, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(1024, 200, generator=generator), dim=0)
+    weight = field.power().rsqrt().float()
+
+    def distance(x: Tensor, *, white: bool) -> float:
+        a, b = (DCT.forward(v) * weight if white else v for v in (x, draws))
+        wanted = quantiles(b, directions, samples)
+        return float(((quantiles(a, directions, samples) - wanted).square().mean() / wanted.square().mean()).sqrt())
+
+    rows: list[dict[str, object]] = []
+
+    def add(solver: str, budget: object, name: str, plan: Plan | None) -> None:
+        if plan is None:
+            return
+        x = sample(model.velocity, noise, plan, solver=solver)
+        error = (x - exact).square().mean() / exact.square().mean()
+        rows.append(
+            {
+                "solver": solver,
+                "budget": budget,
+                "rule": name,
+                **described(plan, cost),
+                "predicted_w2": f"{predict(plan, field, solver).relative_w2:.4f}",
+                "distance_to_exact": f"{float(error.sqrt()):.3f}",
+                "same_picture": f"{float((psnr(x, exact) > 30).double().mean()):.3f}",
+                "spectrum_error": f"{spectrum_error(x, exact):.3f}",
+                "sliced_w2": f"{distance(x, white=False):.3f}",
+                "sliced_w2_white": f"{distance(x, white=True):.3f}",
+            }
+        )
+        print(" ".join(map(str, rows[-1].values())), flush=True)
+
+    add("heun", "-", "converged (floor of the sliced distances)", full(law, shape, 100, 3.0))
+    for solver in ("euler", "dpmpp_2m"):
+        for budget in (5, 10, 20):
+            for shift in (2.0, 3.0, 5.0):
+                add(solver, budget, f"full size, shift {shift:g}", full(law, shape, budget, shift))
+            for delta in (0.001, 0.01, 0.1):
+                for shift in (3.0, 5.0):
+                    plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=shift)
+                    add(solver, budget, f"delta rule {delta:g}, shift {shift:g}", plan)
+            for shifts, grid in ((None, "free grid"), ((2.0, 3.0, 4.0, 5.0), "shift 2 to 5")):
+                for delta in (None, 0.01, 0.001):
+                    plan = optimise_plan(
+                        law, shape, cost, budget=budget, scales=SCALES, solver=solver, delta=delta, shifts=shifts
+                    )
+                    add(solver, budget, f"optimal, {grid}" + (f", delta {delta:g}" if delta else ""), plan)
+    write("nonlinear", rows)
+
+
+def transformer(items: int = 16) -> None:
+    """The small trained transformer of benchmarks/tiny_dit, where its weights are: distance to 64 full-size steps."""
+    found = small_transformer()
+    if found is None:
+        print("benchmarks/tiny_dit has no weights.safetensors: train it first")
+        return
+    velocity, law = found
+    shape = (64, 64)
+    cost = token_cost(shape, patch=4, attention=0.2)
+    noise = torch.randn(items, 3, *shape, generator=torch.Generator().manual_seed(0))
+    reference = sample(velocity, noise, full(law, shape, 64, 2.0))
+    rows: list[dict[str, object]] = []
+
+    def add(budget: float, name: str, plan: Plan | None) -> None:
+        if plan is None:
+            return
+        x = sample(velocity, noise, plan)
+        rows.append(
+            {
+                "budget": budget,
+                "rule": name,
+                **described(plan, cost),
+                "psnr_median": f"{float(psnr(x, reference).median()):.2f}",
+                "spectrum_error": f"{spectrum_error(x, reference):.3f}",
+            }
+        )
+
+    for budget in (4, 6, 8, 12):
+        for shift in (1.0, 2.0, 3.0):
+            add(budget, f"full size, shift {shift:g}", full(law, shape, budget, shift))
+            for delta in (0.003, 0.01, 0.03):
+                plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=shift)
+                add(budget, f"delta rule {delta:g}, shift {shift:g}", plan)
+        for shifts, grid in ((None, "free grid"), ((1.0, 1.5, 2.0, 3.0), "shift 1 to 3")):
+            for delta in (None, 0.01):
+                plan = optimise_plan(
+                    law, shape, cost, budget=budget, scales=SCALES, delta=delta, shifts=shifts, multiple_of=4
+                )
+                add(budget, f"optimal, {grid}" + (f", delta {delta:g}" if delta else ""), plan)
+    write("transformer", rows)
+
+
+def figure() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def read(name: str) -> list[dict[str, str]]:
+        with (RESULTS / f"optimal_plans_{name}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    rows = read("front")
+    for name in dict.fromkeys(row["rule"] for row in rows):
+        chosen = [row for row in rows if row["rule"] == name]
+        left.loglog(
+            [float(r["cost"]) for r in chosen], [float(r["relative_w2"]) for r in chosen], "o-", ms=3, label=name
+        )
+    left.set(
+        xlabel="cost (full-size steps)",
+        ylabel="relative W2, predicted",
+        title="FLUX.1 latents, Euler",
+    )
+    left.legend(frameon=False, fontsize=8)
+
+    for solver, style in (("euler", "o-"), ("heun", "s--"), ("dpmpp_2m", "^:")):
+        chosen = [
+            r for r in read("interplay") if r["solver"] == solver and r["grid"] == "shifted" and r["stages"] == "2"
+        ]
+        chosen = [r for r in chosen if r["deltas"] != "-"]
+        middle.loglog(
+            [float(r["budget"]) for r in chosen], [float(r["deltas"]) for r in chosen], style, ms=4, label=solver
+        )
+    middle.axhline(0.01, color="grey", lw=0.8)
+    middle.set(
+        xlabel="budget (full-size steps)",
+        ylabel="delta the best transition amounts to",
+        title="The right delta falls with the budget",
+    )
+    middle.legend(frameon=False)
+
+    rows = [r for r in read("nonlinear") if r["solver"] == "euler" and r["budget"] != "-"]
+    kinds: list[tuple[str, str, str]] = [
+        ("full size", "tab:grey", "o"),
+        ("delta rule", "tab:blue", "s"),
+        ("optimal, free", "tab:red", "^"),
+        ("optimal, shift", "tab:orange", "v"),
+    ]
+    for prefix, colour, marker in kinds:
+        chosen = [r for r in rows if r["rule"].startswith(prefix)]
+        size = [12 * float(r["budget"]) ** 0.6 for r in chosen]
+        x, y = ([float(r[c]) for r in chosen] for c in ("distance_to_exact", "sliced_w2_white"))
+        right.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.7, label=prefix, lw=0)
+    right.set(
+        xlabel="distance to the exact solution, same noise",
+        ylabel="sliced W2 to the data, whitened",
+        title="Photograph crops, posterior mean, Euler\n(size: budget 5, 10, 20)",
+    )
+    right.legend(frameon=False)
+    fig.savefig(RESULTS.parent.parent / "docs" / "figures" / "optimal_plans.png", dpi=110)
+    plt.close(fig)
+
+
+PARTS = {
+    "flux": flux,
+    "front": front,
+    "interplay": interplay,
+    "nonlinear": nonlinear,
+    "transformer": transformer,
+    "figure": figure,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which of {list(PARTS)}; default all")
+    for part in parser.parse_args().parts:
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+r"""Spectra of video: power against temporal and spatial frequency, for plans that grow in time as well as in space (ours).
+
+Frames differ from neighbouring frames in another way than pixels from neighbouring pixels, so one radial frequency does
+not do: power is a table ``P(omega_t, omega_s)`` with ``omega_t`` in cycles per clip and ``omega_s``, the radial frequency of
+a frame, in cycles per shorter side. Movement at v sides a clip puts the power of ``omega_s`` near ``omega_t = v omega_s``.
+
+A stage lacks every coefficient outside its box of frequencies. The delta rule (Eqs. 9-10) for a table is therefore
+
+    ``t* = max over (omega_t, omega_s) outside the box of t_omega``,
+
+which for a decreasing radial spectrum is the paper's rule. The same clip on another grid, with more frames or larger ones, has
+power in proportion to the number of grid points at the same frequencies (:meth:`SpaceTimeSpectrum.at`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral_pd.bases import DCT, Basis, SeparableBasis, check_basis, check_state, working_dtype
+from spectral_pd.theory import check_shape, max_frequency
+
+
+def _axes(shape: tuple[int, ...], basis: Basis) -> tuple[np.ndarray, np.ndarray]:
+    """(omega_t (T,) in cycles per clip, omega_s (H, W) in cycles per shorter side) of the coefficients."""
+    if not isinstance(basis, SeparableBasis):
+        raise ValueError(f"{basis} functions have no frequency along single axes; use DCT or FOURIER")
+    return basis.axis_frequency(shape[0]).numpy(), basis.frequency(shape[1:]).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceTimeSpectrum:
+    """A measured table of power against temporal and spatial frequency.
+
+    Parameters
+    ----------
+    time
+        Temporal frequencies of the rows, cycles per clip, from 0, strictly increasing.
+    space
+        Centres of the radial bins, cycles per shorter side, from 0 (each frame's mean), strictly increasing.
+    power
+        Mean power, (len(time), len(space)), positive.
+    shape
+        The grid (frames, height, width) it belongs to.
+
+    Raises
+    ------
+    ValueError
+        Sizes that do not agree, frequencies not increasing from 0, power not positive and finite, a grid not of 3 axes.
+    """
+
+    time: np.ndarray
+    space: np.ndarray
+    power: np.ndarray
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("time", "space", "power"):
+            value = np.array(getattr(self, name), dtype=np.float64)
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "shape", check_shape(self.shape))
+        if len(self.shape) != 3:
+            raise ValueError(f"shape = {self.shape} must be (frames, height, width)")
+        if self.power.shape != (self.time.size, self.space.size) or self.time.ndim != 1 or self.space.ndim != 1:
+            raise ValueError(
+                f"power has shape {self.power.shape} for {self.time.shape} temporal and {self.space.shape} spatial "
+                f"frequencies; pass one row for each temporal, one column for each spatial frequency"
+            )
+        for name in ("time", "space"):
+            value = getattr(self, name)
+            if not (value[0] == 0 and np.isfinite(value).all() and (np.diff(value) > 0).all()):
+                raise ValueError(f"{name} must begin at 0 and increase strictly")
+        if not (np.isfinite(self.power).all() and (self.power > 0).all()):
+            raise ValueError("power must be positive and finite; measure more clips, or less constant ones")
+
+    def at(self, shape: Sequence[int]) -> SpaceTimeSpectrum:
+        """The table of the same clips on another grid: power times ``prod(shape') / prod(shape)``, same frequencies."""
+        shape = check_shape(shape)
+        return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=shape)
+
+    def coefficients(self, shape: Sequence[int], basis: Basis = DCT) -> np.ndarray:
+        """Power of every coefficient of a grid: (frames, height, width), float64.
+
+        Straight lines in log power, against ``log(1 + omega)`` along both axes; constant beyond the table (the corners of a
+        frame lie beyond the last bin).
+
+        Raises
+        ------
+        ValueError
+            A grid not of 3 axes, a basis without frequencies along single axes.
+        """
+        shape = check_shape(shape)
+        if len(shape) != 3:
+            raise ValueError(f"shape = {shape} must be (frames, height, width)")
+        omega_t, omega_s = _axes(shape, check_basis(basis))
+        log = np.log(self.at(shape).power)
+        columns = np.stack([np.interp(np.log1p(omega_t), np.log1p(self.time), column) for column in log.T], 1)
+        rows = [np.interp(np.log1p(omega_s), np.log1p(self.space), row) for row in columns]
+        return np.exp(np.stack(rows))
+
+
+def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectrum:
+    """Measure power against temporal and spatial frequency.
+
+    Each clip is centred (its mean over frames and pixels removed, per channel), transformed along all three axes, and power
+    averaged over clips, channels, the coefficients of one temporal frequency and the radial bins ``[k - 1/2, k + 1/2)`` of
+    a frame, k = 0 .. floor(omega_max).
+
+    Parameters
+    ----------
+    clips
+        (..., frames, height, width), real floating point; at least 2 frames.
+    basis
+        DCT (default: even reflection, no jump from the last frame to the first) or FOURIER.
+
+    Raises
+    ------
+    TypeError
+        Integer or complex input.
+    ValueError
+        Fewer than 3 axes, one frame, NaN, Haar, constant clips.
+    """
+    check_state(clips, "clips", 3)
+    shape = tuple(clips.shape[-3:])
+    if shape[0] < 2 or max_frequency(shape[1:]) < 1:
+        raise ValueError(f"clips have grid {shape}; at least 2 frames of at least 2 pixels a side are needed")
+    if not bool(torch.isfinite(clips).all()):
+        raise ValueError("clips contains NaN or infinity; clean the data first")
+    omega_t, omega_s = _axes(shape, check_basis(basis))
+    last = math.floor(max_frequency(shape[1:]))
+    rows, row = np.unique(omega_t, return_inverse=True)
+    column = np.floor(omega_s + 0.5).astype(np.int64)
+    inside = np.broadcast_to(column <= last, shape).ravel()
+    cell = (row.reshape(-1, 1, 1) * (last + 1) + column).ravel()[inside]
+    total = np.zeros(shape)
+    for clip in clips.reshape(-1, *shape):
+        x = clip.to(working_dtype(clip.dtype))
+        c = basis.forward((x - x.mean(dtype=torch.float64).to(x.dtype))[None], dims=3)[0]
+        total += c.to(torch.float64).square().cpu().numpy()
+    power = total.ravel()[inside] / max(1, clips[..., 0, 0, 0].numel())
+    count = np.bincount(cell, minlength=len(rows) * (last + 1))
+    table = np.bincount(cell, weights=power, minlength=count.size) / np.maximum(count, 1)
+    table = table.reshape(len(rows), last + 1)
+    # The clip's mean was removed: its one coefficient takes the power of its neighbours, as the mean of a field does.
+    mean = count.reshape(table.shape)[0, 0]
+    table[0, 0] = table[0, 0] * mean / (mean - 1) if mean > 1 else table[1, 0]
+    return SpaceTimeSpectrum(rows, np.arange(last + 1, dtype=np.float64), table, shape)
+
+
+def latent_frames(frames: int, *, stride: int = 4) -> int:
+    """Latent frames of a video of `frames` frames under a causal autoencoder: the first frame alone, then `stride` at a time.
+
+    WAN 2.1: ``4 k + 1`` frames are ``k + 1`` latent frames, 81 are 21. So every number of latent frames is legal for a stage,
+    and stands for ``4 (n - 1) + 1`` frames.
+
+    Raises
+    ------
+    ValueError
+        `frames` is not ``stride k + 1``.
+
+    Examples
+    --------
+    >>> latent_frames(81), latent_frames(1)
+    (21, 1)
+    """
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1 or (frames - 1) % stride:
+        near = max(0, round((int(frames) - 1) / stride)) * stride + 1
+        raise ValueError(f"frames = {frames!r} must be {stride} k + 1, e.g. {near}")
+    return (frames - 1) // stride + 1
