@@ -139,6 +139,9 @@ def for_the_site(app: Any, docname: str, source: list[str]) -> None:
         text = text.replace("](../docs/", "](../")
     else:
         text = text.replace("](../notebooks/", "](notebooks/").replace("](../README.md", "](index.md")
+        text = re.sub(
+            r"\[([^\]]+)\]\(\.\./([^)]+\.md)\)", r"\1 (`\2`)", text
+        )  # pages of the repository, not of the site
     if docname == "index":  # guides are listed by pattern, so that a page may come later than its place
         text = re.sub(r"^(\w+\*)\n", lambda m: m[0] if list(HERE.glob(f"{m[1]}.md")) else "", text, flags=re.MULTILINE)
     if docname == "theory":

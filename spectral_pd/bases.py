@@ -210,6 +210,10 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
         frequency; or a grid that cannot grow.
     TypeError
         Not a basis.
+
+    Examples
+    --------
+    >>> verify_basis(FOURIER, (5, 8), (9, 12))  # silent: every promise is kept
     """
     coarse, fine = check_shape(coarse, "coarse"), check_shape(fine, "fine")
     check_target(basis, "fine", coarse, fine)

@@ -73,7 +73,7 @@ CALL_WORK = 4000
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One point of a :class:`Front`: a plan, what it costs and the error predicted for it."""
+    """One point of a :class:`Front`: a `plan`, its `cost` and the `error` predicted for it."""
 
     cost: float
     error: float
@@ -878,6 +878,13 @@ def plan_front(
     ------
     ValueError, TypeError
         As :func:`optimise_plan`; no budgets.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS
+    >>> front = plan_front(PRESETS["flux"], (32, 32), lambda g: g[0] * g[1] / 1024, budgets=(3, 6), scales=(1 / 2,))
+    >>> front.points[1].error < front.points[0].error
+    True
     """
     if not len(budgets):
         raise ValueError("budgets is empty; pass at least one budget")

@@ -31,6 +31,8 @@ def _axes(ax: Axes | None) -> Axes:
 def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes | None = None) -> Axes:
     """Measured radial power against frequency on logarithmic axes, with the fitted power law as a line.
 
+    With a law, bins lie at their effective frequencies, where the law itself has their mean power; without, at their centres.
+
     Parameters
     ----------
     spectrum
@@ -41,12 +43,15 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
         Where to draw; a new figure by default.
     """
     ax = _axes(ax)
-    ax.loglog(spectrum.frequency, spectrum.power, ".", ms=4, color="tab:blue", label="measured")
+    omega = spectrum.frequency
+    if law is not None and spectrum.binning is not None:
+        omega = spectrum.binning.effective_frequency(law.exponent)
+    ax.loglog(omega, spectrum.power, ".", ms=4, color="tab:blue", label="measured")
     if law is not None:
         label = rf"${law.amplitude:.4g}\,\omega^{{-{law.exponent:.3f}}}$"
         if law.r2 is not None:
             label += f", $R^2$ = {law.r2:.4f}"
-        ax.loglog(spectrum.frequency, law.at(spectrum.shape)(spectrum.frequency), "-", color="tab:orange", label=label)
+        ax.loglog(omega, law.at(spectrum.shape)(omega), "-", color="tab:orange", label=label)
     ax.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
     ax.set_ylabel(r"power $P(\omega)$, orthonormal")
     ax.legend(frameon=False)

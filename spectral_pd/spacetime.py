@@ -52,6 +52,12 @@ class SpaceTimeSpectrum:
     ------
     ValueError
         Sizes that do not agree, frequencies not increasing from 0, power not positive and finite, a grid not of 3 axes.
+
+    Examples
+    --------
+    >>> table = SpaceTimeSpectrum(np.arange(4.0), np.arange(5.0), np.ones((4, 5)), (8, 8, 8))
+    >>> table.at((16, 8, 8)).power[0, 0], table.coefficients((8, 8, 8)).shape
+    (np.float64(2.0), (8, 8, 8))
     """
 
     time: np.ndarray
@@ -125,6 +131,12 @@ def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectru
         Integer or complex input.
     ValueError
         Fewer than 3 axes, one frame, NaN, Haar, constant clips.
+
+    Examples
+    --------
+    >>> table = spacetime_spectrum(torch.randn(8, 3, 6, 16, 16))
+    >>> table.power.shape, table.shape
+    ((6, 9), (6, 16, 16))
     """
     check_state(clips, "clips", 3)
     shape = tuple(clips.shape[-3:])

@@ -13,7 +13,7 @@ PUBLIC = {
     if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
 }
 # Values the library hands out: their docstrings list attributes, and an example belongs to what makes them.
-RESULTS = {"History", "Plan", "Prediction", "Stage", "StageSample", "StepInfo"}
+RESULTS = {"Front", "FrontPoint", "History", "Plan", "Prediction", "Stage", "StageSample", "StepInfo"}
 
 
 def undocumented(function, doc):
