@@ -323,6 +323,9 @@ def figure() -> None:
         title="FLUX.1 latents, Euler",
     )
     left.legend(frameon=False, fontsize=8)
+    for ax, ticks in ((left, (2, 5, 10, 20)), (middle, (4, 8, 16, 32))):
+        ax.set_xticks(ticks, map(str, ticks))
+        ax.minorticks_off()
 
     for solver, style in (("euler", "o-"), ("heun", "s--"), ("dpmpp_2m", "^:")):
         chosen = [
