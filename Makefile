@@ -36,9 +36,12 @@ check: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy
+	$(BIN)clang-format --dry-run -Werror csrc/*.* csrc/emu/*
 	$(BIN)python benchmarks/write_docs.py --check
 
 bench: $(READY)
+	$(BIN)python benchmarks/kernels.py --check
+	$(BIN)python benchmarks/spectra_throughput.py
 	$(BIN)python benchmarks/same_seed.py
 	$(BIN)python benchmarks/multistep_history.py
 
@@ -52,6 +55,7 @@ notebooks: $(READY)
 format: $(READY)
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
+	$(BIN)clang-format -i csrc/*.* csrc/emu/*
 
 clean:
 	rm -rf $(VENV) build site *.egg-info

@@ -380,6 +380,29 @@ def video_cost() -> str:
     return chosen("video_growth_cost", {name: name for name in names})
 
 
+def kernels() -> str:
+    """Native operations against the fastest other candidate of each case."""
+    data = rows("kernels")
+    native = {(row["operation"], row["case"]): row["ns_per_sample"] for row in data if row["candidate"] == "native"}
+    table = markdown(
+        ["operation", "grids", "ns a sample", "fastest other", "times faster", "gate"],
+        [
+            [
+                row["operation"],
+                row["case"],
+                native[row["operation"], row["case"]],
+                row["candidate"],
+                row["ratio"],
+                row["gate"],
+            ]
+            for row in data
+            if row["fastest"]
+        ],
+    )
+    first = data[0]
+    return f"{table}\n{first['device']} ({first['cpu']}), torch {first['torch']}, commit {first['commit']}.\n"
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "optimal_flux": optimal_flux,
@@ -401,6 +424,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "editing": editing,
     "passthrough": passthrough,
     "passthrough_error": passthrough_error,
+    "kernels": kernels,
     "equations": equations,
     "tiny_dit": tiny_dit,
     "pareto": pareto,

@@ -90,7 +90,8 @@ inline void check_out(const Tensor& out, const Tensor& x, const std::vector<int6
   STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
 }
 
-inline Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition, int64_t first_plane) {
+inline Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition,
+                        int64_t first_plane) {
   check_key(key, planes * std::max<int64_t>(1, key.numel()));
   check_address(transition, first_plane);
   STD_TORCH_CHECK(planes >= 0 && rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, "planes = ", planes,

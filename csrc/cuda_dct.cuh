@@ -8,8 +8,8 @@
 // what went through both, (h w H W)^{-1/2} from grid to grid (cuda_fft.cuh's DCT-III doubles k > 0). Noise enters between them
 // with 1 / 2 sqrt(H W), times sqrt 2 in row 0 and again in column 0.
 //
-// A tile holds an even number of rows and columns, since lines are transformed in pairs; the surplus ones are zero. Its pitch is
-// odd, so that neither rows nor columns meet bank conflicts.
+// A tile holds an even number of rows and columns, since lines are transformed in pairs; the surplus ones are zero. Its pitch
+// is odd, so that neither rows nor columns meet bank conflicts.
 #pragma once
 #include "cuda_fft.cuh"
 
@@ -20,23 +20,23 @@ SPD_HD int pitch_of(int columns) { return even(columns) + 1; }
 
 // Where things are in shared memory, in floats.
 struct SharedMap {
-  int fine, low;               // tiles; low == fine where the coarse grid lives in the fine one's corner
+  int fine, low;  // tiles; low == fine where the coarse grid lives in the fine one's corner
   int coarse_table[2], fine_table[2];
   int scratch;
-  int sums;                    // doubles, one a thread
+  int sums;  // doubles, one a thread
 };
 
 struct DctArgs {
   FftPlan coarse_plan[2], fine_plan[2];
-  int coarse[2], fine[2];      // rows, columns; coarse is 0 x 0 where there is no x
+  int coarse[2], fine[2];  // rows, columns; coarse is 0 x 0 where there is no x
   SharedMap at;
-  const void* x;               // coarse planes, or null
-  const void* white;           // fine planes, or null; the input of restriction and of power
+  const void* x;      // coarse planes, or null
+  const void* white;  // fine planes, or null; the input of restriction and of power
   void* out;
   float signal, field, sigma;  // factors of x's coefficients, of white's, of noise
   bool draw;
   FieldArgs noise;
-  int64_t first_plane;         // of this launch
+  int64_t first_plane;  // of this launch
   // Three launches:
   const float *coarse_columns, *fine_columns;  // h x w and h x W (restriction: h x W), columns transformed
   float* rows;                                 // both axes
@@ -65,9 +65,8 @@ __device__ inline void for_each(int rows, int columns, Body body) {
 template <class T>
 __device__ inline void load(const Tile& tile, const T* from, int64_t step, int rows, int columns, int padded_rows,
                             int padded_columns) {
-  for_each(padded_rows, padded_columns, [&](int u, int v) {
-    tile(u, v) = u < rows && v < columns ? to_float(from[u * step + v]) : 0.0f;
-  });
+  for_each(padded_rows, padded_columns,
+           [&](int u, int v) { tile(u, v) = u < rows && v < columns ? to_float(from[u * step + v]) : 0.0f; });
 }
 template <class T>
 __device__ inline void store(const Tile& tile, T* to, int64_t step, int rows, int columns) {
@@ -128,9 +127,7 @@ __device__ inline void combine(const DctArgs& a, int64_t plane, const Tile& fine
 
 // The low corner of a tile, scaled, with zeros in the surplus row and column.
 __device__ inline void scale_corner(const Tile& tile, float factor, int rows, int columns) {
-  for_each(even(rows), even(columns), [&](int u, int v) {
-    tile(u, v) = u < rows && v < columns ? factor * tile(u, v) : 0.0f;
-  });
+  for_each(even(rows), even(columns), [&](int u, int v) { tile(u, v) = u < rows && v < columns ? factor * tile(u, v) : 0.0f; });
 }
 
 // ---- a plane a block --------------------------------------------------------------------------------------------------
@@ -183,7 +180,7 @@ struct ColumnsArgs {
   int strip;                // columns a block, even
   int table, scratch;       // in shared memory, in floats; the tile comes first
   const void* from;
-  const double* means;      // in: subtracted, one a plane; or null
+  const double* means;  // in: subtracted, one a plane; or null
   void* to;
 };
 
@@ -221,8 +218,7 @@ __global__ void __launch_bounds__(kThreads) columns_out(const __grid_constant__ 
   const Tile tile{shared, a.strip + 1};
   float2* table = reinterpret_cast<float2*>(shared + a.table);
   quarter_wave(a.rows, table);
-  load(tile, static_cast<const float*>(a.from) + plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows,
-       a.strip);
+  load(tile, static_cast<const float*>(a.from) + plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
   __syncthreads();
   transform<false>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
   __syncthreads();
@@ -298,13 +294,13 @@ __device__ inline double block_sum(double value, double* sums) {
 // Plane p adds to map p mod maps. Each block takes every `parts`-th plane of one map and owns its partial sums, so that
 // nothing depends on the order in which blocks run.
 struct PowerArgs {
-  DctArgs dct;       // fine: the grid; white: the planes
-  int64_t planes;    // of this launch
+  DctArgs dct;     // fine: the grid; white: the planes
+  int64_t planes;  // of this launch
   int maps, parts;
-  double* partial;   // parts x maps x rows x columns
-  double* out;       // maps x rows x columns
+  double* partial;            // parts x maps x rows x columns
+  double* out;                // maps x rows x columns
   const float* coefficients;  // unscaled, of planes too large for a block
-  bool add;          // to what partial holds
+  bool add;                   // to what partial holds
 };
 
 template <class T>

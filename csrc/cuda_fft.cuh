@@ -109,9 +109,7 @@ struct Lines {
 
 __device__ inline float2 add(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 __device__ inline float2 subtract(float2 a, float2 b) { return make_float2(a.x - b.x, a.y - b.y); }
-__device__ inline float2 multiply(float2 a, float2 b) {
-  return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);
-}
+__device__ inline float2 multiply(float2 a, float2 b) { return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
 __device__ inline float2 times_minus_i(float2 a) { return make_float2(a.y, -a.x); }
 
 struct Fft {
@@ -255,9 +253,8 @@ __device__ inline void prime_pass(const Fft& fft, const FftPass& pass, int worke
   const int p = pass.radix, half = p / 2, count = fft.n / p;
   for (int item = worker; item < count * (half + 1); item += team) {
     const int q = item / count, b = item - q * count;
-    const int k = pass.stride == 1
-                      ? 0
-                      : b - pass.stride * static_cast<int>(multiply_high(static_cast<uint32_t>(b), pass.magic));
+    const int k =
+        pass.stride == 1 ? 0 : b - pass.stride * static_cast<int>(multiply_high(static_cast<uint32_t>(b), pass.magic));
     const float2 first = load(b);
     float2 e = first, o = make_float2(0.0f, 0.0f);
     int turn = 0;  // j q mod p

@@ -12,10 +12,10 @@ namespace spd {
 struct HaarArgs {
   int coarse[2], fine[2];  // rows, columns
   int levels;
-  const void* x;           // coarse planes; null: the field's own lowest coefficients
-  const void* white;       // fine planes
+  const void* x;      // coarse planes; null: the field's own lowest coefficients
+  const void* white;  // fine planes
   void* out;
-  float scale, t, sigma;   // sigma = scale * t
+  float scale, t, sigma;  // sigma = scale * t
   FieldArgs noise;
   int64_t planes;
 };
@@ -39,9 +39,12 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_const
   SPD_UNROLL
   for (int k = 0; k < 4; ++k) {
     const int c = (v + k) >> top;
-    if (!a.x) low[k] = pick(lowest, c - v0);
-    else if (c < w) low[k] = a.scale * to_float(static_cast<const T*>(a.x)[(plane * a.coarse[0] + u0) * w + c]);
-    else low[k] = 0.0f;
+    if (!a.x)
+      low[k] = pick(lowest, c - v0);
+    else if (c < w)
+      low[k] = a.scale * to_float(static_cast<const T*>(a.x)[(plane * a.coarse[0] + u0) * w + c]);
+    else
+      low[k] = 0.0f;
   }
   for (int level = 0; level < a.levels; ++level) {
     const int shift = top - level, n = a.coarse[0] << level, m = w << level, r = u >> shift, c0 = v >> shift;
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_const
 struct HaarBlock {
   int64_t coarse, fine;  // index of the sample, of the block's first one
   int rows, columns;
-  float norm;            // (rows * columns)^{-1/2}
+  float norm;  // (rows * columns)^{-1/2}
 };
 __device__ inline bool haar_block(const HaarArgs& a, HaarBlock& b) {
   b.coarse = int64_t{blockIdx.x} * kThreads + threadIdx.x;

@@ -1,5 +1,5 @@
-// Which kernels an operation of ops.h runs, and how they are launched. Torch-free: cuda_ops.cu calls it with torch's streams and
-// memory, the emulator with its own, so that grids, shared memory and the choice of kernels are tested without a GPU.
+// Which kernels an operation of ops.h runs, and how they are launched. Torch-free: cuda_ops.cu calls it with torch's streams
+// and memory, the emulator with its own, so that grids, shared memory and the choice of kernels are tested without a GPU.
 #pragma once
 #include <algorithm>
 
@@ -15,7 +15,7 @@ struct Device {
   cudaStream_t stream;
 };
 
-constexpr int kLargestCudaSize = 4800;      // of an axis: a pair of lines and their buffers must fit in shared memory
+constexpr int kLargestCudaSize = 4800;       // of an axis: a pair of lines and their buffers must fit in shared memory
 constexpr int64_t kBetweenFloats = 6 << 20;  // floats kept between launches (24 MB): they stay in the L2 cache
 
 // One call. Coarse grid 0 x 0 and no x: the white field itself.
@@ -135,8 +135,8 @@ inline void forward_columns(Storage storage, const void* from, const double* mea
   const int64_t blocks = planes * ((columns + a.strip - 1) / a.strip);
   with_storage(storage, [&](auto type) { launch(columns_in<decltype(type)>, blocks, bytes, device.stream, a); });
 }
-inline void inverse_columns(Storage storage, const float* from, int rows, int columns, int64_t planes,
-                            const Device& device, void* to) {
+inline void inverse_columns(Storage storage, const float* from, int rows, int columns, int64_t planes, const Device& device,
+                            void* to) {
   ColumnsArgs a{FftPlan(rows), rows, columns, rows, 0, 0, 0, from, nullptr, to};
   const size_t bytes = place(a, device);
   const int64_t blocks = planes * ((columns + a.strip - 1) / a.strip);
@@ -156,9 +156,7 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
   DctArgs a = dct_args(call);
   const size_t whole = place(a, H, call.white && call.x ? h : 0, false, 0);
   if (plane_a_block(device, whole, call.planes, samples)) {
-    with_storage(call.storage, [&](auto type) {
-      launch(expand_plane<decltype(type)>, call.planes, whole, device.stream, a);
-    });
+    with_storage(call.storage, [&](auto type) { launch(expand_plane<decltype(type)>, call.planes, whole, device.stream, a); });
     return;
   }
   const size_t bytes = place_rows(a, H, call.x != nullptr, device);
@@ -175,8 +173,8 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
       forward_columns(call.storage, advance(call.x, call.storage, a.first_plane * coarse), nullptr, h, w, h, count, device,
                       of_x);
     if (call.white)
-      forward_columns(call.storage, advance(call.white, call.storage, a.first_plane * samples), nullptr, H, W, H, count,
-                      device, of_white);
+      forward_columns(call.storage, advance(call.white, call.storage, a.first_plane * samples), nullptr, H, W, H, count, device,
+                      of_white);
     launch(expand_rows, count * ((H + a.rows_per_block - 1) / a.rows_per_block), bytes, device.stream, a);
     inverse_columns(call.storage, a.rows, H, W, count, device,
                     const_cast<void*>(advance(call.out, call.storage, a.first_plane * samples)));
@@ -191,9 +189,8 @@ void cuda_restrict_dct(const GridCall& call, const Device& device, const Workspa
   DctArgs a = dct_args(call);
   const size_t whole = place(a, H, 0, false, 0);
   if (plane_a_block(device, whole, call.planes, samples)) {
-    with_storage(call.storage, [&](auto type) {
-      launch(restrict_plane<decltype(type)>, call.planes, whole, device.stream, a);
-    });
+    with_storage(call.storage,
+                 [&](auto type) { launch(restrict_plane<decltype(type)>, call.planes, whole, device.stream, a); });
     return;
   }
   const size_t bytes = place_rows(a, h, false, device);
@@ -204,8 +201,7 @@ void cuda_restrict_dct(const GridCall& call, const Device& device, const Workspa
   a.fine_columns = columns;
   for (int64_t first = 0; first < call.planes; first += group) {
     const int64_t count = std::min(group, call.planes - first);
-    forward_columns(call.storage, advance(call.white, call.storage, first * samples), nullptr, H, W, h, count, device,
-                    columns);
+    forward_columns(call.storage, advance(call.white, call.storage, first * samples), nullptr, H, W, h, count, device, columns);
     launch(restrict_rows, count * ((h + a.rows_per_block - 1) / a.rows_per_block), bytes, device.stream, a);
     inverse_columns(call.storage, a.rows, h, w, count, device,
                     const_cast<void*>(advance(call.out, call.storage, first * coarse)));
@@ -222,9 +218,8 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
   if (plane_a_block(device, whole, call.planes, samples)) {
     a.parts = static_cast<int>(std::clamp<int64_t>(2 * device.multiprocessors / maps, 1, each));
     a.partial = static_cast<double*>(workspace(static_cast<size_t>(a.parts * maps * samples) * sizeof(double)));
-    with_storage(call.storage, [&](auto type) {
-      launch(power_plane<decltype(type)>, int64_t{a.parts} * maps, whole, device.stream, a);
-    });
+    with_storage(call.storage,
+                 [&](auto type) { launch(power_plane<decltype(type)>, int64_t{a.parts} * maps, whole, device.stream, a); });
   } else {
     const size_t bytes = place_rows(a.dct, H, false, device);
     const int64_t group = maps * std::min(each, std::max<int64_t>(1, kBetweenFloats / (maps * samples)));
@@ -289,8 +284,7 @@ inline void cuda_restrict_haar(const GridCall& call, const Device& device) {
 }
 
 inline void cuda_normals(const GridCall& call, const Device& device) {
-  launch(field_normals, blocks_for(call.planes * call.fine[0] * ((call.fine[1] + 3) / 4)), 0, device.stream,
-         haar_args(call));
+  launch(field_normals, blocks_for(call.planes * call.fine[0] * ((call.fine[1] + 3) / 4)), 0, device.stream, haar_args(call));
 }
 
 }  // namespace spd

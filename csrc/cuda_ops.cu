@@ -125,8 +125,8 @@ void expand_white_into(const Tensor& x, const Tensor& white, double t, double sc
   STD_TORCH_CHECK(coarse.planes == fine.planes && x.dim() == white.dim(), "white must have x's leading axes");
   check_same_device(x, white, "white");
   const OnDevice on(x);
-  GridCall call = grid_call(haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t,
-                            scale);
+  GridCall call =
+      grid_call(haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, scale);
   const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
   call.x = planes.const_data_ptr();
   call.white = field.const_data_ptr();
@@ -220,8 +220,7 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const Grid grid = grid_of(x, "x");
   STD_TORCH_CHECK(maps >= 1 && grid.planes % maps == 0, "maps = ", maps, " must divide the ", grid.planes, " planes of x");
   const OnDevice on(x);
-  GridCall call =
-      grid_call(false, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
+  GridCall call = grid_call(false, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
   call.coarse[0] = call.coarse[1] = 0;
   const Tensor planes = torch::stable::contiguous(x);
   if (grid.planes == 0) return torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);

@@ -30,7 +30,7 @@ void launch(Kernel kernel, int64_t blocks, size_t shared_bytes, cudaStream_t str
 #else
   if (shared_bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream>>>(args);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream> > >(args);
 #endif
 }
 

@@ -4,7 +4,8 @@
 //   schedule        random warp priorities: the first warp that can move runs until it blocks, lanes in random order, and is
 //                   sometimes demoted. A missing barrier then shows as wrong numbers for most seeds.
 //   shared memory   an exact-size heap block filled with NaN: unwritten reads spoil the result, overruns show under ASan.
-//   barriers        __syncthreads() that only part of a block reaches, or threads at different ones; warp operations whose lanes
+//   barriers        __syncthreads() that only part of a block reaches, or threads at different ones; warp operations whose
+//   lanes
 //                   left, or that read outside their mask: an exception in the caller (emu::Error), never an abort.
 //   TSan, ASan      are told about fibers. With TSan only barriers and warp operations order threads, which makes it a
 //                   happens-before race detector for kernels.
@@ -320,8 +321,10 @@ class Scheduler {
 
   void release_barrier() {
     const unsigned at_barrier = waiting(State::kAtBarrier);
-    if (waiting(State::kAtWarp)) b_.error = "deadlock: a warp operation that part of its lanes never reach";
-    else if (at_barrier != count_) b_.error = "__syncthreads() reached by only part of the block; the others have exited";
+    if (waiting(State::kAtWarp))
+      b_.error = "deadlock: a warp operation that part of its lanes never reach";
+    else if (at_barrier != count_)
+      b_.error = "__syncthreads() reached by only part of the block; the others have exited";
     const int line = relaxed(b_.threads[0].line);
     for (Thread& t : b_.threads) {
       if (!b_.error.empty()) return;

@@ -55,9 +55,16 @@ inline void run_fault(Fault fault, float* out) {
 }
 
 inline Fault fault_named(const std::string& name) {
-  constexpr const char* kNames[] = {"none", "no barrier after fill", "no barrier between passes", "no warp barrier",
-                                    "read past the end", "unwritten", "barrier in a branch", "two barriers",
-                                    "warp operation after exit", "shuffle outside the mask"};
+  constexpr const char* kNames[] = {"none",
+                                    "no barrier after fill",
+                                    "no barrier between passes",
+                                    "no warp barrier",
+                                    "read past the end",
+                                    "unwritten",
+                                    "barrier in a branch",
+                                    "two barriers",
+                                    "warp operation after exit",
+                                    "shuffle outside the mask"};
   for (int i = 0; i < 10; ++i)
     if (name == kNames[i]) return static_cast<Fault>(i);
   throw emu::Error("no fault named " + name);

@@ -1,4 +1,5 @@
-// Python module `_emu` (tests only, never installed): the CUDA kernels and their launch code under the emulator, on numpy arrays.
+// Python module `_emu` (tests only, never installed): the CUDA kernels and their launch code under the emulator, on numpy
+// arrays.
 #define SPD_EMULATE
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -21,8 +22,8 @@ Storage storage_of(const std::string& name) {
 // Planes in storage: float32, or the bits of a 16-bit type.
 py::array new_planes(Storage storage, int64_t planes, int rows, int columns) {
   const std::vector<py::ssize_t> shape{planes, rows, columns};
-  py::array out = storage == Storage::kFloat32 ? py::array(py::dtype::of<float>(), shape)
-                                                   : py::array(py::dtype::of<uint16_t>(), shape);
+  py::array out =
+      storage == Storage::kFloat32 ? py::array(py::dtype::of<float>(), shape) : py::array(py::dtype::of<uint16_t>(), shape);
   std::memset(out.mutable_data(), 0xff, static_cast<size_t>(out.nbytes()));  // NaN: what is not written shows
   return out;
 }
