@@ -170,6 +170,16 @@ def test_a_shift_from_the_coarse_size_is_seen():
     assert low_band_error(result, full) > 1e-3
 
 
+def test_a_wrong_shift_is_seen():
+    """Negative control for WAN's static shift: the grid of another one ends in another picture."""
+    pipe = ideal_pipe(WAN, IdealWan)
+    full = run(WAN, pipe, scales=(1,))
+    options = {"scales": (1 / 2, 1), "transition_times": (0.9,)}
+    assert low_band_error(run(WAN, pipe, **options), full) < 1e-5
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=1.0)
+    assert low_band_error(run(WAN, pipe, **options), full) > 1e-3
+
+
 def _unshifted(times: list[float], mu: float) -> list[float]:
     """The unshifted sigmas that a shift of mu turns into `times`."""
     s = float(torch.tensor(mu).exp())

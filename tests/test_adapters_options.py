@@ -32,7 +32,27 @@ def fresh(family: Family):
     return pipe
 
 
-# Callbacks
+# Callbacks and the stage hook
+
+
+def test_the_stage_hook_is_called_before_every_size():
+    """In a subclass of one's own it empties whatever depends on the size: called first, once a stage, with its grid."""
+    events = []
+
+    class Hooked(find_adapter(WAN.pipe)):
+        def begin_stage(self, grid):
+            super().begin_stage(grid)
+            events.append(grid)
+
+        def velocity(self, x, t):
+            events.append("velocity")
+            return super().velocity(x, t)
+
+    run(WAN, adapter=Hooked, scales=(1 / 4, 1 / 2, 1), transition_times=(0.95, 0.8))
+    stages = [event for event in events if event != "velocity"]
+    assert stages == [(4, 4), (8, 8), (16, 16)]
+    assert [events[events.index(grid) + 1] for grid in stages] == ["velocity"] * 3
+    assert events[0] == (4, 4)
 
 
 @families
@@ -222,6 +242,17 @@ def test_offloaded_weights_are_fetched_at_every_stage(family):
     assert next(pipe.transformer.parameters()).device.type == "meta"
     torch.testing.assert_close(run(family, pipe), plain)
     assert next(pipe.transformer.parameters()).device.type == "meta"
+
+
+def test_group_offload_brings_the_layers_in_at_every_stage():
+    """diffusers' own offload, layer by layer; emptying caches at a transition leaves its hooks alone."""
+    plain = run(FLUX)
+    pipe = fresh(FLUX)
+    pipe.transformer.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
+    for _ in range(2):
+        torch.testing.assert_close(run(FLUX, pipe), plain)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,17 @@ def unmodified(family: Family, plan_options: dict, *, basis=None, **changes) -> 
         return getattr(family.pipe(**without_size(arguments), **start), family.output)
 
 
+PLANS = {
+    "full": {"scales": (1,)},
+    "half": {"scales": (1 / 2, 1)},
+    "quarter": {"scales": (1 / 4, 1 / 2, 1)},
+    "two-thirds, stage clock": {"scales": (2 / 3, 1), "clock": "stage"},
+}
+
+
 @loops
-@pytest.mark.parametrize(
-    "scales", [(1,), (1 / 2, 1), (1 / 4, 1 / 2, 1), (2 / 3, 1)], ids=["full", "half", "quarter", "2/3"]
-)
-@pytest.mark.parametrize("clock", ["full", "stage"])
-def test_the_stock_loop_gives_the_same(family, scales, clock):
-    options = {"scales": scales, "clock": clock}
+@pytest.mark.parametrize("options", PLANS.values(), ids=PLANS)
+def test_the_stock_loop_gives_the_same(family, options):
     before = family.pipe.scheduler
     result = unmodified(family, options)
     assert family.pipe.scheduler is before
