@@ -34,8 +34,9 @@ if slow:  # a source as slow as a disk or an encoder, so that there is a middle 
     read = Chain.__getitem__
     def slowly(self, i):
         time.sleep(slow)
-        if i == 3 and "READY" in os.environ:
+        if i == int(os.environ.get("HALT_AT", -1)):  # wait here for the signal, however late it comes
             open(os.environ["READY"], "w").close()
+            time.sleep(60)
         return read(self, i)
     Chain.__getitem__ = slowly
 parser = argparse.ArgumentParser()
@@ -259,13 +260,9 @@ def test_killed_run_goes_on_bit_for_bit(latents, tmp_path, script, number):
     every = 0 if number == signal.SIGKILL else 1000
     start = [sys.executable, str(script), "0.1", *map(str, common), "--checkpoint-every", str(every)]
     ready = tmp_path / "ready"
-    process = subprocess.Popen(
-        start, env={**environment(), "READY": str(ready)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    if number == signal.SIGKILL:
-        wait_for(lambda: state.exists() and int(torch.load(state, weights_only=True)["done"]) >= 5)
-    else:
-        wait_for(lambda: ready.exists() or process.poll() is not None)
+    halted = {**environment(), "HALT_AT": "5", "READY": str(ready)}
+    process = subprocess.Popen(start, env=halted, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: ready.exists() or process.poll() is not None)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0

@@ -82,8 +82,8 @@ def test_a_failing_mode_is_reported_and_the_rest_goes_on(models, monkeypatch, tm
     assert {row["mode"] for row in csv.DictReader(out.open(newline=""))} == {"eager"}
 
 
-def test_every_model_has_a_setup_and_a_cost():
-    assert set(full_size.SETUPS) == set(cost.MODELS)
+def test_every_setup_has_a_cost():
+    assert {"flux", "z-image", "wan"} == set(full_size.SETUPS) <= set(cost.MODELS)
     for setup in full_size.SETUPS.values():
         assert setup.plans
         assert all(scales[-1] == 1 for _, scales in setup.plans)
