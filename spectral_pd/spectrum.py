@@ -1032,7 +1032,7 @@ def fit_spectrum(
     return fit_power_law(meter.result(channels=channels), band=band, weights=weights)
 
 
-_PAPER = "arXiv 2605.18736, App. C"
+_PAPER = "arXiv 2605.18736 (May 2026), App. C, basis not stated there, taken as DCT"
 _FLUX = PowerLaw(
     203.615097, 1.915461, 0.978, (128, 128), source=f"{_PAPER}: FLUX.1 autoencoder, 100K images of Aesthetics-Train-V2"
 )
@@ -1051,7 +1051,12 @@ PRESETS: Mapping[str, PowerLaw] = MappingProxyType(
             3745.46, 2.4493, 1.0, (512, 512), source=f"{_PAPER}: images in [-1, 1], 100K of Aesthetics-Train-V2"
         ),
         **{
-            name: replace(_FLUX, r2=None, kind="borrowed", source=f"FLUX.1's fit, not measured on {label} latents")
+            name: replace(
+                _FLUX,
+                r2=None,
+                kind="borrowed",
+                source=f"FLUX.1's fit (DCT), not measured on {label} latents; borrowed November 2026",
+            )
             for name, label in (("flux2", "FLUX.2"), ("qwen-image", "Qwen-Image"), ("sd3", "Stable Diffusion 3"))
         },
     }

@@ -117,19 +117,22 @@ def test_committed_plans_follow_from_the_committed_costs():
 
 
 def test_measured_speedups_agree_with_the_count():
-    """FLUX at its real width and few blocks: committed rounds, each a full-size and a progressive run."""
+    """FLUX at its real width and few blocks: committed rounds, each a full-size and a progressive run.
+
+    In CPU seconds of one thread: the wall clock of a shared machine also measures its other users.
+    """
     rows = _committed("flux_reduced.csv")
     rounds = {(row["latent"], row["round"], row["run"]): row for row in rows}
     for latent in {row["latent"] for row in rows}:
         numbers = {number for size, number, _ in rounds if size == latent}
         assert len(numbers) >= 3
-        for column in ("process_seconds", "wall_seconds"):
-            ratios = [
-                float(rounds[latent, n, "full size"][column]) / float(rounds[latent, n, "progressive"][column])
-                for n in numbers
-            ]
-            predicted = float(rounds[latent, "0", "progressive"]["predicted_speedup"])
-            assert statistics.median(ratios) == pytest.approx(predicted, rel=0.05)
+        ratios = [
+            float(rounds[latent, n, "full size"]["process_seconds"])
+            / float(rounds[latent, n, "progressive"]["process_seconds"])
+            for n in numbers
+        ]
+        predicted = float(rounds[latent, "0", "progressive"]["predicted_speedup"])
+        assert statistics.median(ratios) == pytest.approx(predicted, rel=0.05)
 
 
 def test_usual_shifts_are_the_adapters():

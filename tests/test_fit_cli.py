@@ -25,8 +25,9 @@ from spectral_pd.measure import (
 from spectral_pd.sources import Arrays, Batch
 
 SCRIPT = """
-import argparse, os, sys, time, torch
+import argparse, os, signal, sys, time, torch
 from spectral_pd import measure
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 torch.set_num_threads(1)
 slow = float(sys.argv.pop(1))
 if slow:  # a source as slow as a disk or an encoder, so that there is a middle to be killed in

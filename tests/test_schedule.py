@@ -328,7 +328,7 @@ def test_printed_plan():
 
 def test_printed_warnings():
     text = str(make_plan(shift_times(12, shift=3), PRESETS["sd3"], (90, 160), scales=(0.3, 1)))
-    assert "warning: the spectrum is borrowed (FLUX.1's fit, not measured on Stable Diffusion 3 latents)" in text
+    assert "warning: the spectrum is borrowed (FLUX.1's fit (DCT), not measured on Stable Diffusion 3 latents; " in text
     assert "warning: the spectrum was measured on 128x128 and is rescaled to 90x160" in text
     rounded = str(make_plan(shift_times(12), None, (9, 9), scales=(0.5, 1), transition_times=(0.5,)))
     assert "warning: scale 0.5 of 9x9 is rounded to 4x4" in rounded
