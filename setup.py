@@ -3,24 +3,27 @@
 Without a compiler (or torch's headers) the package installs and runs on plain torch. Environment variables:
 
 SPECTRAL_PD_REQUIRE_EXT  1: a failed build of the extension fails the install.
-SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where nvcc is found and torch is a CUDA build; 0: never;
-                         1: always, and failure is an error (a CPU build of torch has all the headers it takes).
+SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where a CUDA toolkit is found and torch is a CUDA build, and left
+                         out, with a word, where they do not build; 0: never; 1: always, and anything that keeps them from
+                         being built fails the install. A GPU is not needed, nor, with 1, a CUDA build of torch.
 """
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import setup
 
-REQUIRED = os.environ.get("SPECTRAL_PD_REQUIRE_EXT") == "1"
 CUDA = os.environ.get("SPECTRAL_PD_CUDA", "auto")
-CUDA_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
-CUDA_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cu"))
+REQUIRED = os.environ.get("SPECTRAL_PD_REQUIRE_EXT") == "1" or CUDA == "1"
+CUDA_ARCHITECTURES = (80, 90, 100, 120)  # those of them that nvcc knows; later GPUs compile the last one's PTX
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Icsrc", "--threads=4"]  # never --use_fast_math: the noise must be exact
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
 
 CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
@@ -43,26 +46,57 @@ def say(message: str) -> None:
     print(f"spectral_pd: {message}", file=sys.stderr)
 
 
-def cuda_home(torch_cuda: str | None) -> Path | None:
-    """Toolkit folder whose nvcc builds the CUDA half, or None for a CPU-only extension."""
+@dataclass(frozen=True)
+class CudaToolkit:
+    """An nvcc, the toolkit it belongs to (which a wrapper or link on PATH may hide), the architectures it can compile."""
+
+    nvcc: str
+    library: Path
+    architectures: tuple[int, ...]
+
+    @classmethod
+    def find(cls) -> "CudaToolkit":
+        """The toolkit of PATH or CUDA_HOME; FileNotFoundError says what is missing."""
+        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+        nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))
+        if nvcc is None:
+            raise FileNotFoundError("no nvcc on PATH or in CUDA_HOME")
+        # nvcc tells where it lives and what it compiles.
+        told = subprocess.run([nvcc, "--dryrun", "none.cu"], capture_output=True, text=True, check=False).stderr
+        here = re.search(r"^#\$ _HERE_=(.*)$", told, re.MULTILINE)
+        toolkit = (Path(here.group(1)) if here else Path(nvcc).resolve().parent).parent
+        library = next((toolkit / n for n in ("lib64", "lib") if (toolkit / n / "libcudart_static.a").exists()), None)
+        if library is None or not (toolkit / "include" / "cuda_runtime.h").exists():
+            raise FileNotFoundError(f"no cuda_runtime.h or libcudart_static.a in {toolkit}, the toolkit of {nvcc}")
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+        return cls(nvcc, library, tuple(a for a in CUDA_ARCHITECTURES if f"compute_{a}" in known.split()))
+
+    def compile(self, source: str, target: Path, include: list[str], macros: list[str]) -> None:
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.architectures]
+        ptx = f"-gencode=arch=compute_{self.architectures[-1]},code=compute_{self.architectures[-1]}"
+        subprocess.run(
+            [self.nvcc, *NVCC_FLAGS, *codes, ptx, "-Xcompiler=-fPIC,-fvisibility=hidden"]
+            + [f"-D{macro}" for macro in macros]
+            + [f"-isystem={folder}" for folder in include]
+            + ["-c", source, "-o", str(target)],
+            check=True,
+        )
+
+
+def cuda_toolkit(torch_cuda: str | None) -> CudaToolkit | None:
+    """The toolkit that builds the CUDA half, or None for a CPU-only extension."""
     if CUDA not in ("auto", "0", "1"):
         raise SystemExit(f"SPECTRAL_PD_CUDA = {CUDA!r} must be auto, 0 or 1")
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
-    if CUDA == "0":
-        reason = "SPECTRAL_PD_CUDA=0"
-    elif nvcc is None:
-        reason = "no nvcc on PATH or in CUDA_HOME"
-    elif CUDA == "auto" and torch_cuda is None:
-        reason = "torch is a CPU build"
-    else:
-        # nvcc on PATH may be a wrapper; where its toolkit lies, it says itself.
-        plan = subprocess.run([nvcc, "--dryrun", CUDA_SOURCES[0]], capture_output=True, text=True).stderr
-        top = next((line.split("=", 1)[1] for line in plan.splitlines() if line.startswith("#$ TOP=")), None)
-        return Path(top or Path(nvcc).parent.parent).resolve()
-    if CUDA == "1":
-        raise SystemExit(f"SPECTRAL_PD_CUDA=1, but there is {reason}")
-    say(f"CUDA kernels left out ({reason})")
-    return None
+    if CUDA == "0" or (CUDA == "auto" and torch_cuda is None):
+        say(f"CUDA kernels left out ({'SPECTRAL_PD_CUDA=0' if CUDA == '0' else 'torch is a CPU build'})")
+        return None
+    try:
+        return CudaToolkit.find()
+    except (OSError, subprocess.SubprocessError) as error:
+        if CUDA == "1":
+            raise SystemExit(f"SPECTRAL_PD_CUDA=1, but the CUDA kernels cannot be built: {error}") from error
+        say(f"CUDA kernels left out ({error})")
+        return None
 
 
 def extension() -> dict:
@@ -76,22 +110,7 @@ def extension() -> dict:
         say(f"native operations not built ({error}); the package runs on plain torch")
         return {}
 
-    home = cuda_home(torch.version.cuda)
-    flags = {"cxx": [*CXX_FLAGS, "-Icsrc"]}
-    macros = [("TORCH_TARGET_VERSION", STABLE_ABI)]
-    sources = ["csrc/ops.cpp", "csrc/cpu_dispatch.cpp"]
-    libraries: dict[str, list[str]] = {}
-    if home is not None:
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
-        cpp_extension.CUDA_HOME = str(home)  # a CPU build of torch leaves it None; its headers suffice
-        sources += CUDA_SOURCES
-        macros += [("USE_CUDA", None), ("SPECTRAL_PD_CUDA", f'"{architectures}"')]
-        flags["nvcc"] = ["-std=c++17", "-O3", "-Icsrc", "--threads=2"]  # never --use_fast_math: the noise must be exact
-        libraries = {
-            "include_dirs": [f"{home}/include"],
-            "library_dirs": [f"{home}/lib64", f"{home}/lib"],
-            "libraries": ["cudart_static", "rt", "dl", "pthread"],
-        }
+    toolkit = cuda_toolkit(torch.version.cuda)
 
     class Build(cpp_extension.BuildExtension):
         """Compiles the CPU kernels with their own flags first; survives a missing compiler unless told not to."""
@@ -126,21 +145,40 @@ def extension() -> dict:
                 subprocess.run(command, check=True)
                 return target
 
+            def compile_cuda() -> str | None:
+                target = folder / "cuda_ops.o"
+                macros = ["USE_CUDA", f"TORCH_TARGET_VERSION={STABLE_ABI}"]
+                try:
+                    toolkit.compile("csrc/cuda_ops.cu", target, cpp_extension.include_paths(), macros)
+                except subprocess.CalledProcessError as error:
+                    if CUDA == "1":
+                        raise
+                    say(f"CUDA kernels left out (nvcc exited with {error.returncode})")
+                    return None
+                return str(target)
+
+            extension = self.extensions[0]
             with ThreadPoolExecutor(2) as pool:
-                self.extensions[0].extra_objects = list(pool.map(compile_kernels, CPU_KERNELS))
+                cuda = pool.submit(compile_cuda) if toolkit else None
+                extension.extra_objects = list(pool.map(compile_kernels, CPU_KERNELS))
+                if cuda and (target := cuda.result()):
+                    extension.extra_objects.append(target)
+                    extension.library_dirs.append(str(toolkit.library))
+                    extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+                    built_for = " ".join(f"sm_{a}" for a in toolkit.architectures)
+                    extension.define_macros.append(("SPECTRAL_PD_CUDA", f'"{built_for}"'))
             super().build_extensions()
 
     return {
         "ext_modules": [
             cpp_extension.CppExtension(
                 "spectral_pd._C",
-                sources,
+                ["csrc/ops.cpp", "csrc/cpu_dispatch.cpp"],
                 py_limited_api=True,
-                define_macros=macros,
+                define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI)],
                 # libtorch.so draws in libtorch_cuda where torch has it, so that a weak CUDA symbol can be bound.
                 extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
-                extra_compile_args=flags,
-                **libraries,
+                extra_compile_args={"cxx": [*CXX_FLAGS, "-Icsrc"]},
             )
         ],
         "cmdclass": {"build_ext": Build},

@@ -71,10 +71,10 @@ struct Kernels {
   void (*restrict_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
   void (*restrict_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
 
-  // One plane, a constant near its mean removed first, into a map of row tiles of squares (see power_unpack).
-  void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, double* squares);
-  // map += scale of each coefficient * squares
-  void (*power_unpack)(const PowerTask&, const double* squares, double* map);
+  // Squares of a plane, a constant near its mean removed first: they become (`first`) or are added to a map of row tiles.
+  void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, bool first, double* squares);
+  // map = scale of each coefficient * sum of `parts` maps of squares, one after the other in memory
+  void (*power_unpack)(const PowerTask&, const double* squares, int parts, double* map);
 
   // Haar: coarse rows [first, last) of a plane and everything that grows from them.
   int64_t (*haar_line_floats)(const GridTask&, int rows);

@@ -22,6 +22,7 @@ static double norm(int rows, int columns) { return 2.0 / __builtin_sqrt(static_c
 // Columns are loaded and stored a strip at a time. Of tall planes a strip is several registers wide: a row of it then is
 // several whole cache lines, and rows, a large power of two apart in memory, do not evict one another before they are used.
 constexpr int kTall = 256, kTallColumns = 64;
+constexpr int kRowsAhead = 8;  // fetched early: no processor guesses a walk down a strip
 static int strip_width(int rows) { return rows >= kTall ? kTallColumns / kLanes : 1; }  // in registers
 static int strips(int rows, int columns) { return (blocks(columns) + strip_width(rows) - 1) / strip_width(rows); }
 
@@ -61,22 +62,26 @@ static Strip strip_at(int rows, int columns, int strip) {
 }
 
 template <class T>
-SPD_HD void load_strip(const void* planes, int64_t plane, int rows, int columns, const Strip& s, F* lines) {
+SPD_HD void load_strip(const void* planes, int64_t plane, int rows, int columns, const Strip& s, float level, F* lines) {
   const T* p = static_cast<const T*>(planes) + plane * rows * columns + s.first * kLanes;
   const int last = lanes_of(columns, s.first + s.count - 1);
   for (int u = 0; u < rows; ++u, p += columns) {
-    for (int i = 0; i < s.count - 1; ++i) lines[i * s.step + u] = load(p + i * kLanes);
-    lines[(s.count - 1) * s.step + u] = load_some(p + (s.count - 1) * kLanes, last);
+    if (rows >= kTall)
+      for (int i = 0; i < s.count; ++i) __builtin_prefetch(p + int64_t{kRowsAhead} * columns + i * kLanes);
+    for (int i = 0; i < s.count - 1; ++i) lines[i * s.step + u] = load(p + i * kLanes) - level;
+    lines[(s.count - 1) * s.step + u] = load_some(p + (s.count - 1) * kLanes, last) - level;
   }
 }
-static void load_strip(Storage storage, const void* planes, int64_t plane, int rows, int columns, const Strip& s, F* lines) {
+// Columns of a strip, less `level`, of which lanes beyond the plane hold nothing of use.
+static void load_strip(Storage storage, const void* planes, int64_t plane, int rows, int columns, const Strip& s, float level,
+                       F* lines) {
   switch (storage) {
     case Storage::kFloat32:
-      return load_strip<float>(planes, plane, rows, columns, s, lines);
+      return load_strip<float>(planes, plane, rows, columns, s, level, lines);
     case Storage::kBfloat16:
-      return load_strip<Bfloat16>(planes, plane, rows, columns, s, lines);
+      return load_strip<Bfloat16>(planes, plane, rows, columns, s, level, lines);
     case Storage::kFloat16:
-      return load_strip<Float16>(planes, plane, rows, columns, s, lines);
+      return load_strip<Float16>(planes, plane, rows, columns, s, level, lines);
   }
 }
 
@@ -108,7 +113,7 @@ static void forward_columns(const DctPlan& plan, Storage storage, const void* pl
   const int rows = plan.size(), width = blocks(columns) * kLanes;
   const Strip s = strip_at(rows, columns, strip);
   F *out = lines + s.count * s.step, *scratch = out + s.step;
-  load_strip(storage, planes, plane, rows, columns, s, lines);
+  load_strip(storage, planes, plane, rows, columns, s, 0.0f, lines);
   for (int i = 0; i < s.count; ++i) {
     dct2(plan.top(), lines + i * s.step, out, 1, scratch);
     out[0] *= kSqrtHalf;
@@ -227,7 +232,7 @@ static void expand_columns_out(const GridTask& task, int64_t plane, int strip, c
     F* white = line + s.count * s.step;
     const float weight = static_cast<float>(task.t * task.scale);
     for (int i = 0; i < s.count; ++i) {
-      load_strip(task.storage, task.white, plane, H, W, {s.first + i, 1, s.step}, white);
+      load_strip(task.storage, task.white, plane, H, W, {s.first + i, 1, s.step}, 0.0f, white);
       for (int u = 0; u < H; ++u) line[i * s.step + u] = mad(white[u], weight, line[i * s.step + u]);
     }
   }
@@ -275,7 +280,7 @@ static void power_columns(const PowerTask& task, int64_t plane, const Tiles& til
   float level = 0;
   for (int strip = 0; strip < strips(H, W); ++strip) {
     const Strip s = strip_at(H, W, strip);
-    load_strip(task.storage, task.x, plane, H, W, s, in);
+    load_strip(task.storage, task.x, plane, H, W, s, level, in);
     if (strip == 0) {
       F sum{};
       for (int i = 0; i < s.count; ++i)
@@ -284,19 +289,20 @@ static void power_columns(const PowerTask& task, int64_t plane, const Tiles& til
       for (int i = 0; i < kLanes; ++i) total += sum[i];
       const int columns = W < s.count * kLanes ? W : s.count * kLanes;
       level = total / (static_cast<float>(H) * columns);
+      for (int i = 0; i < s.count; ++i)
+        for (int u = 0; u < H; ++u) in[i * s.step + u] -= level;
     }
     F* out = in + s.count * s.step;
     for (int i = 0; i < s.count; ++i) {
-      F* column = in + i * s.step;
-      for (int u = 0; u < H; ++u) column[u] -= level;
-      dct2(task.plan[0]->top(), column, out, 1, out + s.step);
+      dct2(task.plan[0]->top(), in + i * s.step, out, 1, out + s.step);
       transpose_out(out, H, reinterpret_cast<F*>(tiles.fine_rows) + (s.first + i) * kLanes, width);
     }
   }
 }
 
-// Row transforms of a block of a plane; their squares are added to the block of `squares`, laid out like row tiles.
-static void power_rows(const PowerTask& task, int block, const Tiles& tiles, float* lines, double* squares) {
+// Row transforms of a block of a plane; their squares become (`first`) or are added to the block of `squares`, laid out like
+// row tiles.
+static void power_rows(const PowerTask& task, int block, const Tiles& tiles, float* lines, bool first, double* squares) {
   typedef double D __attribute__((vector_size(4 * kLanes), may_alias));
   typedef float Half __attribute__((vector_size(2 * kLanes), may_alias));
   const int W = task.size[1], width = blocks(W) * kLanes;
@@ -307,24 +313,31 @@ static void power_rows(const PowerTask& task, int block, const Tiles& tiles, flo
     Half parts[2];
     std::memcpy(parts, out + v, sizeof parts);
     const D low = __builtin_convertvector(parts[0], D), high = __builtin_convertvector(parts[1], D);
-    sum[2 * v] += low * low;
-    sum[2 * v + 1] += high * high;
+    sum[2 * v] = first ? low * low : sum[2 * v] + low * low;
+    sum[2 * v + 1] = first ? high * high : sum[2 * v + 1] + high * high;
   }
 }
 
-static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, double* squares) {
+static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, bool first, double* squares) {
   power_columns(task, plane, tiles, lines);
-  for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, block, tiles, lines, squares);
+  for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, block, tiles, lines, first, squares);
 }
 
-static void power_unpack(const PowerTask& task, const double* squares, double* map) {
+static void power_unpack(const PowerTask& task, const double* squares, int parts, double* map) {
   const auto [H, W] = task.size;
   const double weight = norm(H, W) * norm(H, W);
-  const int64_t width = blocks(W) * kLanes;
-  for (int u = 0; u < H; ++u)
-    for (int v = 0; v < W; ++v)
-      map[int64_t{u} * W + v] +=
-          weight * (u ? 1.0 : 0.5) * (v ? 1.0 : 0.5) * squares[((u / kLanes) * width + v) * kLanes + u % kLanes];
+  const int64_t width = blocks(W) * kLanes, floats = tile_floats(H, W);
+  constexpr int kLine = 8;  // doubles of a cache line, written together
+  for (int block = 0; block < blocks(H); ++block)
+    for (int v = 0; v < W; v += kLine)
+      for (int i = 0; i < lanes_of(H, block); ++i) {
+        const int u = block * kLanes + i;
+        for (int w = v; w < v + kLine && w < W; ++w) {
+          double sum = 0.0;
+          for (int part = 0; part < parts; ++part) sum += squares[part * floats + (block * width + w) * kLanes + i];
+          map[int64_t{u} * W + w] = weight * (u ? 1.0 : 0.5) * (w ? 1.0 : 0.5) * sum;
+        }
+      }
   // The mean is not signal.
   map[0] = 0.0;
 }

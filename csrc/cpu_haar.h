@@ -24,6 +24,10 @@ struct QuadList {
     const int block = entry / kLanes, i = entry % kLanes;
     return block * kLanes + 4 * (i % (kLanes / 4)) + i / (kLanes / 4);
   }
+  template <size_t... lane>
+  static I entries(std::index_sequence<lane...>) {  // of each lane of a block
+    return I{static_cast<int32_t>(lane % 4 * (kLanes / 4) + lane / 4)...};
+  }
 };
 
 static int list_capacity(int entries) { return blocks(entries) * kLanes; }
@@ -57,6 +61,7 @@ struct RowWalk {
       left = next.entries;
     }
   }
+  // Row states of the next kLanes entries.
   SPD_HD void block(Halves& z, Halves& w) {
     advance();
     if (left >= kLanes) {
@@ -65,12 +70,17 @@ struct RowWalk {
       w = Halves(state.w);
       return;
     }
-    U mixed_z, mixed_w;
-    for (int i = 0; i < kLanes; ++i, --left) {
+    U mixed_z = state.z + U{}, mixed_w = state.w + U{};
+    const I entry = QuadList::entries(Lane{});
+    int filled = left;
+    while (filled < kLanes) {
+      left = 0;
       advance();
-      mixed_z[QuadList::slot(i)] = state.z;
-      mixed_w[QuadList::slot(i)] = state.w;
+      mixed_z = entry >= filled ? state.z + U{} : mixed_z;
+      mixed_w = entry >= filled ? state.w + U{} : mixed_w;
+      filled += left;
     }
+    left = filled - kLanes;
     z = Halves(mixed_z);
     w = Halves(mixed_w);
   }

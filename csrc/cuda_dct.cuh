@@ -30,6 +30,7 @@ struct DctArgs {
   FftPlan coarse_plan[2], fine_plan[2];
   int coarse[2], fine[2];  // rows, columns; coarse is 0 x 0 where there is no x
   SharedMap at;
+  Storage storage;    // of x, white and out
   const void* x;      // coarse planes, or null
   const void* white;  // fine planes, or null; the input of restriction and of power
   void* out;
@@ -62,15 +63,21 @@ __device__ inline void for_each(int rows, int columns, Body body) {
 }
 
 // Tile <- rows x columns samples, `step` apart from row to row; zeros around them up to padded_rows, padded_columns.
-template <class T>
-__device__ inline void load(const Tile& tile, const T* from, int64_t step, int rows, int columns, int padded_rows,
-                            int padded_columns) {
-  for_each(padded_rows, padded_columns,
-           [&](int u, int v) { tile(u, v) = u < rows && v < columns ? to_float(from[u * step + v]) : 0.0f; });
+// Storage is a run-time choice, the same for a whole block: one branch a tile, and a third of the kernels to compile.
+__device__ inline void load(const Tile& tile, Storage storage, const void* planes, int64_t first, int64_t step, int rows,
+                            int columns, int padded_rows, int padded_columns) {
+  with_storage(storage, [&](auto type) {
+    const auto* from = static_cast<const decltype(type)*>(planes) + first;
+    for_each(padded_rows, padded_columns,
+             [&](int u, int v) { tile(u, v) = u < rows && v < columns ? to_float(from[u * step + v]) : 0.0f; });
+  });
 }
-template <class T>
-__device__ inline void store(const Tile& tile, T* to, int64_t step, int rows, int columns) {
-  for_each(rows, columns, [&](int u, int v) { from_float(tile(u, v), to[u * step + v]); });
+__device__ inline void store(const Tile& tile, Storage storage, void* planes, int64_t first, int64_t step, int rows,
+                             int columns) {
+  with_storage(storage, [&](auto type) {
+    auto* to = static_cast<decltype(type)*>(planes) + first;
+    for_each(rows, columns, [&](int u, int v) { from_float(tile(u, v), to[u * step + v]); });
+  });
 }
 
 template <bool kForward>
@@ -133,34 +140,32 @@ __device__ inline void scale_corner(const Tile& tile, float factor, int rows, in
 // ---- a plane a block --------------------------------------------------------------------------------------------------
 
 // out = scale (U x + t (w - U U^T w))
-template <class T>
-__global__ void __launch_bounds__(kThreads) expand_plane(const __grid_constant__ DctArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) expand_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const Tile fine{shared + a.at.fine, pitch_of(W)};
   const Tile low{shared + a.at.low, a.at.low == a.at.fine ? fine.pitch : pitch_of(w)};
   const int64_t plane = blockIdx.x;
   const Tables t = build_tables(a, shared, 0);
-  if (a.x) load(low, static_cast<const T*>(a.x) + plane * h * w, w, h, w, even(h), even(w));
-  if (a.white) load(fine, static_cast<const T*>(a.white) + plane * H * W, W, H, W, even(H), even(W));
+  if (a.x) load(low, a.storage, a.x, plane * h * w, w, h, w, even(h), even(w));
+  if (a.white) load(fine, a.storage, a.white, plane * H * W, W, H, W, even(H), even(W));
   __syncthreads();
   if (a.x) transform_plane<true>(a.coarse_plan, low, t.coarse[0], t.coarse[1], t.scratch);
   if (a.white) transform_plane<true>(a.fine_plan, fine, t.fine[0], t.fine[1], t.scratch);
   combine(a, plane, fine, low, 0, even(H));
   __syncthreads();
   transform_plane<false>(a.fine_plan, fine, t.fine[0], t.fine[1], t.scratch);
-  store(fine, static_cast<T*>(a.out) + plane * H * W, W, H, W);
+  store(fine, a.storage, a.out, plane * H * W, W, H, W);
 }
 
 // out = scale U^T w: only the columns that are kept are transformed.
-template <class T>
-__global__ void __launch_bounds__(kThreads) restrict_plane(const __grid_constant__ DctArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) restrict_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const Tile tile{shared + a.at.fine, pitch_of(W)};
   const int64_t plane = blockIdx.x;
   const Tables t = build_tables(a, shared, 0);
-  load(tile, static_cast<const T*>(a.white) + plane * H * W, W, H, W, even(H), even(W));
+  load(tile, a.storage, a.white, plane * H * W, W, H, W, even(H), even(W));
   __syncthreads();
   transform<true>(a.fine_plan[1], t.fine[1], tile.rows(), even(H) / 2, t.scratch);
   __syncthreads();
@@ -169,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) restrict_plane(const __grid_constant
   scale_corner(tile, a.signal, h, w);
   __syncthreads();
   transform_plane<false>(a.coarse_plan, tile, t.coarse[0], t.coarse[1], t.scratch);
-  store(tile, static_cast<T*>(a.out) + plane * h * w, w, h, w);
+  store(tile, a.storage, a.out, plane * h * w, w, h, w);
 }
 
 // ---- three launches ---------------------------------------------------------------------------------------------------
@@ -179,14 +184,14 @@ struct ColumnsArgs {
   int rows, columns, kept;  // of each plane; rows of coefficients that are stored (in) or samples (out: all)
   int strip;                // columns a block, even
   int table, scratch;       // in shared memory, in floats; the tile comes first
+  Storage storage;          // of the planes: `from` (in) or `to` (out); the coefficients are float32
   const void* from;
   const double* means;  // in: subtracted, one a plane; or null
   void* to;
 };
 
 // Forward columns: planes of T -> float32 coefficients of the lowest `kept` rows.
-template <class T>
-__global__ void __launch_bounds__(kThreads) columns_in(const __grid_constant__ ColumnsArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_in(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int strips = (a.columns + a.strip - 1) / a.strip;
   const int64_t plane = blockIdx.x / strips;
@@ -195,7 +200,7 @@ __global__ void __launch_bounds__(kThreads) columns_in(const __grid_constant__ C
   const Tile tile{shared, a.strip + 1};
   float2* table = reinterpret_cast<float2*>(shared + a.table);
   quarter_wave(a.rows, table);
-  load(tile, static_cast<const T*>(a.from) + plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  load(tile, a.storage, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
   if (a.means) {
     __syncthreads();
     const double mean = a.means[plane];
@@ -204,12 +209,11 @@ __global__ void __launch_bounds__(kThreads) columns_in(const __grid_constant__ C
   __syncthreads();
   transform<true>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
   __syncthreads();
-  store(tile, static_cast<float*>(a.to) + plane * a.kept * a.columns + first, a.columns, a.kept, count);
+  store(tile, Storage::kFloat32, a.to, plane * a.kept * a.columns + first, a.columns, a.kept, count);
 }
 
 // Inverse columns: float32 coefficients -> planes of T.
-template <class T>
-__global__ void __launch_bounds__(kThreads) columns_out(const __grid_constant__ ColumnsArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_out(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int strips = (a.columns + a.strip - 1) / a.strip;
   const int64_t plane = blockIdx.x / strips;
@@ -218,11 +222,11 @@ __global__ void __launch_bounds__(kThreads) columns_out(const __grid_constant__ 
   const Tile tile{shared, a.strip + 1};
   float2* table = reinterpret_cast<float2*>(shared + a.table);
   quarter_wave(a.rows, table);
-  load(tile, static_cast<const float*>(a.from) + plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  load(tile, Storage::kFloat32, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
   __syncthreads();
   transform<false>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
   __syncthreads();
-  store(tile, static_cast<T*>(a.to) + plane * a.rows * a.columns + first, a.columns, a.rows, count);
+  store(tile, a.storage, a.to, plane * a.rows * a.columns + first, a.columns, a.rows, count);
 }
 
 // A group of rows of a plane: how many there are from first on, and the even number that is transformed.
@@ -236,15 +240,16 @@ __device__ inline RowGroup row_group(int rows, int each) {
 }
 
 // Forward rows of what columns_in left, new coefficients, inverse rows of the fine grid.
-static __global__ void __launch_bounds__(kThreads) expand_rows(const __grid_constant__ DctArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) expand_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const RowGroup g = row_group(H, a.rows_per_block);
   const int old = h - g.first < g.count ? h - g.first : g.count, rows = even(g.count);
   const Tile fine{shared + a.at.fine, pitch_of(W)}, low{shared + a.at.low, pitch_of(w)};
   const Tables t = build_tables(a, shared, 1);
-  if (a.x && old > 0) load(low, a.coarse_columns + (g.plane * h + g.first) * w, w, old, w, even(old), even(w));
-  if (a.white) load(fine, a.fine_columns + (g.plane * H + g.first) * W, W, g.count, W, rows, even(W));
+  if (a.x && old > 0)
+    load(low, Storage::kFloat32, a.coarse_columns, (g.plane * h + g.first) * w, w, old, w, even(old), even(w));
+  if (a.white) load(fine, Storage::kFloat32, a.fine_columns, (g.plane * H + g.first) * W, W, g.count, W, rows, even(W));
   __syncthreads();
   if (a.x && old > 0) transform<true>(a.coarse_plan[1], t.coarse[1], low.rows(), even(old) / 2, t.scratch);
   __syncthreads();
@@ -254,17 +259,17 @@ static __global__ void __launch_bounds__(kThreads) expand_rows(const __grid_cons
   __syncthreads();
   transform<false>(a.fine_plan[1], t.fine[1], fine.rows(), rows / 2, t.scratch);
   __syncthreads();
-  store(fine, a.rows + (g.plane * H + g.first) * W, W, g.count, W);
+  store(fine, Storage::kFloat32, a.rows, (g.plane * H + g.first) * W, W, g.count, W);
 }
 
 // Forward rows of the fine grid, their lowest coefficients, inverse rows of the coarse one.
-static __global__ void __launch_bounds__(kThreads) restrict_rows(const __grid_constant__ DctArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) restrict_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], W = a.fine[1];
   const RowGroup g = row_group(h, a.rows_per_block);
   const Tile tile{shared + a.at.fine, pitch_of(W)};
   const Tables t = build_tables(a, shared, 1);
-  load(tile, a.fine_columns + (g.plane * h + g.first) * W, W, g.count, W, even(g.count), even(W));
+  load(tile, Storage::kFloat32, a.fine_columns, (g.plane * h + g.first) * W, W, g.count, W, even(g.count), even(W));
   __syncthreads();
   transform<true>(a.fine_plan[1], t.fine[1], tile.rows(), even(g.count) / 2, t.scratch);
   __syncthreads();
@@ -272,12 +277,13 @@ static __global__ void __launch_bounds__(kThreads) restrict_rows(const __grid_co
   __syncthreads();
   transform<false>(a.coarse_plan[1], t.coarse[1], tile.rows(), even(g.count) / 2, t.scratch);
   __syncthreads();
-  store(tile, a.rows + (g.plane * h + g.first) * w, w, g.count, w);
+  store(tile, Storage::kFloat32, a.rows, (g.plane * h + g.first) * w, w, g.count, w);
 }
 
 // ---- power ------------------------------------------------------------------------------------------------------------
 
-// Sum of the block's values, the same in every thread; always added in the same order.
+// Sum of the block's values, the same in every thread; always added in the same order. The block must wait before it uses
+// `sums` again.
 __device__ inline double block_sum(double value, double* sums) {
   const int thread = static_cast<int>(threadIdx.x);
   sums[thread] = value;
@@ -286,9 +292,7 @@ __device__ inline double block_sum(double value, double* sums) {
     if (thread < half) sums[thread] += sums[thread + half];
     __syncthreads();
   }
-  const double total = sums[0];
-  __syncthreads();
-  return total;
+  return sums[0];
 }
 
 // Plane p adds to map p mod maps. Each block takes every `parts`-th plane of one map and owns its partial sums, so that
@@ -303,8 +307,7 @@ struct PowerArgs {
   bool add;                   // to what partial holds
 };
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) power_plane(const __grid_constant__ PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) power_plane(const __grid_constant__ PowerArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int H = a.dct.fine[0], W = a.dct.fine[1], map = static_cast<int>(blockIdx.x % a.maps);
   const int64_t part = blockIdx.x / a.maps, samples = int64_t{H} * W;
@@ -313,8 +316,7 @@ __global__ void __launch_bounds__(kThreads) power_plane(const __grid_constant__ 
   double* own = a.partial + blockIdx.x * samples;
   const Tables t = build_tables(a.dct, shared, 0);
   for (int64_t i = part; i * a.maps < a.planes; i += a.parts) {
-    const T* from = static_cast<const T*>(a.dct.white) + (i * a.maps + map) * samples;
-    load(tile, from, W, H, W, even(H), even(W));
+    load(tile, a.dct.storage, a.dct.white, (i * a.maps + map) * samples, W, H, W, even(H), even(W));
     __syncthreads();
     double sum = 0;
     for_each(H, W, [&](int u, int v) { sum += tile(u, v); });
@@ -331,34 +333,35 @@ __global__ void __launch_bounds__(kThreads) power_plane(const __grid_constant__ 
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) plane_means(const __grid_constant__ PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) plane_means(const __grid_constant__ PowerArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int64_t samples = int64_t{a.dct.fine[0]} * a.dct.fine[1];
-  const T* from = static_cast<const T*>(a.dct.white) + blockIdx.x * samples;
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < samples; i += kThreads) sum += to_float(from[i]);
+  with_storage(a.dct.storage, [&](auto type) {
+    const auto* from = static_cast<const decltype(type)*>(a.dct.white) + blockIdx.x * samples;
+    for (int64_t i = threadIdx.x; i < samples; i += kThreads) sum += to_float(from[i]);
+  });
   const double total = block_sum(sum, reinterpret_cast<double*>(shared));
   if (threadIdx.x == 0) a.partial[blockIdx.x] = total / static_cast<double>(samples);
 }
 
 // Forward rows in place, of what columns_in left.
-static __global__ void __launch_bounds__(kThreads) power_rows(const __grid_constant__ DctArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) power_rows(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int H = a.fine[0], W = a.fine[1];
   const RowGroup g = row_group(H, a.rows_per_block);
   const Tile tile{shared + a.at.fine, pitch_of(W)};
   const Tables t = build_tables(a, shared, 1);
-  float* rows = a.rows + (g.plane * H + g.first) * W;
-  load(tile, rows, W, g.count, W, even(g.count), even(W));
+  const int64_t first = (g.plane * H + g.first) * W;
+  load(tile, Storage::kFloat32, a.rows, first, W, g.count, W, even(g.count), even(W));
   __syncthreads();
   transform<true>(a.fine_plan[1], t.fine[1], tile.rows(), even(g.count) / 2, t.scratch);
   __syncthreads();
-  store(tile, rows, W, g.count, W);
+  store(tile, Storage::kFloat32, a.rows, first, W, g.count, W);
 }
 
 // A sample of a map a thread: sums squares over the planes of this launch, in order.
-static __global__ void __launch_bounds__(kThreads) power_accumulate(const __grid_constant__ PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) power_accumulate(const __grid_constant__ PowerArgs a) {
   const int64_t samples = int64_t{a.dct.fine[0]} * a.dct.fine[1], i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= samples * a.maps) return;
   double sum = a.add ? a.partial[i] : 0.0;
@@ -370,7 +373,7 @@ static __global__ void __launch_bounds__(kThreads) power_accumulate(const __grid
 }
 
 // Adds the parts in order and gives each coefficient its orthonormal weight; the mean's own is exactly 0.
-static __global__ void __launch_bounds__(kThreads) power_finish(const __grid_constant__ PowerArgs a) {
+static __global__ void __launch_bounds__(kThreads, kResidentBlocks) power_finish(const __grid_constant__ PowerArgs a) {
   const int H = a.dct.fine[0], W = a.dct.fine[1];
   const int64_t samples = int64_t{H} * W, i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= samples * a.maps) return;

@@ -17,7 +17,7 @@
 namespace spd {
 
 constexpr int kMaxPasses = 12;
-constexpr int kBlockTeamFrom = 1024;  // lines as long as this get the whole block
+constexpr int kBlockTeamFrom = 512;  // lines as long as this get the whole block
 
 struct FftPass {
   int radix;

@@ -12,6 +12,8 @@ namespace spd {
 struct HaarArgs {
   int coarse[2], fine[2];  // rows, columns
   int levels;
+  bool packs;         // rows of `out` are whole, aligned groups of eight samples
+  Storage storage;    // of x, white and out
   const void* x;      // coarse planes; null: the field's own lowest coefficients
   const void* white;  // fine planes
   void* out;
@@ -20,10 +22,25 @@ struct HaarArgs {
   int64_t planes;
 };
 
-// kappa (U x + t (w - U U^T w)), w a noise field. A thread makes 2 x 8 samples: four low values of the finest level, which it
-// carries down all coarser levels in registers, and three quads of details a level.
+// Eight neighbouring samples, 16 bytes at a time.
 template <class T>
-__global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_constant__ HaarArgs a) {
+struct alignas(16) Pack {
+  T sample[16 / sizeof(T)];
+};
+template <class T>
+__device__ inline void store_packs(const float (&samples)[8], T* to) {
+  constexpr int kEach = 16 / sizeof(T);
+  SPD_UNROLL
+  for (int first = 0; first < 8; first += kEach) {
+    Pack<T> pack;
+    SPD_UNROLL
+    for (int i = 0; i < kEach; ++i) from_float(samples[first + i], pack.sample[i]);
+    *reinterpret_cast<Pack<T>*>(to + first) = pack;
+  }
+}
+
+template <class T>
+__device__ inline void expand_field_samples(const HaarArgs& a) {
   const int w = a.coarse[1], H = a.fine[0], W = a.fine[1], rows = H / 2, columns = W / 2, groups = (columns + 3) / 4;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= a.planes * rows * groups) return;
@@ -32,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_const
   const FieldPlane at = field_plane(a.noise, plane);
   const int top = a.levels - 1;  // u, v are on the grid of this level
 
-  float low[4];
+  float low[4], upper[8], lower[8];
   const int u0 = u >> top, v0 = v >> top;
   Quad lowest{};
   if (!a.x) lowest = normals_from(at, static_cast<uint32_t>(u0), static_cast<uint32_t>(v0), a.sigma);
@@ -40,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_const
   for (int k = 0; k < 4; ++k) {
     const int c = (v + k) >> top;
     if (!a.x)
-      low[k] = pick(lowest, c - v0);
+      low[k] = pick(lowest, static_cast<uint32_t>(c - v0));
     else if (c < w)
       low[k] = a.scale * to_float(static_cast<const T*>(a.x)[(plane * a.coarse[0] + u0) * w + c]);
     else
@@ -53,21 +70,38 @@ __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_const
     const Quad d = normals_from(at, static_cast<uint32_t>(n + r), static_cast<uint32_t>(m + c0), a.sigma);
     SPD_UNROLL
     for (int k = 0; k < 4; ++k) {
-      const int j = ((v + k) >> shift) - c0;
+      const uint32_t j = static_cast<uint32_t>(((v + k) >> shift) - c0);
       const float lj = pick(l, j), hj = pick(h, j), dj = pick(d, j);
       if (level < top) {  // the one of four that leads to (u, v + k)
         const float si = u >> (shift - 1) & 1 ? -1.0f : 1.0f, sj = (v + k) >> (shift - 1) & 1 ? -1.0f : 1.0f;
         low[k] = 0.5f * (low[k] + sj * lj + si * (hj + sj * dj));
-      } else if (v + k < columns) {
+      } else {
         const float p = low[k] + lj, q = low[k] - lj, y = hj + dj, z = hj - dj;
-        T* out = static_cast<T*>(a.out) + (plane * H + 2 * u) * W + 2 * (v + k);
-        from_float(0.5f * (p + y), out[0]);
-        from_float(0.5f * (q + z), out[1]);
-        from_float(0.5f * (p - y), out[W]);
-        from_float(0.5f * (q - z), out[W + 1]);
+        upper[2 * k] = 0.5f * (p + y);
+        upper[2 * k + 1] = 0.5f * (q + z);
+        lower[2 * k] = 0.5f * (p - y);
+        lower[2 * k + 1] = 0.5f * (q - z);
       }
     }
   }
+  T* out = static_cast<T*>(a.out) + (plane * H + 2 * u) * W + 2 * v;
+  if (a.packs) {
+    store_packs(upper, out);
+    store_packs(lower, out + W);
+  } else {
+    SPD_UNROLL
+    for (int k = 0; k < 8; ++k) {
+      if (2 * v + k >= W) break;
+      from_float(upper[k], out[k]);
+      from_float(lower[k], out[W + k]);
+    }
+  }
+}
+
+// kappa (U x + t (w - U U^T w)), w a noise field. A thread makes 2 x 8 samples: four low values of the finest level, which it
+// carries down all coarser levels in registers, and three quads of details a level.
+static __global__ void __launch_bounds__(kThreads) haar_expand_field(const __grid_constant__ HaarArgs a) {
+  with_storage(a.storage, [&](auto type) { expand_field_samples<decltype(type)>(a); });
 }
 
 // One coarse sample a thread and the block of the fine grid that belongs to it, on which U x is constant and U U^T w the mean.
@@ -101,9 +135,7 @@ __device__ inline float block_total(const HaarArgs& a, const HaarBlock& b) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) haar_expand_white(const __grid_constant__ HaarArgs a) {
-  HaarBlock b;
-  if (!haar_block(a, b)) return;
+__device__ inline void expand_white_block(const HaarArgs& a, const HaarBlock& b) {
   const float mean = a.white ? b.norm * b.norm * block_total<T>(a, b) : 0.0f;
   const float level = a.scale * b.norm * to_float(static_cast<const T*>(a.x)[b.coarse]);
   for (int i = 0; i < b.rows; ++i)
@@ -114,11 +146,18 @@ __global__ void __launch_bounds__(kThreads) haar_expand_white(const __grid_const
     }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) haar_restrict(const __grid_constant__ HaarArgs a) {
+static __global__ void __launch_bounds__(kThreads) haar_expand_white(const __grid_constant__ HaarArgs a) {
+  HaarBlock b;
+  if (haar_block(a, b)) with_storage(a.storage, [&](auto type) { expand_white_block<decltype(type)>(a, b); });
+}
+
+static __global__ void __launch_bounds__(kThreads) haar_restrict(const __grid_constant__ HaarArgs a) {
   HaarBlock b;
   if (!haar_block(a, b)) return;
-  from_float(a.scale * b.norm * block_total<T>(a, b), static_cast<T*>(a.out)[b.coarse]);
+  with_storage(a.storage, [&](auto type) {
+    using T = decltype(type);
+    from_float(a.scale * b.norm * block_total<T>(a, b), static_cast<T*>(a.out)[b.coarse]);
+  });
 }
 
 // The field's coefficients, four a thread.

@@ -15,7 +15,10 @@ struct Device {
   cudaStream_t stream;
 };
 
-constexpr int kLargestCudaSize = 4800;       // of an axis: a pair of lines and their buffers must fit in shared memory
+// Longest line of the DCT. A block of two lines holds them on both grids, the tables and the buffers: 48 bytes a sample.
+// spectral_pd/ops.py takes the torch path beyond.
+inline int largest_size(const Device& device) { return static_cast<int>((device.shared_bytes - 96) / 48); }
+
 constexpr int64_t kBetweenFloats = 6 << 20;  // floats kept between launches (24 MB): they stay in the L2 cache
 
 // One call. Coarse grid 0 x 0 and no x: the white field itself.
@@ -29,18 +32,6 @@ struct GridCall {
   bool draw;
   FieldArgs noise;
 };
-
-template <class Body>
-void with_storage(Storage storage, const Body& body) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return body(float{});
-    case Storage::kBfloat16:
-      return body(Bfloat16{});
-    case Storage::kFloat16:
-      return body(Float16{});
-  }
-}
 
 inline int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
 
@@ -69,6 +60,7 @@ inline DctArgs dct_args(const GridCall& call) {
     a.fine_plan[axis] = FftPlan(a.fine[axis]);
   }
   const double fine = static_cast<double>(a.fine[0]) * a.fine[1], coarse = static_cast<double>(a.coarse[0]) * a.coarse[1];
+  a.storage = call.storage;
   a.x = call.x;
   a.white = call.white;
   a.out = call.out;
@@ -130,17 +122,17 @@ inline bool plane_a_block(const Device& device, size_t bytes, int64_t planes, in
 
 inline void forward_columns(Storage storage, const void* from, const double* means, int rows, int columns, int kept,
                             int64_t planes, const Device& device, float* to) {
-  ColumnsArgs a{FftPlan(rows), rows, columns, kept, 0, 0, 0, from, means, to};
+  ColumnsArgs a{FftPlan(rows), rows, columns, kept, 0, 0, 0, storage, from, means, to};
   const size_t bytes = place(a, device);
   const int64_t blocks = planes * ((columns + a.strip - 1) / a.strip);
-  with_storage(storage, [&](auto type) { launch(columns_in<decltype(type)>, blocks, bytes, device.stream, a); });
+  launch(columns_in, blocks, bytes, device.stream, a);
 }
 inline void inverse_columns(Storage storage, const float* from, int rows, int columns, int64_t planes, const Device& device,
                             void* to) {
-  ColumnsArgs a{FftPlan(rows), rows, columns, rows, 0, 0, 0, from, nullptr, to};
+  ColumnsArgs a{FftPlan(rows), rows, columns, rows, 0, 0, 0, storage, from, nullptr, to};
   const size_t bytes = place(a, device);
   const int64_t blocks = planes * ((columns + a.strip - 1) / a.strip);
-  with_storage(storage, [&](auto type) { launch(columns_out<decltype(type)>, blocks, bytes, device.stream, a); });
+  launch(columns_out, blocks, bytes, device.stream, a);
 }
 
 inline size_t storage_bytes(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
@@ -156,7 +148,7 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
   DctArgs a = dct_args(call);
   const size_t whole = place(a, H, call.white && call.x ? h : 0, false, 0);
   if (plane_a_block(device, whole, call.planes, samples)) {
-    with_storage(call.storage, [&](auto type) { launch(expand_plane<decltype(type)>, call.planes, whole, device.stream, a); });
+    launch(expand_plane, call.planes, whole, device.stream, a);
     return;
   }
   const size_t bytes = place_rows(a, H, call.x != nullptr, device);
@@ -189,8 +181,7 @@ void cuda_restrict_dct(const GridCall& call, const Device& device, const Workspa
   DctArgs a = dct_args(call);
   const size_t whole = place(a, H, 0, false, 0);
   if (plane_a_block(device, whole, call.planes, samples)) {
-    with_storage(call.storage,
-                 [&](auto type) { launch(restrict_plane<decltype(type)>, call.planes, whole, device.stream, a); });
+    launch(restrict_plane, call.planes, whole, device.stream, a);
     return;
   }
   const size_t bytes = place_rows(a, h, false, device);
@@ -218,8 +209,7 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
   if (plane_a_block(device, whole, call.planes, samples)) {
     a.parts = static_cast<int>(std::clamp<int64_t>(2 * device.multiprocessors / maps, 1, each));
     a.partial = static_cast<double*>(workspace(static_cast<size_t>(a.parts * maps * samples) * sizeof(double)));
-    with_storage(call.storage,
-                 [&](auto type) { launch(power_plane<decltype(type)>, int64_t{a.parts} * maps, whole, device.stream, a); });
+    launch(power_plane, int64_t{a.parts} * maps, whole, device.stream, a);
   } else {
     const size_t bytes = place_rows(a.dct, H, false, device);
     const int64_t group = maps * std::min(each, std::max<int64_t>(1, kBetweenFloats / (maps * samples)));
@@ -230,9 +220,7 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
     double* means = sums + maps * samples;
     float* coefficients = reinterpret_cast<float*>(means + call.planes);
     a.partial = means;
-    with_storage(call.storage, [&](auto type) {
-      launch(plane_means<decltype(type)>, call.planes, 2 * kThreads * sizeof(float), device.stream, a);
-    });
+    launch(plane_means, call.planes, kThreads * sizeof(double), device.stream, a);
     a.partial = sums;
     a.coefficients = a.dct.rows = coefficients;
     for (int64_t first = 0; first < call.planes; first += group) {
@@ -250,9 +238,12 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
 inline HaarArgs haar_args(const GridCall& call) {
   int levels = 0;
   while (call.coarse[0] && call.coarse[0] << levels < call.fine[0]) ++levels;
+  const bool packs = call.fine[1] % 8 == 0 && reinterpret_cast<uintptr_t>(call.out) % 16 == 0;
   return {{call.coarse[0], call.coarse[1]},
           {call.fine[0], call.fine[1]},
           levels,
+          packs,
+          call.storage,
           call.x,
           call.white,
           call.out,
@@ -266,21 +257,15 @@ inline HaarArgs haar_args(const GridCall& call) {
 inline void cuda_expand_haar(const GridCall& call, const Device& device) {
   const HaarArgs a = haar_args(call);
   const int64_t coarse = call.planes * call.coarse[0] * call.coarse[1];
-  with_storage(call.storage, [&](auto type) {
-    using T = decltype(type);
-    if (call.draw && a.levels)
-      launch(haar_expand_field<T>, blocks_for(call.planes * (call.fine[0] / 2) * ((call.fine[1] / 2 + 3) / 4)), 0,
-             device.stream, a);
-    else
-      launch(haar_expand_white<T>, blocks_for(coarse), 0, device.stream, a);
-  });
+  if (call.draw && a.levels)
+    launch(haar_expand_field, blocks_for(call.planes * (call.fine[0] / 2) * ((call.fine[1] / 2 + 3) / 4)), 0, device.stream, a);
+  else
+    launch(haar_expand_white, blocks_for(coarse), 0, device.stream, a);
 }
 
 inline void cuda_restrict_haar(const GridCall& call, const Device& device) {
   const int64_t coarse = call.planes * call.coarse[0] * call.coarse[1];
-  with_storage(call.storage, [&](auto type) {
-    launch(haar_restrict<decltype(type)>, blocks_for(coarse), 0, device.stream, haar_args(call));
-  });
+  launch(haar_restrict, blocks_for(coarse), 0, device.stream, haar_args(call));
 }
 
 inline void cuda_normals(const GridCall& call, const Device& device) {

@@ -53,12 +53,13 @@ void check_same_device(const Tensor& x, const Tensor& other, const char* name) {
                   " must be on x's device, cuda:", x.get_device_index());
 }
 
-GridCall grid_call(bool haar, int64_t h, int64_t w, int64_t H, int64_t W, int64_t planes, Storage storage, double t,
-                   double scale) {
+GridCall grid_call(const OnDevice& on, bool haar, int64_t h, int64_t w, int64_t H, int64_t W, int64_t planes, Storage storage,
+                   double t, double scale) {
   check_pair(haar, h, H);
   check_pair(haar, w, W);
-  STD_TORCH_CHECK(haar || (H <= kLargestCudaSize && W <= kLargestCudaSize), "dct basis: a grid of ", H, " x ", W,
-                  " has an axis over ", kLargestCudaSize, ", the largest on CUDA; use the torch path");
+  const int largest = largest_size(on.device());
+  STD_TORCH_CHECK(haar || (H <= largest && W <= largest), "dct basis: a grid of ", H, " x ", W, " has an axis over ", largest,
+                  ", the largest on this device; use the torch path");
   GridCall call{};
   call.coarse[0] = static_cast<int>(h), call.coarse[1] = static_cast<int>(w);
   call.fine[0] = static_cast<int>(H), call.fine[1] = static_cast<int>(W);
@@ -94,7 +95,7 @@ void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64
   STD_TORCH_CHECK(!haar || height * coarse.columns == width * coarse.rows,
                   "haar basis: coefficients are nested only if every axis grows by the same factor");
   const OnDevice on(x);
-  GridCall call = grid_call(haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), t, scale);
+  GridCall call = grid_call(on, haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), t, scale);
   const Tensor planes = torch::stable::contiguous(x), keys = torch::stable::contiguous(key);
   call.x = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
@@ -126,7 +127,7 @@ void expand_white_into(const Tensor& x, const Tensor& white, double t, double sc
   check_same_device(x, white, "white");
   const OnDevice on(x);
   GridCall call =
-      grid_call(haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, scale);
+      grid_call(on, haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, scale);
   const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
   call.x = planes.const_data_ptr();
   call.white = field.const_data_ptr();
@@ -151,7 +152,8 @@ void expand_white_out(const Tensor& x, const Tensor& white, double t, double sca
 Tensor embed(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
   const Grid coarse = grid_of(x, "x");
   const OnDevice on(x);
-  GridCall call = grid_call(haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), 0.0, scale);
+  GridCall call =
+      grid_call(on, haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), 0.0, scale);
   Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
   const Tensor planes = torch::stable::contiguous(x);
   call.x = planes.const_data_ptr();
@@ -163,7 +165,7 @@ Tensor embed(const Tensor& x, int64_t height, int64_t width, double scale, bool 
 Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
   const Grid fine = grid_of(x, "x");
   const OnDevice on(x);
-  GridCall call = grid_call(haar, height, width, fine.rows, fine.columns, fine.planes, storage_of(x, "x"), 0.0, scale);
+  GridCall call = grid_call(on, haar, height, width, fine.rows, fine.columns, fine.planes, storage_of(x, "x"), 0.0, scale);
   Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
   if (call.planes == 0) return out;
   const Tensor planes = torch::stable::contiguous(x);
@@ -188,7 +190,7 @@ Tensor render(const Tensor& key, int64_t planes, int64_t height, int64_t width, 
   int64_t rows = height, columns = width;
   if (haar)
     while (rows % 2 == 0 && columns % 2 == 0) rows /= 2, columns /= 2;
-  GridCall call = grid_call(haar, rows, columns, height, width, all, Storage::kFloat32, 1.0, 1.0);
+  GridCall call = grid_call(on, haar, rows, columns, height, width, all, Storage::kFloat32, 1.0, 1.0);
   if (!haar) call.coarse[0] = call.coarse[1] = 0;
   call.out = out.mutable_data_ptr();
   call.draw = true;
@@ -208,7 +210,7 @@ Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width,
   if (all == 0) return out;
   const OnDevice on(key);
   const Tensor keys = torch::stable::contiguous(key);
-  GridCall call = grid_call(true, height, width, height, width, all, Storage::kFloat32, 1.0, 1.0);
+  GridCall call = grid_call(on, true, height, width, height, width, all, Storage::kFloat32, 1.0, 1.0);
   call.out = out.mutable_data_ptr();
   set_noise(call, keys, transition, first_plane);
   cuda_normals(call, on.device());
@@ -220,7 +222,8 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const Grid grid = grid_of(x, "x");
   STD_TORCH_CHECK(maps >= 1 && grid.planes % maps == 0, "maps = ", maps, " must divide the ", grid.planes, " planes of x");
   const OnDevice on(x);
-  GridCall call = grid_call(false, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
+  GridCall call =
+      grid_call(on, false, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
   call.coarse[0] = call.coarse[1] = 0;
   const Tensor planes = torch::stable::contiguous(x);
   if (grid.planes == 0) return torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);

@@ -17,20 +17,25 @@
 #endif
 
 #include "noise.h"
+#include "ops.h"
 
 namespace spd {
 
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = 256;       // of every block
+constexpr int kResidentBlocks = 4;  // a multiprocessor should hold: leaves 64 registers a thread, which nothing exceeds
 
-// Called before and after each launch of a sequence that a stream runs in order.
+// Launches of one stream run in order: each sees what those before it wrote.
 template <class Kernel, class Args>
 void launch(Kernel kernel, int64_t blocks, size_t shared_bytes, cudaStream_t stream, const Args& args) {
+  const unsigned grid = blocks < int64_t{1} << 31 ? static_cast<unsigned>(blocks) : 0;  // 0: an error, which the caller reports
 #if defined(SPD_EMULATE)
-  emu::launch(kernel, static_cast<unsigned>(blocks), kThreads, shared_bytes, stream, args);
+  emu::launch(kernel, grid, kThreads, shared_bytes, stream, args);
 #else
   if (shared_bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream> > >(args);
+  // clang-format off
+  kernel<<<grid, kThreads, shared_bytes, stream>>>(args);
+  // clang-format on
 #endif
 }
 
@@ -71,6 +76,19 @@ SPD_HD void from_float(float x, Float16& out) {
   const _Float16 y = static_cast<_Float16>(x);
   std::memcpy(&out, &y, sizeof y);
 #endif
+}
+
+// body(T{}) for the type T of a storage.
+template <class Body>
+__device__ inline void with_storage(Storage storage, const Body& body) {
+  switch (storage) {
+    case Storage::kFloat32:
+      return body(float{});
+    case Storage::kBfloat16:
+      return body(Bfloat16{});
+    case Storage::kFloat16:
+      return body(Float16{});
+  }
 }
 
 // ---- the field --------------------------------------------------------------------------------------------------------

@@ -164,10 +164,17 @@ void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64
   run_expand(haar, task, coarse.planes);
 }
 
+// A tensor like x on another grid, to be written as a whole.
+Tensor new_planes(const Tensor& x, int64_t rows, int64_t columns) {
+  Tensor out = torch::stable::new_empty(x, with_grid(x, rows, columns));
+  prefer_huge_pages(out.mutable_data_ptr(), static_cast<size_t>(out.numel()) * out.element_size());
+  return out;
+}
+
 Tensor expand_field(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
                     int64_t transition, int64_t first_plane, bool haar) {
   grid_of(x, "x");
-  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  Tensor out = new_planes(x, height, width);
   expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
   return out;
 }
@@ -192,7 +199,8 @@ void expand_white_into(const Tensor& x, const Tensor& white, double t, double sc
 }
 
 Tensor expand_white(const Tensor& x, const Tensor& white, double t, double scale, bool haar) {
-  Tensor out = torch::stable::new_empty(white, with_grid(white, grid_of(white, "white").rows, grid_of(white, "white").columns));
+  const Grid fine = grid_of(white, "white");
+  Tensor out = new_planes(white, fine.rows, fine.columns);
   expand_white_into(x, white, t, scale, haar, out);
   return out;
 }
@@ -207,7 +215,7 @@ Tensor embed(const Tensor& x, int64_t height, int64_t width, double scale, bool 
   const Grid coarse = grid_of(x, "x");
   GridTask task = grid_task(haar, coarse.rows, coarse.columns, static_cast<int>(height), static_cast<int>(width),
                             storage_of(x, "x"), 0.0, scale);
-  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  Tensor out = new_planes(x, height, width);
   const Tensor planes = torch::stable::contiguous(x);
   task.x = planes.const_data_ptr();
   task.out = out.mutable_data_ptr();
@@ -219,7 +227,7 @@ Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bo
   const Grid fine = grid_of(x, "x");
   GridTask task = grid_task(haar, static_cast<int>(height), static_cast<int>(width), fine.rows, fine.columns,
                             storage_of(x, "x"), 0.0, scale);
-  Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
+  Tensor out = new_planes(x, height, width);
   if (fine.planes == 0) return out;
   const Tensor planes = torch::stable::contiguous(x);
   task.white = planes.const_data_ptr();
@@ -287,29 +295,26 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const Tensor planes = torch::stable::contiguous(x);
   const PowerTask task{
       {grid.rows, grid.columns}, {plan_for(grid.rows), plan_for(grid.columns)}, storage_of(x, "x"), planes.const_data_ptr()};
-  Tensor out = torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
+  Tensor out = torch::stable::new_empty(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
   double* sums = static_cast<double*>(out.mutable_data_ptr());
   const Kernels& k = kernels();
   const int64_t tile_floats = k.tile_floats(grid.rows, grid.columns);
   const int64_t line_floats = k.line_floats(std::max(grid.rows, grid.columns));
   const int64_t samples = int64_t{grid.rows} * grid.columns, each = grid.planes / maps;
   // A fixed number of partial sums, added in order: the result does not depend on the number of threads.
-  const int64_t parts = std::clamp<int64_t>(each / 4, 1, 8);
-  const Scratch partial(2 * tile_floats * parts);
-  double* squares = reinterpret_cast<double*>(partial.data());
+  const int64_t parts = std::clamp<int64_t>(std::min(each / 4, (int64_t{1} << 23) / tile_floats), 1, 8);
+  double* squares = reinterpret_cast<double*>(thread_scratch<Kind::kShared>(2 * tile_floats * parts));
   for (int64_t map = 0; map < maps; ++map) {
     parallel(parts, each * samples / parts, [&](int64_t first, int64_t last) {
       float* buffer = thread_scratch(tile_floats + line_floats);
       for (int64_t part = first; part < last; ++part) {
-        double* own = squares + part * tile_floats;
-        std::fill(own, own + tile_floats, 0.0);
-        for (int64_t i = each * part / parts; i < each * (part + 1) / parts; ++i)
-          k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, own);
+        const int64_t begin = each * part / parts, end = each * (part + 1) / parts;
+        for (int64_t i = begin; i < end; ++i)
+          k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, i == begin,
+                        squares + part * tile_floats);
       }
     });
-    for (int64_t part = 1; part < parts; ++part)
-      for (int64_t i = 0; i < tile_floats; ++i) squares[i] += squares[part * tile_floats + i];
-    k.power_unpack(task, squares, sums + map * samples);
+    k.power_unpack(task, squares, static_cast<int>(parts), sums + map * samples);
   }
   return out;
 }

@@ -56,16 +56,24 @@ def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequ
     """Whether the native operation `name` takes these tensors and grids; where not, the torch path computes the same.
 
     Native are two spectral axes, real storage up to 32 bits, devices the extension was built for, and for the DCT sizes
-    whose odd part is at most :data:`LARGEST_ODD_CORE`.
+    whose odd part is at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
     """
     if _C is None or any(len(grid) != 2 or max(grid) >= 2**16 for grid in grids):
         return False
-    if not haar and any(n // (n & -n) > LARGEST_ODD_CORE for grid in grids for n in grid):
+    longest = min((_largest(x.device) for x in tensors), default=0)
+    if not haar and any(n > longest or n // (n & -n) > LARGEST_ODD_CORE for grid in grids for n in grid):
         return False
     return all(
         (x.dtype in STORAGE or x.dtype == torch.int64) and x.numel() > 0 and _has_kernel(name, x.device.type)
         for x in tensors
     )
+
+
+def _largest(device: torch.device) -> int:
+    """Longest axis of the native DCT: two lines on both grids, tables and buffers in a block (csrc/cuda_launch.cuh)."""
+    if device.type != "cuda":
+        return 2**16 - 1
+    return int((torch.cuda.get_device_properties(device).shared_memory_per_block_optin - 96) // 48)
 
 
 def _has_kernel(name: str, device: str) -> bool:

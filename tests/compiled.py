@@ -16,6 +16,10 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+    "thread": ["-fsanitize=thread"],
+}
 FOLDER = Path(tempfile.gettempdir()) / f"spectral_pd-tests-{os.getuid()}"
 
 
@@ -56,8 +60,20 @@ def emulator() -> ModuleType:
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: pip install pybind11")
     includes = ["-I", pybind11.get_include(), "-I", sysconfig.get_paths()["include"]]
     name = "_emu" + sysconfig.get_config_var("EXT_SUFFIX")
-    path = build(name, ["csrc/emu/module.cpp"], ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", *includes])
+    path = build(name, ["csrc/emu/module.cpp"], ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", *includes])
     spec = importlib.util.spec_from_file_location("_emu", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def sanitized(kind: str, *arguments: object) -> tuple[int, str]:
+    """Run csrc/emu/sanitize.cpp under a sanitizer of :data:`SANITIZERS`: (exit status, what it wrote)."""
+    program = build(f"sanitize-{kind}", ["csrc/emu/sanitize.cpp"], ["-O1", "-g", *SANITIZERS[kind]])
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0", "TSAN_OPTIONS": "exitcode=66"},
+    )
+    return done.returncode, done.stdout + done.stderr

@@ -1,160 +1,301 @@
-"""The CUDA kernels without a GPU: their source runs under the emulator of csrc/emu against float64, in random schedules.
+"""The CUDA kernels without a GPU: their source under the emulator (csrc/emu) against float64, and the emulator itself.
 
-The emulator itself is tested with planted mistakes: what it cannot find, it cannot rule out.
+Every result is compared for several seeds, each of which is another schedule of blocks, warps and lanes. The device the
+launch code sees decides which kernels run: with few multiprocessors and 227 KiB of shared memory a block takes a whole plane,
+with little shared memory the same operation takes three launches.
 """
 
-from __future__ import annotations
+import re
+from functools import cache
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
-from compiled import emulator
+from compiled import ROOT, emulator, sanitized
 
 from spectral_pd import DCT, HAAR, NoiseField, ops
-from spectral_pd.bases import corner
 
-T, SCALE = 0.7, 1.2
-BOUND = 5e-7
-SHARED = 227 * 1024  # a block's shared memory on H100; 0 forces the kernels for planes that do not fit
-KEYS = np.array([7, -3], dtype=np.int64)
-# coarse, fine, shared memory: powers of two, odd, prime, one sample, strips, one axis growing.
-DCT_CASES = [
-    ((8, 8), (16, 16), SHARED),
-    ((5, 7), (11, 13), SHARED),
-    ((1, 1), (3, 5), SHARED),
-    ((9, 20), (9, 36), SHARED),
-    ((45, 20), (90, 40), SHARED),
-    ((8, 8), (16, 16), 0),
-    ((13, 10), (26, 29), 0),
+BOUND = 5e-7  # relative l2 error of float32 results against float64
+T, SCALE = 0.7, 1.3
+LARGE, THREE_LAUNCHES = 227 * 1024, 0
+KEYS = np.array([3, -(2**62) + 5], dtype=np.int64)
+DCT_GRIDS = [
+    ((1, 1), (1, 1)),
+    ((1, 1), (3, 5)),
+    ((4, 4), (8, 8)),
+    ((5, 7), (11, 13)),
+    ((7, 20), (7, 31)),
+    ((17, 33), (34, 66)),
+    ((6, 10), (49, 26)),
+    ((1, 300), (2, 540)),
 ]
-HAAR_CASES = [((2, 3), (4, 6)), ((3, 5), (24, 40)), ((8, 8), (32, 32)), ((1, 1), (2, 2))]
-FAULTS = [
-    "no barrier after fill",
-    "no barrier between passes",
-    "no warp barrier",
-    "unwritten",
-    "barrier in a branch",
-    "two barriers",
-    "warp operation after exit",
-    "shuffle outside the mask",
+HAAR_GRIDS = [((1, 1), (2, 2)), ((2, 2), (32, 32)), ((3, 7), (24, 56)), ((5, 7), (10, 14)), ((6, 4), (6, 4))]
+CASES = [pytest.param(DCT, *grids, id=f"dct-{grids}") for grids in DCT_GRIDS] + [
+    pytest.param(HAAR, *grids, id=f"haar-{grids}") for grids in HAAR_GRIDS
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emu():
+    """The emulated kernels as a Python module."""
     return emulator()
 
 
-def planes(shape, seed=0):
-    return torch.randn(4, *shape, generator=torch.Generator().manual_seed(seed))
+def machines(emu, **device):
+    """Both ways to run an operation, each with its own random schedule."""
+    return [emu.Machine(seed=seed, shared_bytes=size, **device) for seed, size in ((1, LARGE), (2, THREE_LAUNCHES))]
 
 
-def field(shape, haar):
-    """Coefficients of the noise field of two items with two planes each, numbered from 3, float64 (4, *shape)."""
-    noise = NoiseField([int(k) for k in KEYS], basis=HAAR if haar else DCT)
-    return noise.coefficients((2, 5, *shape), dtype=torch.float64)[:, 3:].flatten(0, 1)
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def assert_near(actual, expected):
-    actual, expected = torch.from_numpy(np.asarray(actual)).double(), expected.double()
-    assert torch.isfinite(actual).all()
-    assert float((actual - expected).norm()) <= BOUND * float(expected.norm())
+def relative_error(actual, expected):
+    return float(np.linalg.norm(np.asarray(actual, np.float64) - expected) / np.linalg.norm(expected))
 
 
-def expand(emu, x, white, keys, coarse, fine, *, haar=False, storage="float32", seed=0, shared=SHARED, processors=2):
-    return emu.expand(x, white, keys, 4, coarse, fine, T, SCALE, haar, 3, 0, storage, processors, seed, shared)
+def forward(basis, x):
+    return basis.forward(torch.from_numpy(np.asarray(x, np.float64))).numpy()
 
 
-def cases():
-    return [(False, *case) for case in DCT_CASES] + [(True, *case, SHARED) for case in HAAR_CASES]
+def inverse(basis, c):
+    return basis.inverse(torch.from_numpy(c)).numpy()
 
 
-@pytest.mark.parametrize(("haar", "coarse", "fine", "shared"), cases())
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kernels_against_float64(emu, haar, coarse, fine, shared, seed):
-    basis = HAAR if haar else DCT
-    x, white = planes(coarse, seed), planes(fine, seed + 10)
-
-    def grown(c):
-        c = c.clone()
-        c[corner(coarse)] = basis.forward(x.double()) * SCALE
-        return basis.inverse(c)
-
-    options = {"haar": haar, "seed": seed, "shared": shared, "processors": 1 + 131 * seed}
-    got = expand(emu, x.numpy(), None, KEYS, coarse, fine, **options)
-    assert_near(got, grown(field(fine, haar) * (T * SCALE)))
-    got = expand(emu, x.numpy(), white.numpy(), None, coarse, fine, **options)
-    assert_near(got, grown(basis.forward(white.double()) * (T * SCALE)))
-    got = expand(emu, x.numpy(), None, None, coarse, fine, **options)
-    assert_near(got, basis.embed(x.double(), fine) * SCALE)
-    got = emu.restrict(white.numpy(), coarse, SCALE, haar, "float32", 1 + 131 * seed, seed, shared)
-    assert_near(got, basis.restrict(white.double(), coarse) * SCALE)
+def expansion(basis, x, coefficients):
+    """Exact ``SCALE (U x + T (w - U U^T w))`` in float64 from the coefficients of w."""
+    c = T * coefficients.astype(np.float64)
+    c[..., : x.shape[-2], : x.shape[-1]] = forward(basis, x)
+    return SCALE * inverse(basis, c)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("shape", "shared"), [((16, 16), SHARED), ((11, 18), SHARED), ((20, 9), 0)])
-def test_power_of_centred_planes(emu, shape, shared, seed):
-    x = planes(shape) + 100  # a mean that would cost all digits
-    got = emu.power_map(x.numpy(), 2, "float32", 1 + 131 * seed, seed, shared)
-    centred = x.double() - x.double().mean((-2, -1), keepdim=True)
-    expected = DCT.forward(centred).square().unflatten(0, (2, 2)).sum(0)
+# ---- every kernel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("basis", "coarse", "fine"), CASES)
+def test_every_kernel_matches_float64(emu, basis, coarse, fine):
+    x, white, haar = numbers(2, *coarse), numbers(2, *fine, seed=1), basis is HAAR
+    field = NoiseField([int(k) for k in KEYS], basis=basis)
+    coefficients = field.coefficients((2, 1, *fine), dtype=torch.float64)[:, 0].numpy()
+    restricted = SCALE * inverse(basis, forward(basis, white)[..., : coarse[0], : coarse[1]])
+    exact_white, exact_field = expansion(basis, x, forward(basis, white)), expansion(basis, x, coefficients)
+    exact_embedding = expansion(basis, x, np.zeros_like(coefficients))
+    for machine in machines(emu):
+        common = {"scale": SCALE, "haar": haar, "machine": machine}
+        grown = emu.expand(x, coarse, fine, 2, white=white, t=T, **common)
+        assert relative_error(grown, exact_white) <= BOUND
+        drawn = emu.expand(x, coarse, fine, 2, keys=KEYS, t=T, **common)
+        assert relative_error(drawn, exact_field) <= BOUND
+        assert relative_error(emu.expand(x, coarse, fine, 2, **common), exact_embedding) <= BOUND
+        assert relative_error(emu.restrict(white, coarse, **common), restricted) <= BOUND
+
+
+def test_the_reference_would_notice_a_wrong_factor(emu):
+    x, white = numbers(2, 5, 7), numbers(2, 11, 13, seed=1)
+    grown = emu.expand(x, (5, 7), (11, 13), 2, white=white, t=T * 1.00001, scale=SCALE)
+    assert relative_error(grown, expansion(DCT, x, forward(DCT, white))) > BOUND
+
+
+@pytest.mark.parametrize("size", [*range(1, 34), 45, 53, 60, 90, 106, 121, 127, 243, 320, 509, 512, 1000, 1022])
+def test_every_size_of_the_transform(emu, size):
+    """Columns of one machine, rows of the other; sizes from 512 on are shared by the whole block."""
+    x = numbers(1, size, 3) if size % 2 else numbers(1, 3, size)
+    sums = emu.power_map(x, 1, machine=emu.Machine(seed=size, shared_bytes=THREE_LAUNCHES if size % 3 else LARGE))
+    expected = scipy.fft.dctn(x.astype(np.float64), axes=(-2, -1), norm="ortho") ** 2
     expected[:, 0, 0] = 0
-    got = torch.from_numpy(got)
-    got[:, 0, 0] = 0
-    torch.testing.assert_close(got, expected, rtol=2e-4, atol=1e-5)
+    assert relative_error(sums, expected) <= BOUND
+
+
+@pytest.mark.parametrize(("grid", "maps", "planes"), [((5, 7), 2, 6), ((20, 1), 1, 5), ((33, 18), 3, 3)])
+def test_power_map_matches_float64_with_a_large_mean(emu, grid, maps, planes):
+    x = numbers(planes, *grid) + np.float32(30)
+    squares = scipy.fft.dctn(x.astype(np.float64), axes=(-2, -1), norm="ortho") ** 2
+    squares[:, 0, 0] = 0
+    expected = squares.reshape(-1, maps, *grid).sum(0)
+    for machine in machines(emu):
+        assert relative_error(emu.power_map(x, maps, machine=machine), expected) <= 5 * BOUND
+
+
+def test_many_planes_pass_through_a_small_buffer_in_groups(emu):
+    """Three launches at a time keep 24 MB between them: 600 planes of 128 x 128 need two groups and more."""
+    largest = 6 << 20  # floats between launches (csrc/cuda_launch.cuh)
+    planes = 2 * largest // (2 * 2000) + 1
+    x = numbers(planes, 1, 2)
+    grown = emu.expand(x, (1, 2), (1, 2000), planes, machine=emu.Machine(shared_bytes=THREE_LAUNCHES))
+    assert relative_error(grown[[0, planes // 2, -1]], expansion(DCT, x[[0, planes // 2, -1]], np.zeros((3, 1, 2000))) / SCALE) <= BOUND
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
-def test_short_types_are_rounded_once(emu, storage):
-    dtype = getattr(torch, storage)
-    x = planes((6, 5)).to(dtype)
-    got = expand(emu, x.view(torch.uint16).numpy(), None, None, (6, 5), (12, 11), storage=storage)
-    got = torch.from_numpy(got).view(dtype).double()
-    exact = DCT.embed(x.double(), (12, 11)) * SCALE
-    step = torch.finfo(dtype).eps * exact.abs()
-    assert ((got - exact).abs() <= 0.51 * step + 1e-6).all()
+@pytest.mark.parametrize("haar", [False, True])
+def test_half_precision_is_the_float32_result_rounded_once(emu, storage, haar):
+    dtype, coarse, fine = getattr(torch, storage), (3, 4), (6, 8)
+    low, w = (torch.from_numpy(numbers(2, *grid)).to(dtype) for grid in (coarse, fine))
+
+    def stored(planes):
+        return planes.view(torch.int16).numpy().view(np.uint16)
+
+    def rounded(planes):
+        return stored(torch.from_numpy(planes).to(dtype))
+
+    x, white = low.float().numpy(), w.float().numpy()
+    for machine in machines(emu):
+        common = {"haar": haar, "machine": machine}
+        half = {"storage": storage, **common}
+        for noise, half_noise in [({"white": white}, {"white": stored(w)}), ({"keys": KEYS}, {"keys": KEYS}), ({}, {})]:
+            exact = emu.expand(x, coarse, fine, 2, t=T, **noise, **common)
+            assert (emu.expand(stored(low), coarse, fine, 2, t=T, **half_noise, **half) == rounded(exact)).all()
+        assert (emu.restrict(stored(w), coarse, **half) == rounded(emu.restrict(white, coarse, **common))).all()
+    sums = emu.power_map(stored(w), 1, storage=storage)
+    assert (sums == emu.power_map(white, 1)).all()
 
 
-@pytest.mark.skipif(not ops.has_native(), reason="the extension is not built; pip install . needs a C++ compiler")
-@pytest.mark.parametrize("shape", [(16, 16), (11, 13)])
-def test_noise_has_the_bits_of_the_cpu_kernels(emu, shape):
-    got = emu.normals(KEYS, 2, shape, 3, 1, 5)
-    ours = ops.normals(torch.from_numpy(KEYS), 2, shape, transition=1, first_plane=3)
-    assert torch.equal(torch.from_numpy(got), ours.flatten(0, 1))
-    other = ops.normals(torch.from_numpy(KEYS), 2, shape, transition=2, first_plane=3)
-    assert not torch.equal(torch.from_numpy(got), other.flatten(0, 1))
+def test_the_longest_line_fits_in_shared_memory_and_the_next_does_not(emu):
+    """What largest_size() promises, and spectral_pd/ops.py relies on, for the shared memory of real devices."""
+    for shared_bytes in (99 * 1024, 163 * 1024, LARGE):
+        longest = emu.largest_size(shared_bytes)
+        machine = emu.Machine(shared_bytes=shared_bytes)
+        x, white = numbers(1, 1, 2), numbers(1, 2, longest, seed=1)
+        grown = emu.expand(x, (1, 2), (2, longest), 1, white=white, t=T, scale=SCALE, machine=machine)
+        assert relative_error(grown, expansion(DCT, x, forward_lines(white))) <= BOUND
+    with pytest.raises(emu.EmulationError, match="shared memory over 227 KiB"):
+        emu.power_map(numbers(1, 1, 2 * longest), 1)
 
 
-@pytest.mark.parametrize("haar", [False, True], ids=["dct", "haar"])
-def test_schedules_do_not_change_a_bit(emu, haar):
-    x = planes((6, 8)).numpy()
-    results = [expand(emu, x, None, KEYS, (6, 8), (12, 16), haar=haar, seed=seed) for seed in range(6)]
-    for other in results[1:]:
-        assert np.array_equal(other, results[0])
+def forward_lines(x):
+    """Coefficients by scipy: a dense matrix of thousands of samples would take longer than all other tests."""
+    return scipy.fft.dctn(x.astype(np.float64), axes=(-2, -1), norm="ortho")
 
 
-# -- the emulator -----------------------------------------------------------------------------------------------------
+# ---- the noise --------------------------------------------------------------------------------------------------------
 
 
-def healthy(emu, name, seed):
-    """Whether a run with the planted mistake went unnoticed: no error, and the right numbers."""
-    t = np.arange(256)
-    try:
-        return np.array_equal(emu.fault(name, seed), 256 + ((t ^ 1) + 37) % 256)
-    except emu.EmulationError:
-        return False
+@pytest.mark.parametrize("grid", [(1, 1), (5, 7), (3, 16), (40, 18)])
+def test_noise_bits_are_those_of_the_cpu(emu, grid):
+    """One source for both: the emulator compiles it without vectors, and without fusing a product with a sum."""
+    address = {"first_plane": 5, "transition": 3}
+    drawn = emu.normals(KEYS, 2, grid, **address).reshape(2, 2, *grid)
+    keys = [int(k) for k in KEYS]
+    reference = NoiseField(keys, transition=3).coefficients((2, 7, *grid), dtype=torch.float64)[:, 5:].numpy()
+    assert np.abs(drawn - reference).max() <= 1e-6
+    if ops.has_native():
+        native = ops.normals(torch.from_numpy(KEYS), 2, grid, transition=3, first_plane=5)
+        assert (native.numpy() == drawn).all()
 
 
-def test_no_mistake_is_found_where_there_is_none(emu):
-    assert all(healthy(emu, "none", seed) for seed in range(20))
+@pytest.mark.parametrize("haar", [False, True])
+def test_no_result_depends_on_the_schedule(emu, haar):
+    x, white = numbers(2, 5, 6), numbers(2, 10, 12, seed=1)
+    for shared_bytes in (LARGE, THREE_LAUNCHES):
+        results = set()
+        for seed in range(6):
+            machine = emu.Machine(seed=seed, shared_bytes=shared_bytes)
+            common = {"haar": haar, "machine": machine}
+            parts = [
+                emu.expand(x, (5, 6), (10, 12), 2, keys=KEYS, t=T, **common),
+                emu.expand(x, (5, 6), (10, 12), 2, white=white, t=T, **common),
+                emu.restrict(white, (5, 6), **common),
+                emu.power_map(white, 1, machine=machine),
+            ]
+            results.add(b"".join(part.tobytes() for part in parts))
+        assert len(results) == 1
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_planted_mistakes_are_found(emu, name):
-    """Each by at least one of ten schedules; most by every one."""
-    assert not all(healthy(emu, name, seed) for seed in range(10))
+# ---- the emulator itself ----------------------------------------------------------------------------------------------
+
+HEALTHY = 256 + ((np.arange(256) ^ 1) + 37) % 256
+NUMERIC_FAULTS = ["no barrier after fill", "no barrier between passes", "no warp barrier", "unwritten"]
+BROKEN_RULES = {
+    "barrier in a branch": "reached by only part of the block",
+    "two barriers": "different __syncthreads",
+    "warp operation after exit": "a lane that has exited",
+    "shuffle outside the mask": "outside its mask",
+}
 
 
-def test_an_unknown_mistake_is_refused(emu):
-    with pytest.raises(emu.EmulationError, match="no fault named nonsense"):
-        emu.fault("nonsense", 0)
+def test_a_healthy_kernel_is_right_under_every_schedule(emu):
+    assert all((emu.fault("none", seed) == HEALTHY).all() for seed in range(20))
+
+
+@pytest.mark.parametrize("fault", NUMERIC_FAULTS)
+def test_a_planted_fault_shows_in_the_numbers(emu, fault):
+    assert not any(np.array_equal(emu.fault(fault, seed), HEALTHY) for seed in range(10))
+
+
+@pytest.mark.parametrize(("fault", "message"), BROKEN_RULES.items())
+def test_a_broken_rule_is_an_exception(emu, fault, message):
+    for seed in range(5):
+        with pytest.raises(emu.EmulationError, match=message):
+            emu.fault(fault, seed)
+
+
+def barriers():
+    """Every barrier of the kernels: (file, line)."""
+    found = []
+    for path in sorted((ROOT / "csrc").glob("cuda_*.cuh")):
+        lines = enumerate(path.read_text().splitlines(), start=1)
+        found += [(path.name, number) for number, line in lines if re.search(r"__sync(threads|warp)\(\);", line)]
+    return found
+
+
+@cache
+def watched_call(kind, coarse, fine):
+    """(call of the emulator, exact result) of one operation on two planes (six for the power, more than blocks)."""
+    planes = 6 if kind == "power" else 2
+    x, white = numbers(planes, *coarse), numbers(planes, *fine, seed=1) + np.float32(3)
+    c = forward_lines(white)
+    if kind == "expand":
+        c[..., : coarse[0], : coarse[1]] = forward_lines(x) / T
+        exact = scipy.fft.idctn(T * c, axes=(-2, -1), norm="ortho")
+        return lambda emu, m: emu.expand(x, coarse, fine, planes, white=white, t=T, machine=m), exact
+    if kind == "restrict":
+        exact = scipy.fft.idctn(c[..., : coarse[0], : coarse[1]], axes=(-2, -1), norm="ortho")
+        return lambda emu, m: emu.restrict(white, coarse, machine=m), exact
+    c[:, 0, 0] = 0
+    return lambda emu, m: emu.power_map(white, 1, machine=m), (c**2).sum(0, keepdims=True)
+
+
+@pytest.mark.parametrize("site", barriers(), ids=lambda site: f"{site[0]}:{site[1]}")
+def test_every_barrier_of_the_kernels_is_needed_and_missed(emu, site):
+    """Mutation: with any one barrier left out, some call is wrong; so none is superfluous, and none could be forgotten."""
+    grids, lines, narrow = ((20, 12), (40, 33)), ((2, 300), (3, 520)), ((20, 1), (40, 1))
+    runs = [(kind, grids, size) for size in (LARGE, 13000, THREE_LAUNCHES) for kind in ("expand", "restrict", "power")]
+    runs += [("power", narrow, LARGE), ("expand", lines, LARGE), ("expand", lines, THREE_LAUNCHES)]
+    for kind, (coarse, fine), shared_bytes in runs:
+        call, exact = watched_call(kind, coarse, fine)
+        for seed in range(2):
+            machine = emu.Machine(seed=seed, shared_bytes=shared_bytes, dropped=site)
+            if not relative_error(call(emu, machine), exact) <= 1e-5:
+                return
+    pytest.fail(f"nothing goes wrong without the barrier of {site[0]}, line {site[1]}")
+
+
+# ---- sanitizers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(seed):
+    status, said = sanitized("address", "kernels", seed)
+    assert status == 0, said
+    assert "runtime error" not in said
+
+
+def test_reading_past_shared_memory_is_found():
+    assert sanitized("address", "fault", "none", 1)[0] == 0
+    status, said = sanitized("address", "fault", "read past the end", 1)
+    assert status != 0
+    assert "heap-buffer-overflow" in said
+
+
+def test_kernels_have_no_data_race():
+    status, said = sanitized("thread", "kernels", 1)
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("fault", ["no barrier after fill", "no barrier between passes", "no warp barrier"])
+def test_a_data_race_is_found(fault):
+    assert sanitized("thread", "fault", "none", 1)[0] == 0
+    for seed in (1, 2):
+        status, said = sanitized("thread", "fault", fault, seed)
+        assert status == 66
+        assert "data race" in said

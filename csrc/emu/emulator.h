@@ -11,6 +11,7 @@
 //                   happens-before race detector for kernels.
 // Blocks run one after another in random order. Not modelled: caches, bank conflicts, occupancy, memory order between blocks.
 #pragma once
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -32,7 +33,6 @@
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void*);
 void __tsan_switch_to_fiber(void*, unsigned);
 void __tsan_acquire(void*);
 void __tsan_release(void*);
@@ -65,9 +65,14 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+constexpr size_t kStackBytes = 128 << 10;
+constexpr unsigned kMostThreads = 1024;
+
 struct Options {
   uint64_t seed = 0;
-  size_t stack_bytes = 128 << 10;
+  // A __syncthreads() or __syncwarp() that is to do nothing, as a planted mistake: source file (without folder) and line.
+  std::string dropped_file;
+  int dropped_line = 0;
 };
 inline Options& options() {
   static Options o;
@@ -98,8 +103,26 @@ inline void release([[maybe_unused]] void* tag) {
 #endif
 }
 
+// Where a fiber stands. swapcontext() asks the kernel for the signal mask each time, so it only serves the sanitizers, which
+// know it; otherwise it starts a fiber and jumps do the rest.
+struct Context {
+  ucontext_t start;
+  jmp_buf place;
+  bool saved = false;
+};
+inline void switch_context(Context& from, Context& to) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  swapcontext(&from.start, &to.start);
+#else
+  from.saved = true;
+  if (_setjmp(from.place)) return;
+  if (to.saved) _longjmp(to.place, 1);
+  setcontext(&to.start);
+#endif
+}
+
 struct Thread {
-  ucontext_t context;
+  Context context;
   char* stack = nullptr;
   dim3 index;
   unsigned lane = 0, warp = 0;
@@ -110,9 +133,15 @@ struct Thread {
   void* tsan_fiber = nullptr;
 };
 
+// Order that a barrier or warp operation makes: threads release `arrived`, the last one of them hands everything on through
+// `passed`. One tag would not do: a thread that is slow to leave would acquire what a fast one does next.
+struct Tags {
+  char arrived = 0, passed = 0;
+};
+
 struct Warp {
   alignas(16) unsigned char slot[32][16];  // what each lane contributes to a shuffle
-  char tag = 0;
+  Tags tags;
 };
 
 struct Block {
@@ -124,8 +153,10 @@ struct Block {
   std::mt19937_64 random;
   std::string error;
   Thread* current = nullptr;
-  ucontext_t scheduler;
-  char barrier_tag = 0, exit_tag = 0;  // exit_tag: only the scheduler acquires it, so threads stay unordered
+  Context scheduler;
+  Tags tags;
+  char start_tag = 0, exit_tag = 0;  // released, and acquired, by the scheduler alone: threads stay unordered
+  unsigned at_barrier = 0;           // threads that wait there
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
   void* scheduler_fiber = nullptr;
@@ -146,10 +177,11 @@ inline void switch_to_scheduler() {
                                  b.scheduler_stack_bytes);
 #endif
 #if defined(__SANITIZE_THREAD__)
+  void* const scheduler = b.scheduler_fiber;
   release(&b.exit_tag);
-  __tsan_switch_to_fiber(b.scheduler_fiber, 1);  // 1: a switch orders nothing
+  __tsan_switch_to_fiber(scheduler, 1);  // 1: a switch orders nothing
 #endif
-  swapcontext(&me.context, &b.scheduler);
+  switch_context(me.context, b.scheduler);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(me.asan_stack, &b.scheduler_stack, &b.scheduler_stack_bytes);
 #endif
@@ -160,12 +192,12 @@ inline void resume(Thread& thread) {
   set_relaxed(b.current, &thread);
 #if defined(__SANITIZE_ADDRESS__)
   void* saved;
-  __sanitizer_start_switch_fiber(&saved, thread.stack, options().stack_bytes);
+  __sanitizer_start_switch_fiber(&saved, thread.stack, kStackBytes);
 #endif
 #if defined(__SANITIZE_THREAD__)
   __tsan_switch_to_fiber(thread.tsan_fiber, 1);
 #endif
-  swapcontext(&b.scheduler, &thread.context);
+  switch_context(b.scheduler, thread.context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(saved, nullptr, nullptr);
 #endif
@@ -182,30 +214,51 @@ inline void thread_entry() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &b.scheduler_stack, &b.scheduler_stack_bytes);
 #endif
-  acquire(&b.barrier_tag);
+  acquire(&b.start_tag);
   b.body();
   set_relaxed(self().state, State::kDone);
-  release(&b.barrier_tag);
   switch_to_scheduler();
 }
 
-inline void barrier(int line) {
-  Thread& me = self();
-  set_relaxed(me.state, State::kAtBarrier);
-  set_relaxed(me.line, line);
-  release(&block().barrier_tag);
+inline void wait(Tags& tags, bool last) {
+  release(&tags.arrived);
+  if (last) {
+    acquire(&tags.arrived);
+    release(&tags.passed);
+  }
   switch_to_scheduler();
-  acquire(&block().barrier_tag);
+  acquire(&tags.passed);
 }
 
-inline void warp_barrier(unsigned mask = 0xffffffffu) {
+// A place in the source where threads wait.
+struct Site {
+  const char* file;
+  int line;
+  bool dropped() const { return line == options().dropped_line && options().dropped_file == file; }
+};
+
+inline void barrier(const Site& site) {
+  if (site.dropped()) return;
+  Block& b = block();
+  set_relaxed(self().state, State::kAtBarrier);
+  set_relaxed(self().line, site.line);
+  set_relaxed(b.at_barrier, relaxed(b.at_barrier) + 1);
+  wait(b.tags, relaxed(b.at_barrier) == b.size.x);
+}
+
+inline void warp_barrier(unsigned mask) {
+  Block& b = block();
   Thread& me = self();
   if (!(mask >> me.lane & 1)) fail("a lane takes part in a warp operation whose mask leaves it out");
   set_relaxed(me.state, State::kAtWarp);
   set_relaxed(me.mask, mask);
-  release(&block().warps[me.warp].tag);
-  switch_to_scheduler();
-  acquire(&block().warps[me.warp].tag);
+  bool last = true;
+  for (unsigned lane = 0; lane < 32 && 32 * me.warp + lane < b.size.x; ++lane)
+    if (mask >> lane & 1) last = last && relaxed(b.threads[32 * me.warp + lane].state) == State::kAtWarp;
+  wait(b.warps[me.warp].tags, last);
+}
+inline void warp_barrier(const Site& site) {
+  if (!site.dropped()) warp_barrier(0xffffffffu);
 }
 
 template <class T>
@@ -252,7 +305,7 @@ class Scheduler {
       release_barrier();
       std::shuffle(priority.begin(), priority.end(), b_.random);
     }
-    stop();
+    acquire(&b_.exit_tag);
   }
 
  private:
@@ -273,27 +326,24 @@ class Scheduler {
       t.warp = i / 32;
       set_relaxed(t.state, State::kReady);
       t.asan_stack = nullptr;
-      getcontext(&t.context);
-      t.context.uc_stack.ss_sp = t.stack;
-      t.context.uc_stack.ss_size = options().stack_bytes;
-      t.context.uc_link = nullptr;
-      makecontext(&t.context, thread_entry, 0);
+      t.context.saved = false;
+      ucontext_t& start = t.context.start;
+      getcontext(&start);
+      start.uc_stack.ss_sp = t.stack;
+      start.uc_stack.ss_size = kStackBytes;
+      start.uc_link = nullptr;
+      makecontext(&start, thread_entry, 0);
 #if defined(__SANITIZE_THREAD__)
-      t.tsan_fiber = __tsan_create_fiber(0);
+      static std::vector<void*> fibers;  // kept: TSan takes its time to make one
+      if (i == fibers.size()) fibers.push_back(__tsan_create_fiber(0));
+      t.tsan_fiber = fibers[i];
 #endif
     }
 #if defined(__SANITIZE_THREAD__)
     b_.scheduler_fiber = __tsan_get_current_fiber();
 #endif
-    release(&b_.barrier_tag);
-  }
-
-  void stop() {
-    acquire(&b_.barrier_tag);
-    acquire(&b_.exit_tag);
-#if defined(__SANITIZE_THREAD__)
-    for (Thread& t : b_.threads) __tsan_destroy_fiber(t.tsan_fiber);
-#endif
+    set_relaxed(b_.at_barrier, 0u);
+    release(&b_.start_tag);
   }
 
   // Lets every group of lanes go on whose whole mask has arrived with that mask.
@@ -325,6 +375,7 @@ class Scheduler {
       b_.error = "deadlock: a warp operation that part of its lanes never reach";
     else if (at_barrier != count_)
       b_.error = "__syncthreads() reached by only part of the block; the others have exited";
+    set_relaxed(b_.at_barrier, 0u);
     const int line = relaxed(b_.threads[0].line);
     for (Thread& t : b_.threads) {
       if (!b_.error.empty()) return;
@@ -339,11 +390,19 @@ class Scheduler {
   unsigned count_;
 };
 
+// Stack of the i-th thread of every block, kept between launches.
+inline char* stack(unsigned i) {
+  static char* const stacks = static_cast<char*>(
+      mmap(nullptr, kStackBytes * kMostThreads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (stacks == MAP_FAILED) throw Error("no memory for stacks");
+  return stacks + kStackBytes * i;
+}
+
 constexpr size_t kSharedLimit = 227 * 1024;
 
 template <class Kernel, class... Args>
 void launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared_bytes, cudaStream_t, Args... args) {
-  if (threads == 0 || threads > 1024) throw Error("a block has 1 to 1024 threads, not " + std::to_string(threads));
+  if (threads == 0 || threads > kMostThreads) throw Error("a block has 1 to 1024 threads, not " + std::to_string(threads));
   if (blocks == 0) throw Error("an empty grid");
   if (shared_bytes > kSharedLimit) throw Error("dynamic shared memory over 227 KiB: " + std::to_string(shared_bytes));
   Block b;
@@ -353,10 +412,7 @@ void launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared_byte
   b.warps.resize((threads + 31) / 32);
   b.random.seed(options().seed);
   b.body = [&] { kernel(args...); };
-  const size_t bytes = options().stack_bytes;
-  void* stacks = mmap(nullptr, bytes * threads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stacks == MAP_FAILED) throw Error("no memory for stacks");
-  for (unsigned i = 0; i < threads; ++i) b.threads[i].stack = static_cast<char*>(stacks) + bytes * i;
+  for (unsigned i = 0; i < threads; ++i) b.threads[i].stack = stack(i);
   std::vector<unsigned> order(blocks);
   for (unsigned i = 0; i < blocks; ++i) order[i] = i;
   std::shuffle(order.begin(), order.end(), b.random);
@@ -369,7 +425,6 @@ void launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared_byte
     if (!b.error.empty()) break;
   }
   set_relaxed(block_slot(), static_cast<Block*>(nullptr));
-  munmap(stacks, bytes * threads);
   if (!b.error.empty()) throw Error(b.error);
 }
 
@@ -379,8 +434,8 @@ void launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared_byte
 #define blockIdx (emu::block().index)
 #define blockDim (emu::block().size)
 #define gridDim (emu::block().grid)
-#define __syncthreads() emu::barrier(__LINE__)
-#define __syncwarp(...) emu::warp_barrier(__VA_ARGS__)
+#define __syncthreads() emu::barrier({__FILE_NAME__, __LINE__})
+#define __syncwarp() emu::warp_barrier({__FILE_NAME__, __LINE__})
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {

@@ -3,6 +3,7 @@
 #define SPD_EMULATE
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "../cuda_launch.cuh"
 #include "faults.h"
@@ -41,11 +42,6 @@ class Workspace {
   mutable std::vector<std::unique_ptr<unsigned char[]>> memory_;
 };
 
-Device device(int multiprocessors, uint64_t seed, size_t shared_bytes) {
-  emu::options().seed = seed;
-  return {multiprocessors, shared_bytes, nullptr};
-}
-
 GridCall call_for(const std::string& storage, int64_t planes, int h, int w, int H, int W, double t, double scale) {
   GridCall call{};
   call.coarse[0] = h, call.coarse[1] = w, call.fine[0] = H, call.fine[1] = W;
@@ -61,62 +57,77 @@ void set_noise(GridCall& call, const Keys& keys, uint32_t first_plane, uint32_t 
   call.draw = true;
 }
 
-py::array expand(py::object x, py::object white, py::object keys, int64_t planes, std::pair<int, int> coarse,
-                 std::pair<int, int> fine, double t, double scale, bool haar, uint32_t first_plane, uint32_t transition,
-                 const std::string& storage, int multiprocessors, uint64_t seed, size_t shared_bytes) {
+// What a test varies: the schedule, and the device that the choice of kernels sees.
+struct Machine {
+  uint64_t seed;
+  size_t shared_bytes;
+  int multiprocessors;
+  std::string dropped_file;  // a barrier that does nothing, as in emu::Options
+  int dropped_line;
+  Device device() const {
+    emu::options().seed = seed;
+    emu::options().dropped_file = dropped_file;
+    emu::options().dropped_line = dropped_line;
+    return {multiprocessors, shared_bytes, nullptr};
+  }
+};
+
+const void* data(const py::object& planes) { return planes.is_none() ? nullptr : planes.cast<py::array>().data(); }
+
+py::array expand(const py::object& x, std::pair<int, int> coarse, std::pair<int, int> fine, int64_t planes,
+                 const py::object& white, const py::object& keys, double t, double scale, bool haar, uint32_t first_plane,
+                 uint32_t transition, const std::string& storage, const Machine& machine) {
   GridCall call = call_for(storage, planes, coarse.first, coarse.second, fine.first, fine.second, t, scale);
-  if (!x.is_none()) call.x = x.cast<py::array>().data();
-  if (!white.is_none()) call.white = white.cast<py::array>().data();
+  call.x = data(x);
+  call.white = data(white);
   if (!keys.is_none()) set_noise(call, keys.cast<Keys>(), first_plane, transition);
   py::array out = new_planes(call.storage, planes, fine.first, fine.second);
   call.out = out.mutable_data();
-  const Device d = device(multiprocessors, seed, shared_bytes);
   if (haar)
-    cuda_expand_haar(call, d);
+    cuda_expand_haar(call, machine.device());
   else
-    cuda_expand_dct(call, d, Workspace());
+    cuda_expand_dct(call, machine.device(), Workspace());
   return out;
 }
 
-py::array restrict(py::array x, std::pair<int, int> coarse, double scale, bool haar, const std::string& storage,
-                   int multiprocessors, uint64_t seed, size_t shared_bytes) {
+py::array restrict(const py::array& x, std::pair<int, int> coarse, double scale, bool haar, const std::string& storage,
+                   const Machine& machine) {
   GridCall call = call_for(storage, x.shape(0), coarse.first, coarse.second, static_cast<int>(x.shape(1)),
                            static_cast<int>(x.shape(2)), 0.0, scale);
   call.white = x.data();
   py::array out = new_planes(call.storage, call.planes, coarse.first, coarse.second);
   call.out = out.mutable_data();
-  const Device d = device(multiprocessors, seed, shared_bytes);
   if (haar)
-    cuda_restrict_haar(call, d);
+    cuda_restrict_haar(call, machine.device());
   else
-    cuda_restrict_dct(call, d, Workspace());
+    cuda_restrict_dct(call, machine.device(), Workspace());
   return out;
 }
 
-py::array power_map(py::array x, int maps, const std::string& storage, int multiprocessors, uint64_t seed,
-                    size_t shared_bytes) {
+py::array power_map(const py::array& x, int maps, const std::string& storage, const Machine& machine) {
   const int rows = static_cast<int>(x.shape(1)), columns = static_cast<int>(x.shape(2));
   GridCall call = call_for(storage, x.shape(0), 0, 0, rows, columns, 0.0, 1.0);
   call.white = x.data();
   py::array_t<double> out({maps, rows, columns});
   std::memset(out.mutable_data(), 0xff, static_cast<size_t>(out.nbytes()));
   call.out = out.mutable_data();
-  cuda_power_map(call, maps, device(multiprocessors, seed, shared_bytes), Workspace());
+  cuda_power_map(call, maps, machine.device(), Workspace());
   return std::move(out);
 }
 
 py::array normals(const Keys& keys, int64_t planes, std::pair<int, int> fine, uint32_t first_plane, uint32_t transition,
-                  uint64_t seed) {
+                  const Machine& machine) {
   GridCall call = call_for("float32", planes * keys.size(), 0, 0, fine.first, fine.second, 1.0, 1.0);
   set_noise(call, keys, first_plane, transition);
   py::array out = new_planes(call.storage, call.planes, fine.first, fine.second);
   call.out = out.mutable_data();
-  cuda_normals(call, device(1, seed, emu::kSharedLimit));
+  cuda_normals(call, machine.device());
   return out;
 }
 
 py::array fault(const std::string& name, uint64_t seed) {
   emu::options().seed = seed;
+  emu::options().dropped_line = 0;
   py::array_t<float> out(kThreads);
   std::memset(out.mutable_data(), 0xff, static_cast<size_t>(out.nbytes()));
   run_fault(fault_named(name), out.mutable_data());
@@ -128,9 +139,24 @@ py::array fault(const std::string& name, uint64_t seed) {
 
 PYBIND11_MODULE(_emu, m) {
   py::register_exception<emu::Error>(m, "EmulationError", PyExc_RuntimeError);
-  m.def("expand", &spd::expand);
-  m.def("restrict", &spd::restrict);
-  m.def("power_map", &spd::power_map);
-  m.def("normals", &spd::normals);
-  m.def("fault", &spd::fault);
+  using spd::Machine;
+  py::class_<Machine>(m, "Machine")
+      .def(py::init([](uint64_t seed, size_t shared_bytes, int multiprocessors, const std::pair<std::string, int>& dropped) {
+             return Machine{seed, shared_bytes, multiprocessors, dropped.first, dropped.second};
+           }),
+           py::arg("seed") = 0, py::arg("shared_bytes") = emu::kSharedLimit, py::arg("multiprocessors") = 1,
+           py::arg("dropped") = std::pair<std::string, int>("", 0));
+  const Machine usual{0, emu::kSharedLimit, 1, "", 0};
+  m.def("expand", &spd::expand, py::arg("x"), py::arg("coarse"), py::arg("fine"), py::arg("planes"), py::kw_only(),
+        py::arg("white") = py::none(), py::arg("keys") = py::none(), py::arg("t") = 0.0, py::arg("scale") = 1.0,
+        py::arg("haar") = false, py::arg("first_plane") = 0, py::arg("transition") = 0, py::arg("storage") = "float32",
+        py::arg("machine") = usual);
+  m.def("restrict", &spd::restrict, py::arg("x"), py::arg("coarse"), py::kw_only(), py::arg("scale") = 1.0,
+        py::arg("haar") = false, py::arg("storage") = "float32", py::arg("machine") = usual);
+  m.def("power_map", &spd::power_map, py::arg("x"), py::arg("maps"), py::kw_only(), py::arg("storage") = "float32",
+        py::arg("machine") = usual);
+  m.def("normals", &spd::normals, py::arg("keys"), py::arg("planes"), py::arg("fine"), py::kw_only(),
+        py::arg("first_plane") = 0, py::arg("transition") = 0, py::arg("machine") = usual);
+  m.def("largest_size", [](size_t shared_bytes) { return spd::largest_size({1, shared_bytes, nullptr}); });
+  m.def("fault", &spd::fault, py::arg("name"), py::arg("seed"));
 }
