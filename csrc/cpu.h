@@ -73,8 +73,8 @@ struct Kernels {
 
   // Squares of a plane, a constant near its mean removed first: they become (`first`) or are added to a map of row tiles.
   void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, bool first, double* squares);
-  // map = scale of each coefficient * sum of `parts` maps of squares, one after the other in memory
-  void (*power_unpack)(const PowerTask&, const double* squares, int parts, double* map);
+  // map = scale of each coefficient * sum of `parts` maps of squares, one after the other in memory; the first takes the sum
+  void (*power_unpack)(const PowerTask&, double* squares, int parts, double* map);
 
   // Haar: coarse rows [first, last) of a plane and everything that grows from them.
   int64_t (*haar_line_floats)(const GridTask&, int rows);

@@ -22,7 +22,9 @@ static double norm(int rows, int columns) { return 2.0 / __builtin_sqrt(static_c
 // Columns are loaded and stored a strip at a time. Of tall planes a strip is several registers wide: a row of it then is
 // several whole cache lines, and rows, a large power of two apart in memory, do not evict one another before they are used.
 constexpr int kTall = 256, kTallColumns = 64;
-constexpr int kRowsAhead = 8;  // fetched early: no processor guesses a walk down a strip
+// No processor guesses a walk down a strip, so that it is fetched early: of tall planes some rows ahead, of others (which stay
+// in cache) the same place of the next plane.
+constexpr int kRowsAhead = 8;
 static int strip_width(int rows) { return rows >= kTall ? kTallColumns / kLanes : 1; }  // in registers
 static int strips(int rows, int columns) { return (blocks(columns) + strip_width(rows) - 1) / strip_width(rows); }
 
@@ -34,17 +36,14 @@ static int64_t line_floats(int longest) {
          8 * int64_t{longest} + 64;
 }
 
-// kLanes x n registers: n lines of lanes become, block by block, registers of the other axis.
-static void transpose_out(const F* line, int n, F* tiles, int64_t tile_step) {
+// kLanes x n registers: n lines of lanes become, block by block, registers of the other axis. `line` has room for whole blocks;
+// what the last one lacks becomes zero.
+static void transpose_out(F* line, int n, F* tiles, int64_t tile_step) {
+  for (int i = n; i < blocks(n) * kLanes; ++i) line[i] = F{};
   for (int block = 0; block < blocks(n); ++block) {
-    const int valid = lanes_of(n, block);
     F r[kLanes];
-    if (valid == kLanes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) r[i] = line[block * kLanes + i];
-    } else {
-      for (int i = 0; i < kLanes; ++i) r[i] = i < valid ? line[block * kLanes + i] : F{};
-    }
+    for (int i = 0; i < kLanes; ++i) r[i] = line[block * kLanes + i];
     transpose(r);
     F* tile = tiles + block * tile_step;
 #pragma GCC unroll 16
@@ -65,9 +64,9 @@ template <class T>
 SPD_HD void load_strip(const void* planes, int64_t plane, int rows, int columns, const Strip& s, float level, F* lines) {
   const T* p = static_cast<const T*>(planes) + plane * rows * columns + s.first * kLanes;
   const int last = lanes_of(columns, s.first + s.count - 1);
+  const int64_t ahead = int64_t{rows >= kTall ? kRowsAhead : rows} * columns;
   for (int u = 0; u < rows; ++u, p += columns) {
-    if (rows >= kTall)
-      for (int i = 0; i < s.count; ++i) __builtin_prefetch(p + int64_t{kRowsAhead} * columns + i * kLanes);
+    for (int i = 0; i < s.count; ++i) __builtin_prefetch(p + ahead + i * kLanes);
     for (int i = 0; i < s.count - 1; ++i) lines[i * s.step + u] = load(p + i * kLanes) - level;
     lines[(s.count - 1) * s.step + u] = load_some(p + (s.count - 1) * kLanes, last) - level;
   }
@@ -323,20 +322,19 @@ static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles
   for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, block, tiles, lines, first, squares);
 }
 
-static void power_unpack(const PowerTask& task, const double* squares, int parts, double* map) {
+static void power_unpack(const PowerTask& task, double* squares, int parts, double* map) {
   const auto [H, W] = task.size;
   const double weight = norm(H, W) * norm(H, W);
   const int64_t width = blocks(W) * kLanes, floats = tile_floats(H, W);
+  for (int part = 1; part < parts; ++part)
+    for (int64_t i = 0; i < floats; ++i) squares[i] += squares[part * floats + i];
   constexpr int kLine = 8;  // doubles of a cache line, written together
   for (int block = 0; block < blocks(H); ++block)
     for (int v = 0; v < W; v += kLine)
       for (int i = 0; i < lanes_of(H, block); ++i) {
         const int u = block * kLanes + i;
-        for (int w = v; w < v + kLine && w < W; ++w) {
-          double sum = 0.0;
-          for (int part = 0; part < parts; ++part) sum += squares[part * floats + (block * width + w) * kLanes + i];
-          map[int64_t{u} * W + w] = weight * (u ? 1.0 : 0.5) * (w ? 1.0 : 0.5) * sum;
-        }
+        for (int w = v; w < v + kLine && w < W; ++w)
+          map[int64_t{u} * W + w] = weight * (u ? 1.0 : 0.5) * (w ? 1.0 : 0.5) * squares[(block * width + w) * kLanes + i];
       }
   // The mean is not signal.
   map[0] = 0.0;

@@ -25,20 +25,33 @@ constexpr int dct_scratch(int n) { return 4 * n + 16; }
 // Sums and differences of mirrored samples, then two dense matrices of half the size. `fixed` is the size, or 0 where it is
 // only known at run time; small fixed ones unroll completely and stay in registers.
 
-// y_r = sum_c matrix[r, c] x_c for `rows` rows.
+// y_r = sum_c matrix[r, c] x_c for `rows` of the n rows of a square matrix; `matrix` points to the first of them, [r, 0].
 template <int rows>
-SPD_HD void dense_rows(const float* matrix, int columns, const F* x, F* y, int stride) {
+SPD_HD void dense_rows(const float* matrix, int n, const F* x, F* y, int stride) {
   F sum[rows];
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) sum[r] = matrix[r] * x[0];
 #pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) sum[r] = matrix[r * columns] * x[0];
-#pragma GCC unroll 8
-  for (int c = 1; c < columns; ++c) {
+  for (int c = 1; c < n; ++c) {
     const F v = x[c];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) sum[r] = mad(v, matrix[r * columns + c], sum[r]);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) sum[r] = mad(v, matrix[c * n + r], sum[r]);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) y[r * stride] = sum[r];
+}
+
+// The same for a number of rows known at run time. Groups of equal size, up to 12 sums in registers: a small rest would wait
+// for the latency of every product.
+constexpr int kDenseRows = 12;
+static void dense_group(const float* matrix, int rows, int n, const F* x, F* y, int stride) {
+  switch (rows) {
+#define CASE(count) \
+  case count:       \
+    return dense_rows<count>(matrix, n, x, y, stride);
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#undef CASE
+  }
 }
 
 template <int fixed>
@@ -46,10 +59,11 @@ SPD_HD void dense(const float* matrix, int n, const F* x, F* y, int stride) {
   if constexpr (fixed > 0 && fixed <= 8) {
     dense_rows<fixed>(matrix, fixed, x, y, stride);
   } else if constexpr (fixed == 0) {
-    int r = 0;
-    for (; r + 8 <= n; r += 8) dense_rows<8>(matrix + r * n, n, x, y + r * stride, stride);
-    for (; r + 4 <= n; r += 4) dense_rows<4>(matrix + r * n, n, x, y + r * stride, stride);
-    for (; r < n; ++r) dense_rows<1>(matrix + r * n, n, x, y + r * stride, stride);
+    const int groups = (n + kDenseRows - 1) / kDenseRows;
+    for (int g = 0; g < groups; ++g) {
+      const int first = n * g / groups, count = n * (g + 1) / groups - first;
+      dense_group(matrix + first, count, n, x, y + first * stride, stride);
+    }
   }
 }
 

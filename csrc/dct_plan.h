@@ -15,10 +15,11 @@ namespace spd {
 struct DctLevel {
   int size;
   const float *cosine, *sine;  // even size m: cos, sin of pi (2j+1) / 4m, j < m/2
-  const float *even2, *odd2;   // odd size: halves of the DCT-II for the even and odd part of the input, row = frequency
-  const float *even3, *odd3;   // their transposes
-  const float *even4, *odd4;   // halves of the DCT-IV
-  float parity;                // (-1)^((m-1)/2)
+  // Odd size, matrices by columns (all that multiplies one input lies together):
+  const float *even2, *odd2;  // halves of the DCT-II for the even and odd part of the input
+  const float *even3, *odd3;  // their transposes
+  const float *even4, *odd4;  // halves of the DCT-IV, symmetric
+  float parity;               // (-1)^((m-1)/2)
 };
 
 class DctPlan {
@@ -66,10 +67,10 @@ class DctPlan {
     std::vector<float> even2(more * more), odd2(half * half), even3(more * more), odd3(half * half);
     for (int k = 0; k < more; ++k)
       for (int j = 0; j < more; ++j)
-        even2[k * more + j] = even3[j * more + k] = cosine_of(int64_t{2} * j + 1, int64_t{2} * k, 4 * m);
+        even2[j * more + k] = even3[k * more + j] = cosine_of(int64_t{2} * j + 1, int64_t{2} * k, 4 * m);
     for (int k = 0; k < half; ++k)
       for (int j = 0; j < half; ++j)
-        odd2[k * half + j] = odd3[j * half + k] = cosine_of(int64_t{2} * j + 1, int64_t{2} * k + 1, 4 * m);
+        odd2[j * half + k] = odd3[k * half + j] = cosine_of(int64_t{2} * j + 1, int64_t{2} * k + 1, 4 * m);
 
     const auto chi1 = [](int64_t a) { return a % 8 == 1 || a % 8 == 7 ? 1.0 : -1.0; };
     const auto chi2 = [](int64_t a) { return a % 8 == 1 || a % 8 == 3 ? 1.0 : -1.0; };

@@ -301,20 +301,25 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const int64_t tile_floats = k.tile_floats(grid.rows, grid.columns);
   const int64_t line_floats = k.line_floats(std::max(grid.rows, grid.columns));
   const int64_t samples = int64_t{grid.rows} * grid.columns, each = grid.planes / maps;
-  // A fixed number of partial sums, added in order: the result does not depend on the number of threads.
-  const int64_t parts = std::clamp<int64_t>(std::min(each / 4, (int64_t{1} << 23) / tile_floats), 1, 8);
-  double* squares = reinterpret_cast<double*>(thread_scratch<Kind::kShared>(2 * tile_floats * parts));
-  for (int64_t map = 0; map < maps; ++map) {
-    parallel(parts, each * samples / parts, [&](int64_t first, int64_t last) {
+  // Every map is a fixed number of partial sums, added in order: the result does not depend on the number of threads. Eight
+  // sums in all keep threads busy; as many maps at once as fit in 64 MB.
+  const int64_t parts = std::clamp<int64_t>(std::min(each / 4, 8 / maps), 1, 8);
+  const int64_t together = std::clamp<int64_t>((int64_t{1} << 23) / (tile_floats * parts), 1, maps);
+  double* squares = reinterpret_cast<double*>(thread_scratch<Kind::kShared>(2 * tile_floats * parts * together));
+  for (int64_t first_map = 0; first_map < maps; first_map += together) {
+    const int64_t count = std::min(together, maps - first_map);
+    parallel(count * parts, each * samples / parts, [&](int64_t first, int64_t last) {
       float* buffer = thread_scratch(tile_floats + line_floats);
-      for (int64_t part = first; part < last; ++part) {
+      for (int64_t sum = first; sum < last; ++sum) {
+        const int64_t map = first_map + sum / parts, part = sum % parts;
         const int64_t begin = each * part / parts, end = each * (part + 1) / parts;
         for (int64_t i = begin; i < end; ++i)
           k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, i == begin,
-                        squares + part * tile_floats);
+                        squares + sum * tile_floats);
       }
     });
-    k.power_unpack(task, squares, static_cast<int>(parts), sums + map * samples);
+    for (int64_t map = 0; map < count; ++map)
+      k.power_unpack(task, squares + map * parts * tile_floats, static_cast<int>(parts), sums + (first_map + map) * samples);
   }
   return out;
 }
