@@ -1,6 +1,8 @@
 # make demo    the library's main job on real photographs: a table and demo.png
 # make test    the tests
 # make docs    generated blocks and the documentation site, into site/html
+# make bench   the benchmarks, with their gates
+# make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (elsewhere: make gpu GPU=--rehearse)
 # make notebooks    run the notebooks and compare them with what is stored
 # Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
 #            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra).
@@ -16,7 +18,9 @@ BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
 
-.PHONY: install demo test check bench docs notebooks format clean
+GPU ?=
+
+.PHONY: install demo test check bench gpu docs notebooks format clean
 
 install: $(READY)
 
@@ -41,9 +45,13 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)python benchmarks/kernels.py --check
+	$(BIN)python benchmarks/kernels.py --threads 2
 	$(BIN)python benchmarks/spectra_throughput.py
 	$(BIN)python benchmarks/same_seed.py
 	$(BIN)python benchmarks/multistep_history.py
+
+gpu: $(READY)
+	$(BIN)python build_tools/gpu.py $(GPU)
 
 docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py

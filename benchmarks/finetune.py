@@ -21,6 +21,7 @@ import argparse
 import csv
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -383,6 +384,10 @@ def train(args: argparse.Namespace) -> None:
             finish_checkpoint(step + 1)
     if accelerator.is_main_process:
         save_lora(model.network, args.out, config, {**metadata, "spectral_pd.objective": args.objective})
+    # Gloo's threads need the interpreter's lock to free the last reduction's tensors. A process that joined them before they
+    # have done so, holding that lock, would wait for ever: let them finish.
+    accelerator.wait_for_everyone()
+    time.sleep(1)
     accelerator.end_training()
 
 

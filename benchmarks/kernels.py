@@ -1,16 +1,23 @@
-"""The native operations against everything one could assemble from existing libraries: ``python benchmarks/kernels.py``.
+"""The native operations against everything one could assemble from existing libraries.
+
+    python benchmarks/kernels.py --check                 # one thread, gated
+    python benchmarks/kernels.py --threads 2             # for information
+    python benchmarks/kernels.py --device cuda --check   # on a GPU
 
 Side by side in one process: every round calls every candidate once (a few times, where calls are short), the ratio to the
 native operation is taken within the round, and the row reports the median over rounds. So drifts of a shared machine cancel
 and only ratios mean anything; times are for orientation. Candidates that are not installed are left out. Every candidate
-allocates its result, except where the row says ``out``. ``--quick`` measures a few rows with few rounds; ``--check`` exits
-with 1 when a gate (the smallest ratio to the fastest candidate that is acceptable) is missed.
+allocates its result, except where the row says ``out``. ``floor`` is no candidate but what cannot be avoided: the normals of
+the new coefficients, from the operation's own generator, and copying what is read and written. ``--quick`` measures a few
+rows with few rounds; ``--check`` exits with 1 when a gate (the smallest ratio to the fastest candidate that is acceptable) is
+missed. Rows of other devices and thread counts in the file are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import math
 import sys
 import time
@@ -32,7 +39,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what, on which grids, and the gate on one thread (None: not gated)."""
+    """One row: what, on which grids, and the gates on one thread and on a GPU (None: not gated)."""
 
     operation: str
     name: str
@@ -40,6 +47,7 @@ class Case:
     coarse: tuple[int, int]
     fine: tuple[int, int]
     gate: float | None
+    gpu_gate: float | None = None
 
     @property
     def samples(self) -> int:
@@ -47,12 +55,12 @@ class Case:
 
 
 CASES = [
-    Case("dct", "FLUX 64 to 128", (1, 16), (64, 64), (128, 128), 3.0),
+    Case("dct", "FLUX 64 to 128", (1, 16), (64, 64), (128, 128), 3.0, 3.0),
     Case("dct", "FLUX 32 to 64", (1, 16), (32, 32), (64, 64), 2.3),
     Case("dct", "FLUX batch of 8", (8, 16), (64, 64), (128, 128), 3.3),
     Case("dct", "pixels 256 to 512", (1, 3), (256, 256), (512, 512), 2.7),
     Case("dct out", "pixels 1024 to 2048", (1, 3), (1024, 1024), (2048, 2048), 2.7),
-    Case("dct", "WAN 60x106 to 90x160", (1, 16, 21), (60, 106), (90, 160), 2.8),
+    Case("dct", "WAN 60x106 to 90x160", (1, 16, 21), (60, 106), (90, 160), 2.8, 5.0),
     Case("dct", "WAN 45x80 to 90x160", (1, 16, 21), (45, 80), (90, 160), 2.8),
     Case("haar", "FLUX 64 to 128", (1, 16), (64, 64), (128, 128), 4.5),
     Case("haar", "FLUX 32 to 64", (1, 16), (32, 32), (64, 64), 3.0),
@@ -69,6 +77,11 @@ TINY = [
     for n in (4, 6, 8, 11, 16, 23, 48, 67, 90, 127)
 ]
 QUICK = ("FLUX 64 to 128", "128 x 128")
+
+
+def installed(*modules: str) -> bool:
+    """Whether all these modules can be imported."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 # ---- candidates: DCT --------------------------------------------------------------------------------------------------
@@ -115,14 +128,14 @@ def fftw(x: Tensor, fine: tuple[int, int]) -> Tensor:
 class Shortcut:
     """``kappa (t w + U (x - t U'wV) V')`` in five torch calls, isometries precomputed: the fastest torch expression."""
 
-    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int]) -> None:
+    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int], device: torch.device) -> None:
         self.fine = fine
         self.u, self.v = (
-            DCT.isometry(a, b, dtype=torch.float32).contiguous() for a, b in zip(coarse, fine, strict=True)
+            DCT.isometry(a, b, dtype=torch.float32).to(device).contiguous() for a, b in zip(coarse, fine, strict=True)
         )
 
     def __call__(self, x: Tensor, white: Tensor | None = None) -> Tensor:
-        w = torch.randn(*x.shape[:-2], *self.fine) if white is None else white
+        w = torch.randn(*x.shape[:-2], *self.fine, device=x.device) if white is None else white
         low = torch.add(x, self.u.T @ (w @ self.v), alpha=-T)
         rows = (self.u @ low).reshape(-1, self.fine[0], x.shape[-1])
         columns = self.v.T.expand(rows.shape[0], -1, -1)
@@ -133,13 +146,13 @@ class Shortcut:
 class Matmul:
     """Cached orthonormal matrices: the library's own torch path."""
 
-    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int]) -> None:
-        self.coarse = [DCT.matrix(n).float() for n in coarse]
-        self.fine = [DCT.matrix(n).float() for n in fine]
+    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int], device: torch.device) -> None:
+        self.coarse = [DCT.matrix(n).float().to(device) for n in coarse]
+        self.fine = [DCT.matrix(n).float().to(device) for n in fine]
 
     def __call__(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        c = torch.randn(*x.shape[:-2], len(self.fine[0]), len(self.fine[1])).mul_(T)
+        c = torch.randn(*x.shape[:-2], len(self.fine[0]), len(self.fine[1]), device=x.device).mul_(T)
         c[..., :h, :w] = self.coarse[0] @ x @ self.coarse[1].T
         return (self.fine[0].T @ c @ self.fine[1]).mul_(KAPPA)
 
@@ -148,7 +161,7 @@ def torch_fft_dct(x: Tensor) -> Tensor:
     """Orthonormal DCT-II of the last axis by one real FFT of the same length (Makhoul, 1980)."""
     n = x.shape[-1]
     v = torch.cat((x[..., ::2], x[..., 1::2].flip(-1)), -1)
-    angle = -math.pi * torch.arange(n) / (2 * n)
+    angle = -math.pi * torch.arange(n, device=x.device) / (2 * n)
     c = (torch.fft.fft(v) * torch.complex(angle.cos(), angle.sin())).real * math.sqrt(2 / n)
     c[..., 0] *= math.sqrt(0.5)
     return c
@@ -158,7 +171,7 @@ def torch_fft_idct(c: Tensor) -> Tensor:
     n = c.shape[-1]
     c = c * math.sqrt(n / 2)
     c[..., 0] *= math.sqrt(2)
-    angle = math.pi * torch.arange(n) / (2 * n)
+    angle = math.pi * torch.arange(n, device=c.device) / (2 * n)
     mirrored = torch.cat((torch.zeros_like(c[..., :1]), c[..., 1:].flip(-1)), -1)
     v = torch.fft.irfft((torch.complex(c, -mirrored) * torch.complex(angle.cos(), angle.sin()))[..., : n // 2 + 1], n)
     x = torch.empty_like(c)
@@ -169,16 +182,28 @@ def torch_fft_idct(c: Tensor) -> Tensor:
 def by_transform(forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def grow(x: Tensor, fine: tuple[int, int]) -> Tensor:
         h, w = x.shape[-2:]
-        c = torch.randn(*x.shape[:-2], *fine).mul_(T)
+        c = torch.randn(*x.shape[:-2], *fine, device=x.device).mul_(T)
         c[..., :h, :w] = forward(x)
         return inverse(c).mul_(KAPPA)
 
     return grow
 
 
+def cupy_batched(x: Tensor, fine: tuple[int, int]) -> Tensor:
+    """scipy's transforms as CuPy runs them on the GPU, memory shared with torch."""
+    import cupy
+    import cupyx.scipy.fft as fft
+
+    c = cupy.asarray(torch.randn(*x.shape[:-2], *fine, device=x.device).mul_(T * KAPPA))
+    h, w = x.shape[-2:]
+    c[..., :h, :w] = fft.dctn(cupy.asarray(x), axes=(-2, -1), norm="ortho")
+    c[..., :h, :w] *= KAPPA
+    return torch.as_tensor(fft.idctn(c, axes=(-2, -1), norm="ortho", overwrite_x=True), device=x.device)
+
+
 def dct_candidates(case: Case, x: Tensor) -> dict[str, Call]:
     fine = case.fine
-    shortcut, matmul = Shortcut(case.coarse, fine), Matmul(case.coarse, fine)
+    shortcut, matmul = Shortcut(case.coarse, fine, x.device), Matmul(case.coarse, fine, x.device)
     fft = by_transform(
         lambda v: torch_fft_dct(torch_fft_dct(v).mT).mT, lambda c: torch_fft_idct(torch_fft_idct(c).mT).mT
     )
@@ -187,28 +212,24 @@ def dct_candidates(case: Case, x: Tensor) -> dict[str, Call]:
         "torch matmul": lambda: matmul(x),
         "torch.fft": lambda: fft(x, fine),
     }
-    try:
-        import scipy  # noqa: F401
-
+    if case.gate is not None:  # worth the time of compiling
+        compiled = torch.compile(shortcut, fullgraph=True, dynamic=False)
+        found["five torch calls, compiled"] = lambda: compiled(x)
+    if x.is_cuda:
+        if installed("cupy", "cupyx"):
+            found["CuPy"] = lambda: cupy_batched(x, fine)
+    elif installed("scipy"):
         found["scipy, batched"] = lambda: scipy_batched(x, fine)
         found["scipy, per plane"] = lambda: scipy_per_plane(x, fine)
-    except ImportError:
-        pass
-    try:
-        import pyfftw  # noqa: F401
-
-        found["pyFFTW"] = lambda: fftw(x, fine)
-    except ImportError:
-        pass
-    try:
+        if installed("pyfftw"):
+            found["pyFFTW"] = lambda: fftw(x, fine)
+    if installed("torch_dct"):
         import torch_dct
 
         library = by_transform(
             lambda v: torch_dct.dct_2d(v, norm="ortho"), lambda c: torch_dct.idct_2d(c, norm="ortho")
         )
         found["torch-dct"] = lambda: library(x, fine)
-    except ImportError:
-        pass
     return found
 
 
@@ -217,7 +238,7 @@ def dct_candidates(case: Case, x: Tensor) -> dict[str, Call]:
 
 def haar_slices(x: Tensor) -> Tensor:
     """Butterflies on strided slices: the fastest torch expression."""
-    along, across, both = torch.randn(3, *x.shape).mul_(T * KAPPA / 2).unbind(0)
+    along, across, both = torch.randn(3, *x.shape, device=x.device).mul_(T * KAPPA / 2).unbind(0)
     a = x * (KAPPA / 2)
     p, q, y, z = a + along, a - along, across + both, across - both
     out = x.new_empty(*x.shape[:-2], 2 * x.shape[-2], 2 * x.shape[-1])
@@ -227,33 +248,30 @@ def haar_slices(x: Tensor) -> Tensor:
 
 
 def haar_candidates(case: Case, x: Tensor) -> dict[str, Call]:
-    found: dict[str, Call] = {"torch slices": lambda: haar_slices(x)}
+    compiled = torch.compile(haar_slices, fullgraph=True, dynamic=False)
+    found: dict[str, Call] = {"torch slices": lambda: haar_slices(x), "torch slices, compiled": lambda: compiled(x)}
 
     def with_details(inverse: Callable[..., object]) -> Call:
         def grow() -> object:
-            return inverse(x * KAPPA, *torch.randn(3, *x.shape).mul_(T * KAPPA).unbind(0))
+            return inverse(x * KAPPA, *torch.randn(3, *x.shape, device=x.device).mul_(T * KAPPA).unbind(0))
 
         return grow
 
-    try:
+    if not x.is_cuda and installed("pywt"):
         import pywt
 
         found["PyWavelets"] = with_details(
             lambda a, *d: torch.from_numpy(pywt.idwt2((a.numpy(), tuple(v.numpy() for v in d)), "haar", axes=(-2, -1)))
         )
-    except ImportError:
-        pass
-    try:
+    if installed("ptwt"):
         import ptwt
 
         found["ptwt"] = with_details(lambda a, *d: ptwt.waverec2((a, ptwt.constants.WaveletDetailTuple2d(*d)), "haar"))
-    except (ImportError, AttributeError):
-        pass
     return found
 
 
 def power_candidates(case: Case, x: Tensor) -> dict[str, Call]:
-    matrices = [DCT.matrix(n).float() for n in case.fine]
+    matrices = [DCT.matrix(n).float().to(x.device) for n in case.fine]
 
     def centred() -> Tensor:
         return x - x.mean((-2, -1), keepdim=True)
@@ -262,74 +280,95 @@ def power_candidates(case: Case, x: Tensor) -> dict[str, Call]:
         return c.square_().sum(tuple(range(c.ndim - 2)), dtype=torch.float64)
 
     found: dict[str, Call] = {"torch matmul": lambda: total(matrices[0] @ centred() @ matrices[1].T)}
-    try:
+    if not x.is_cuda and installed("scipy"):
         import scipy.fft
 
         found["scipy, batched"] = lambda: total(
             torch.from_numpy(scipy.fft.dctn(centred().numpy(), axes=(-2, -1), norm="ortho", overwrite_x=True))
         )
-    except ImportError:
-        pass
-    try:
+    if installed("torch_dct"):
         import torch_dct
 
         found["torch-dct"] = lambda: total(torch_dct.dct_2d(centred(), norm="ortho"))
-    except ImportError:
-        pass
     return found
 
 
 # ---- measurement ------------------------------------------------------------------------------------------------------
 
 
-def native_and_candidates(case: Case) -> tuple[Call, dict[str, Call]]:
-    x = torch.randn(*case.leading, *case.coarse)
-    key = torch.arange(case.leading[0])
+def native_and_candidates(case: Case, device: torch.device) -> tuple[Call, dict[str, Call]]:
+    x = torch.randn(*case.leading, *case.coarse, device=device)
+    key = torch.arange(case.leading[0], device=device)
     if case.operation == "power":
         return lambda: ops.power_map(x), power_candidates(case, x)
     if case.operation == "haar":
         return lambda: ops.expand_field(x, key, case.fine, t=T, scale=KAPPA, haar=True), haar_candidates(case, x)
     if case.operation == "dct white":
-        white, shortcut = torch.randn(*case.leading, *case.fine), Shortcut(case.coarse, case.fine)
+        white, shortcut = (
+            torch.randn(*case.leading, *case.fine, device=device),
+            Shortcut(case.coarse, case.fine, device),
+        )
         return lambda: ops.expand_white(x, white, t=T, scale=KAPPA), {"five torch calls": lambda: shortcut(x, white)}
-    out = torch.empty(*case.leading, *case.fine) if case.operation == "dct out" else None
+    out = torch.empty(*case.leading, *case.fine, device=device) if case.operation == "dct out" else None
     return lambda: ops.expand_field(x, key, case.fine, t=T, scale=KAPPA, out=out), dct_candidates(case, x)
 
 
-def seconds(call: Call, repeats: int) -> float:
+def floor(case: Case, device: torch.device) -> Call:
+    """What no implementation can avoid: the normals of the new coefficients, and moving input and output once."""
+    small, large, planes = math.prod(case.coarse), math.prod(case.fine), math.prod(case.leading)
+    read = torch.randn(planes * (large if case.operation == "dct white" else small), device=device)
+    if case.operation == "power":
+        return read.sum
+    written = torch.empty(planes * large, device=device)[: read.numel()]
+    if case.operation == "dct white":
+        return lambda: written.copy_(read)
+    key, rows = torch.zeros(1, dtype=torch.int64, device=device), (large - small) // case.fine[1]
+
+    def draw_and_copy() -> None:
+        ops.normals(key, planes, (rows, case.fine[1]))
+        written.copy_(read)
+
+    return draw_and_copy
+
+
+def seconds(call: Call, repeats: int, device: torch.device) -> float:
+    """Of one call, everything it queued done."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / repeats
 
 
-def measure(case: Case, rounds: int, budget: float) -> list[dict[str, object]]:
+def measure(case: Case, rounds: int, budget: float, device: torch.device) -> list[dict[str, object]]:
     """Rows of one case: every candidate's median time and ratio. A case stops after `budget` seconds."""
-    native, others = native_and_candidates(case)
-    calls: dict[str, Call] = {"native": native, **others}
+    native, others = native_and_candidates(case, device)
+    calls: dict[str, Call] = {"native": native, "floor": floor(case, device), **others}
     for call in calls.values():
-        call()
-    repeats = {name: max(1, min(50, int(2e-3 / max(1e-6, seconds(call, 1))))) for name, call in calls.items()}
+        seconds(call, 2, device)
+    repeats = {name: max(1, min(50, int(2e-3 / max(1e-6, seconds(call, 1, device))))) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for done in range(rounds):
         if done >= 5 and time.perf_counter() - begun > budget:
             break
         for name, call in calls.items():
-            times[name].append(seconds(call, repeats[name]))
+            times[name].append(seconds(call, repeats[name], device))
     base = np.array(times["native"])
     ratios = {name: float(np.median(np.array(values) / base)) for name, values in times.items()}
-    fastest = min((name for name in ratios if name != "native"), key=ratios.__getitem__)
+    fastest = min(others, key=ratios.__getitem__)
+    gate = case.gpu_gate if device.type == "cuda" else case.gate if torch.get_num_threads() == 1 else None
     return [
         {
             "operation": case.operation,
             "case": case.name,
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if device.type == "cpu" else "",
             "candidate": name,
-            "ns_per_sample": f"{1e9 * float(np.median(times[name])) / case.samples:.2f}",
+            "ns_per_sample": f"{1e9 * float(np.median(times[name])) / case.samples:.3f}",
             "ratio": f"{ratios[name]:.2f}",
             "fastest": "yes" if name == fastest else "",
-            "gate": case.gate if name == fastest and case.gate is not None and torch.get_num_threads() == 1 else "",
+            "gate": gate if name == fastest and gate is not None else "",
             "rounds": len(base),
             "cpu": ops.build_info()["cpu"],
         }
@@ -337,10 +376,26 @@ def measure(case: Case, rounds: int, budget: float) -> list[dict[str, object]]:
     ]
 
 
+def write(path: Path, table: list[dict[str, object]]) -> None:
+    """Replace the rows of this device and number of threads, keep the others."""
+    where = environment(torch.cuda.get_device_name() if table[0]["threads"] == "" else None)
+    rows = [{**row, **where} for row in table]
+    kept = []
+    if path.exists():
+        with path.open(newline="") as file:
+            same = ("device", "threads")
+            kept = [r for r in csv.DictReader(file) if any(r[c] != str(rows[0][c]) for c in same)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*rows, *kept], key=lambda r: str(r["threads"])))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rows, few rounds")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a gate is missed (retried once)")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--budget", type=float, default=12.0, help="seconds a case may take")
@@ -351,17 +406,22 @@ def main() -> int:
     if not ops.has_native():
         print("native operations are not built; nothing to measure", file=sys.stderr)
         return 1
+    if options.device.type == "cuda" and not ops.build_info()["cuda"]:
+        print("the extension was built without CUDA (SPECTRAL_PD_CUDA=1 builds it)", file=sys.stderr)
+        return 1
     torch.set_num_threads(options.threads)
     cases = [case for case in CASES if case.name in QUICK] if options.quick else CASES + TINY
     table: list[dict[str, object]] = []
     missed = 0
+    rounds = 7 if options.quick else options.rounds
     for case in cases:
-        rows = measure(case, 7 if options.quick else options.rounds, options.budget)
-        best = next(row for row in rows if row["fastest"])
-        if best["gate"] and float(str(best["ratio"])) < float(str(best["gate"])):
-            rows = measure(case, options.rounds, options.budget)
+        for _ in range(2):
+            rows = measure(case, rounds, options.budget, options.device)
             best = next(row for row in rows if row["fastest"])
-            missed += float(str(best["ratio"])) < float(str(best["gate"] or 0))
+            missing = bool(best["gate"]) and float(str(best["ratio"])) < float(str(best["gate"]))
+            if not missing:
+                break
+        missed += missing
         table += rows
         gate = f" (gate {best['gate']})" if best["gate"] else ""
         print(
@@ -371,11 +431,7 @@ def main() -> int:
         )
     output = options.output or (None if options.quick else RESULTS)
     if output is not None:
-        where = environment()
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*table[0], *where], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in table)
+        write(output, table)
     return int(options.check and missed > 0)
 
 

@@ -106,29 +106,43 @@ def savings() -> str:
     return markdown(header, body)
 
 
+def kernel_cases(threads: str) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
+    """Rows of kernels.csv on a number of threads: (operation, case) -> candidate -> row."""
+    cases: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in rows("kernels"):
+        if row["threads"] == threads:
+            cases.setdefault((row["operation"], row["case"]), {})[row["candidate"]] = row
+    return cases
+
+
+def fastest_other(candidates: dict[str, dict[str, str]]) -> dict[str, str]:
+    return next(row for row in candidates.values() if row["fastest"])
+
+
+def kernel_note(case: dict[str, dict[str, str]]) -> str:
+    row = case["native"]
+    return f"{row['device']} ({row['cpu']}), torch {row['torch']}, commit {row['commit']}."
+
+
 def kernel_speed() -> str:
     """Native operations against the fastest other candidate, and all others' ratios, by case."""
-    cases: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in rows("kernels"):
-        cases.setdefault((row["operation"], row["case"]), []).append(row)
+    cases = kernel_cases("1")
     body = []
     for (operation, case), candidates in cases.items():
-        native = next(row for row in candidates if row["candidate"] == "native")
-        fastest = next(row for row in candidates if row["fastest"])
-        rest = sorted((row for row in candidates if row not in (native, fastest)), key=lambda row: float(row["ratio"]))
+        fastest = fastest_other(candidates)
+        rest = [row for name, row in candidates.items() if name not in ("native", "floor") and row is not fastest]
+        rest.sort(key=lambda row: float(row["ratio"]))
         body.append(
             [
                 operation,
                 case,
-                native["ns_per_sample"],
+                candidates["native"]["ns_per_sample"],
                 f"{fastest['candidate']}: {fastest['ratio']}",
                 "; ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
             ]
         )
-    first = rows("kernels")[0]
-    note = f"One thread; {first['device']} ({first['cpu']}), torch {first['torch']}, commit {first['commit']}."
     header = ["operation", "case", "native, ns per sample", "time of the fastest other", "of the rest"]
-    return f"{markdown(header, body)}\n{note}\n"
+    return f"{markdown(header, body)}\nOne thread; {kernel_note(next(iter(cases.values())))}\n"
 
 
 def multistep_history() -> str:
@@ -381,26 +395,27 @@ def video_cost() -> str:
 
 
 def kernels() -> str:
-    """Native operations against the fastest other candidate of each case."""
-    data = rows("kernels")
-    native = {(row["operation"], row["case"]): row["ns_per_sample"] for row in data if row["candidate"] == "native"}
-    table = markdown(
-        ["operation", "grids", "ns a sample", "fastest other", "times faster", "gate"],
-        [
+    """Native operations against the fastest other candidate of each case and against the floor, on one and two threads."""
+    one, two = kernel_cases("1"), kernel_cases("2")
+    body = []
+    for case, candidates in one.items():
+        fastest = fastest_other(candidates)
+        gate = fastest["gate"]
+        missed = " (missed)" if gate and float(fastest["ratio"]) < float(gate) else ""
+        body.append(
             [
-                row["operation"],
-                row["case"],
-                native[row["operation"], row["case"]],
-                row["candidate"],
-                row["ratio"],
-                row["gate"],
+                *case,
+                candidates["native"]["ns_per_sample"],
+                fastest["candidate"],
+                fastest["ratio"],
+                f"{gate}{missed}",
+                f"{1 / float(candidates['floor']['ratio']):.2f}",
+                fastest_other(two[case])["ratio"] if case in two else "",
             ]
-            for row in data
-            if row["fastest"]
-        ],
-    )
-    first = data[0]
-    return f"{table}\n{first['device']} ({first['cpu']}), torch {first['torch']}, commit {first['commit']}.\n"
+        )
+    header = ["operation", "grids", "ns a sample", "fastest other", "times faster", "gate", "times the floor"]
+    table = markdown([*header, "times faster on two threads"], body)
+    return f"{table}\n{kernel_note(next(iter(one.values())))}\n"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {

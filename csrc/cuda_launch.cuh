@@ -13,13 +13,12 @@ struct Device {
   int multiprocessors;
   size_t shared_bytes;  // most a block may ask for
   cudaStream_t stream;
+  int64_t between_floats = 6 << 20;  // kept between launches (24 MB): they stay in the L2 cache
 };
 
 // Longest line of the DCT. A block of two lines holds them on both grids, the tables and the buffers: 48 bytes a sample.
 // spectral_pd/ops.py takes the torch path beyond.
 inline int largest_size(const Device& device) { return static_cast<int>((device.shared_bytes - 96) / 48); }
-
-constexpr int64_t kBetweenFloats = 6 << 20;  // floats kept between launches (24 MB): they stay in the L2 cache
 
 // One call. Coarse grid 0 x 0 and no x: the white field itself.
 struct GridCall {
@@ -153,7 +152,7 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
   }
   const size_t bytes = place_rows(a, H, call.x != nullptr, device);
   const int64_t each = (call.white ? 2 : 1) * samples + coarse;  // floats between launches, a plane
-  const int64_t group = std::min(call.planes, std::max<int64_t>(1, kBetweenFloats / each));
+  const int64_t group = std::min(call.planes, std::max<int64_t>(1, device.between_floats / each));
   a.rows = static_cast<float*>(workspace(static_cast<size_t>(group * each) * sizeof(float)));
   float* of_x = a.rows + group * samples;
   float* of_white = of_x + group * coarse;
@@ -186,7 +185,7 @@ void cuda_restrict_dct(const GridCall& call, const Device& device, const Workspa
   }
   const size_t bytes = place_rows(a, h, false, device);
   const int64_t each = int64_t{h} * W + coarse;
-  const int64_t group = std::min(call.planes, std::max<int64_t>(1, kBetweenFloats / each));
+  const int64_t group = std::min(call.planes, std::max<int64_t>(1, device.between_floats / each));
   a.rows = static_cast<float*>(workspace(static_cast<size_t>(group * each) * sizeof(float)));
   float* columns = a.rows + group * coarse;
   a.fine_columns = columns;
@@ -212,7 +211,7 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
     launch(power_plane, int64_t{a.parts} * maps, whole, device.stream, a);
   } else {
     const size_t bytes = place_rows(a.dct, H, false, device);
-    const int64_t group = maps * std::min(each, std::max<int64_t>(1, kBetweenFloats / (maps * samples)));
+    const int64_t group = maps * std::min(each, std::max<int64_t>(1, device.between_floats / (maps * samples)));
     // Memory: the sums, the planes' means, then coefficients.
     const int64_t doubles = maps * samples + call.planes;
     char* memory = static_cast<char*>(workspace(static_cast<size_t>(doubles * 8 + group * samples * 4)));

@@ -60,7 +60,9 @@ def emulator() -> ModuleType:
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: pip install pybind11")
     includes = ["-I", pybind11.get_include(), "-I", sysconfig.get_paths()["include"]]
     name = "_emu" + sysconfig.get_config_var("EXT_SUFFIX")
-    path = build(name, ["csrc/emu/module.cpp"], ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", *includes])
+    path = build(
+        name, ["csrc/emu/module.cpp"], ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", *includes]
+    )
     spec = importlib.util.spec_from_file_location("_emu", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -69,7 +71,13 @@ def emulator() -> ModuleType:
 
 def sanitized(kind: str, *arguments: object) -> tuple[int, str]:
     """Run csrc/emu/sanitize.cpp under a sanitizer of :data:`SANITIZERS`: (exit status, what it wrote)."""
-    program = build(f"sanitize-{kind}", ["csrc/emu/sanitize.cpp"], ["-O1", "-g", *SANITIZERS[kind]])
+    return run_sanitized(
+        build(f"sanitize-{kind}", ["csrc/emu/sanitize.cpp"], ["-O1", "-g", *SANITIZERS[kind]]), *arguments
+    )
+
+
+def run_sanitized(program: Path, *arguments: object) -> tuple[int, str]:
+    """Run a program compiled with a sanitizer: (exit status, what it wrote)."""
     done = subprocess.run(
         [str(program), *map(str, arguments)],
         capture_output=True,

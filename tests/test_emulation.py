@@ -118,12 +118,15 @@ def test_power_map_matches_float64_with_a_large_mean(emu, grid, maps, planes):
 
 
 def test_many_planes_pass_through_a_small_buffer_in_groups(emu):
-    """Three launches at a time keep 24 MB between them: 600 planes of 128 x 128 need two groups and more."""
-    largest = 6 << 20  # floats between launches (csrc/cuda_launch.cuh)
-    planes = 2 * largest // (2 * 2000) + 1
-    x = numbers(planes, 1, 2)
-    grown = emu.expand(x, (1, 2), (1, 2000), planes, machine=emu.Machine(shared_bytes=THREE_LAUNCHES))
-    assert relative_error(grown[[0, planes // 2, -1]], expansion(DCT, x[[0, planes // 2, -1]], np.zeros((3, 1, 2000))) / SCALE) <= BOUND
+    """Three launches at a time share a buffer between them: planes that it cannot hold together go in groups."""
+    x, white = numbers(6, 5, 6), numbers(6, 9, 14, seed=1)
+    exact = expansion(DCT, x, forward(DCT, white))
+    for floats in (1, 400, 10**6):  # one plane at a time, groups with a rest, all together
+        machine = emu.Machine(shared_bytes=THREE_LAUNCHES, between_floats=floats)
+        grown = emu.expand(x, (5, 6), (9, 14), 6, white=white, t=T, scale=SCALE, machine=machine)
+        assert relative_error(grown, exact) <= BOUND
+        power = emu.power_map(white, 3, machine=machine)
+        assert relative_error(power, emu.power_map(white, 3)) <= BOUND
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
@@ -260,10 +263,12 @@ def test_every_barrier_of_the_kernels_is_needed_and_missed(emu, site):
     """Mutation: with any one barrier left out, some call is wrong; so none is superfluous, and none could be forgotten."""
     grids, lines, narrow = ((20, 12), (40, 33)), ((2, 300), (3, 520)), ((20, 1), (40, 1))
     runs = [(kind, grids, size) for size in (LARGE, 13000, THREE_LAUNCHES) for kind in ("expand", "restrict", "power")]
+    runs += [(kind, ((6, 40), (9, 61)), THREE_LAUNCHES) for kind in ("expand", "restrict")]
+    runs += [("expand", ((20, 12), (60, 150)), 40000)]  # many pairs of rows a block
     runs += [("power", narrow, LARGE), ("expand", lines, LARGE), ("expand", lines, THREE_LAUNCHES)]
     for kind, (coarse, fine), shared_bytes in runs:
         call, exact = watched_call(kind, coarse, fine)
-        for seed in range(2):
+        for seed in range(3):
             machine = emu.Machine(seed=seed, shared_bytes=shared_bytes, dropped=site)
             if not relative_error(call(emu, machine), exact) <= 1e-5:
                 return

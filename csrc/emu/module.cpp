@@ -62,13 +62,14 @@ struct Machine {
   uint64_t seed;
   size_t shared_bytes;
   int multiprocessors;
+  int64_t between_floats;
   std::string dropped_file;  // a barrier that does nothing, as in emu::Options
   int dropped_line;
   Device device() const {
     emu::options().seed = seed;
     emu::options().dropped_file = dropped_file;
     emu::options().dropped_line = dropped_line;
-    return {multiprocessors, shared_bytes, nullptr};
+    return {multiprocessors, shared_bytes, nullptr, between_floats};
   }
 };
 
@@ -141,12 +142,13 @@ PYBIND11_MODULE(_emu, m) {
   py::register_exception<emu::Error>(m, "EmulationError", PyExc_RuntimeError);
   using spd::Machine;
   py::class_<Machine>(m, "Machine")
-      .def(py::init([](uint64_t seed, size_t shared_bytes, int multiprocessors, const std::pair<std::string, int>& dropped) {
-             return Machine{seed, shared_bytes, multiprocessors, dropped.first, dropped.second};
+      .def(py::init([](uint64_t seed, size_t shared_bytes, int multiprocessors, int64_t between_floats,
+                       const std::pair<std::string, int>& dropped) {
+             return Machine{seed, shared_bytes, multiprocessors, between_floats, dropped.first, dropped.second};
            }),
            py::arg("seed") = 0, py::arg("shared_bytes") = emu::kSharedLimit, py::arg("multiprocessors") = 1,
-           py::arg("dropped") = std::pair<std::string, int>("", 0));
-  const Machine usual{0, emu::kSharedLimit, 1, "", 0};
+           py::arg("between_floats") = spd::Device{}.between_floats, py::arg("dropped") = std::pair<std::string, int>("", 0));
+  const Machine usual{0, emu::kSharedLimit, 1, spd::Device{}.between_floats, "", 0};
   m.def("expand", &spd::expand, py::arg("x"), py::arg("coarse"), py::arg("fine"), py::arg("planes"), py::kw_only(),
         py::arg("white") = py::none(), py::arg("keys") = py::none(), py::arg("t") = 0.0, py::arg("scale") = 1.0,
         py::arg("haar") = false, py::arg("first_plane") = 0, py::arg("transition") = 0, py::arg("storage") = "float32",
