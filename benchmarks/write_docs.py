@@ -418,6 +418,21 @@ def kernels() -> str:
     return f"{table}\n{kernel_note(next(iter(one.values())))}\n"
 
 
+def cuda_kernels() -> str:
+    """Registers of each CUDA kernel on every architecture, and the most it spills."""
+    kernels: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows("cuda_kernels"):
+        kernels.setdefault(row["kernel"], {})[row["architecture"]] = row
+    architectures = list(next(iter(kernels.values())))
+    body = [
+        [name, *(on[a]["registers"] for a in architectures), str(max(int(row["spill_stores"]) for row in on.values()))]
+        for name, on in kernels.items()
+    ]
+    nvcc = rows("cuda_kernels")[0]["nvcc"]
+    table = markdown(["kernel", *(f"registers, {a}" for a in architectures), "bytes spilled"], body)
+    return f"{table}\nnvcc {nvcc}.\n"
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "optimal_flux": optimal_flux,
@@ -440,6 +455,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "passthrough": passthrough,
     "passthrough_error": passthrough_error,
     "kernels": kernels,
+    "cuda_kernels": cuda_kernels,
     "equations": equations,
     "tiny_dit": tiny_dit,
     "pareto": pareto,
