@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one command (``make gpu``): build, tests, sanitizers, benchmarks; results are printed last.
 
     python build_tools/gpu.py                  # on a machine with a GPU and nvcc, into the current environment
-    python build_tools/gpu.py --rehearse       # anywhere: the same stages on the CPU, what needs a GPU left out
+    python build_tools/gpu.py --rehearse       # where there is only nvcc: the same on the CPU, what needs a GPU left out
     python build_tools/gpu.py --stages tests graphs
 
 A stage that fails, or runs over its time, is reported and does not stop the others, except the build. Rows go to
@@ -42,7 +42,7 @@ def python(*arguments: str) -> tuple[str, ...]:
 def stages(rehearse: bool) -> list[Stage]:
     """In order; with `rehearse` the device is the CPU and few rows are measured."""
     device = ("--device", "cpu", "--quick") if rehearse else ("--device", "cuda", "--check")
-    full_size = ("--device", "cpu", "--reduced", "--latent", "16", "16") if rehearse else ()
+    small = ("--device", "cpu", "--reduced", "--latent", "16", "16", "--longest", "0", "--out", os.devnull)
     found = [
         Stage("build", python("-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."), 600),
         Stage("kernels table", python("build_tools/cuda_table.py", "--check"), 240),
@@ -55,7 +55,7 @@ def stages(rehearse: bool) -> list[Stage]:
             Stage(tool, (*command, *python("-m", "pytest", "-q", "tests/test_cuda.py", "-k", CHECKED)), 90, True)
         )
     if importlib.util.find_spec("diffusers"):
-        models = ("--models", "flux", "--modes", "eager", *full_size)
+        models = ("--models", "flux", "--modes", "eager", *(small if rehearse else ()))
         found.append(Stage("full-size models", python("benchmarks/full_size.py", *models), 240))
     return found
 
