@@ -3,9 +3,9 @@
 Without a compiler (or torch's headers) the package installs and runs on plain torch. Environment variables:
 
 SPECTRAL_PD_REQUIRE_EXT  1: a failed build of the extension fails the install.
-SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where a CUDA toolkit is found and torch is a CUDA build, and left
-                         out, with a word, where they do not build; 0: never; 1: always, and anything that keeps them from
-                         being built fails the install. A GPU is not needed, nor, with 1, a CUDA build of torch.
+SPECTRAL_PD_CUDA         auto (default): CUDA kernels are built where a CUDA toolkit is found and torch is a CUDA build, and
+                         left out, with a word, where they do not build; 0: never; 1: always, and anything that keeps
+                         them from being built fails the install. A GPU is not needed, nor, with 1, a CUDA build of torch.
 """
 
 import os

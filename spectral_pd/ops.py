@@ -73,7 +73,8 @@ def _largest(device: torch.device) -> int:
     """Longest axis of the native DCT: two lines on both grids, tables and buffers in a block (csrc/cuda_launch.cuh)."""
     if device.type != "cuda":
         return 2**16 - 1
-    return int((torch.cuda.get_device_properties(device).shared_memory_per_block_optin - 96) // 48)
+    properties = torch.cuda.get_device_properties(device)
+    return int((properties.shared_memory_per_block_optin - 96) // 48)  # type: ignore[attr-defined]  # not in torch's stubs
 
 
 def _has_kernel(name: str, device: str) -> bool:
