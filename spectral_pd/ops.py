@@ -20,6 +20,8 @@ operation is csrc/ops.h, the addressing of the noise csrc/noise.h.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -330,5 +332,18 @@ def _register() -> None:
         library.register_vmap(f"spectral_pd::{name}", rule)
 
 
+def _check_instruction_set() -> None:
+    """csrc/cpu_dispatch.cpp takes the best instruction set where the one asked for cannot run; never in silence."""
+    forced, used = os.environ.get("SPECTRAL_PD_CPU"), build_info()["cpu"]
+    if forced and forced != used:
+        warnings.warn(
+            f"SPECTRAL_PD_CPU = {forced!r} cannot run here; allowed are 'baseline', 'avx2' and 'avx512' as far as the "
+            f"processor has them; using {used!r}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 if has_native():
     _register()
+    _check_instruction_set()

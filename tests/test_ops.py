@@ -222,6 +222,23 @@ def test_same_noise_bits_on_every_instruction_set():
     assert {digest for _, digest in lines} == {NORMALS}, lines
 
 
+@pytest.mark.parametrize("name", ["baseline", "avx2"])
+def test_every_instruction_set_is_accurate(name):
+    """This file's own comparisons with float64, in a process that is kept from the best instruction set."""
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k"]
+    environment = {**os.environ, "SPECTRAL_PD_CPU": name, "OMP_NUM_THREADS": "1"}
+    chosen = "matches_float64 or every_size or rounded_once"
+    run = subprocess.run([*tests, chosen], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_an_instruction_set_that_cannot_run_is_named():
+    use = [sys.executable, "-c", "from spectral_pd import ops; print(ops.build_info()['cpu'])"]
+    run = subprocess.run(use, env={**os.environ, "SPECTRAL_PD_CPU": "avx3"}, capture_output=True, text=True, check=True)
+    assert "SPECTRAL_PD_CPU = 'avx3' cannot run here" in run.stderr
+    assert f"using {run.stdout.strip()!r}" in run.stderr
+
+
 # -- calling conventions ----------------------------------------------------------------------------------------------
 
 
