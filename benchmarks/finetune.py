@@ -54,6 +54,9 @@ BASES = {"dct": DCT, "haar": HAAR, "fourier": FOURIER}
 PREFIX = "transformer."
 """What diffusers puts before the names of a transformer's LoRA weights."""
 
+RECIPE = ("objective", "draw", "weighted", "steps", "batch", "rate", "warmup", "clip", "precision", "seed")
+"""Arguments that the adapter's header names, beside its schedule and rank."""
+
 Condition = Mapping[str, Tensor]
 
 
@@ -383,7 +386,8 @@ def train(args: argparse.Namespace) -> None:
         if (step + 1) % args.checkpoint_every == 0 or step + 1 == args.steps:
             finish_checkpoint(step + 1)
     if accelerator.is_main_process:
-        save_lora(model.network, args.out, config, {**metadata, "spectral_pd.objective": args.objective})
+        recipe = {name: getattr(args, name) for name in RECIPE}
+        save_lora(model.network, args.out, config, {**metadata, "spectral_pd.recipe": json.dumps(recipe)})
     # Gloo's threads need the interpreter's lock to free the last reduction's tensors. A process that joined them before they
     # have done so, holding that lock, would wait for ever: let them finish.
     accelerator.wait_for_everyone()
@@ -404,7 +408,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--photographs", type=Path, help="folder of Debian's photographs, for 'tiny'")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="weights of 'tiny'")
-    parser.add_argument("--model-steps", type=int, default=16, help="steps of the time grid, for 'tiny'")
+    parser.add_argument("--model-steps", type=int, default=20, help="steps of the time grid, for 'tiny'")
     parser.add_argument("--shift", type=float, default=2.0, help="shift of the time grid, for 'tiny'")
     parser.add_argument("--scales", type=lambda s: float(Fraction(s)), nargs="+", default=(0.5, 1.0))
     parser.add_argument("--delta", type=float, default=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -138,9 +139,12 @@ torch.save(call.run(plan).images, {str(tmp_path / "fresh.pt")!r})
 
 
 def test_a_schedule_it_was_not_trained_for_warns(small, tmp_path):
-    finetune.train(tiny(small, tmp_path, steps=1))
+    args = tiny(small, tmp_path, steps=1)
+    finetune.train(args)
     with safe_open(tmp_path / "lora.safetensors", "pt") as file:
-        assert set(file.metadata()) >= {"spectral_pd.schedule", "spectral_pd.lora", "spectral_pd.objective"}
+        metadata = file.metadata()
+    assert set(metadata) >= {"spectral_pd.schedule", "spectral_pd.lora"}
+    assert json.loads(metadata["spectral_pd.recipe"]) == {name: getattr(args, name) for name in finetune.RECIPE}
     model = finetune.load(small)
     other = make_plan(shift_times(32, shift=3.0), None, (64, 64), scales=(0.5, 1), transition_times=(0.9,))
     with pytest.warns(UserWarning, match="transition_times"):

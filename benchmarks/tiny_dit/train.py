@@ -157,8 +157,9 @@ def main() -> None:
 
     if args.out:
         model.load_state_dict({**model.state_dict(), **average})
-        facts = {"steps": args.steps, "seed": args.seed, "photographs": {n: LICENCES[n] for n in pictures.names}}
-        save(model, args.out, {"training": json.dumps(facts)})
+        facts = {name: getattr(args, name) for name in ("steps", "cooldown", "rate", "seed", "ema")}
+        licences = {name: LICENCES[name] for name in pictures.names}
+        save(model, args.out, {"training": json.dumps({**facts, "photographs": licences})})
         measure_spectrum(pictures).save(args.out.parent / SPECTRUM.name)
 
 
