@@ -74,8 +74,8 @@ CASES = [
     Case("power", "512 x 512", (4, 3), (512, 512), (512, 512), 2.8),
     Case("dct white", "FLUX 64 to 128", (1, 16), (64, 64), (128, 128), None),
 ]
-# No size may be slower than what it replaces. Odd cores of hundreds are dense matrices, of half the size: no torch expression is
-# faster, but scipy's transform of prime length is, and is measured without a gate.
+# No size may be slower than what it replaces. Odd cores of hundreds are dense matrices of half the size: no torch expression is
+# faster, but scipy's transform of prime length is, which is measured without a gate.
 SMALL = ((4, 8), (6, 12), (8, 16), (11, 22), (16, 32), (23, 46), (48, 96), (67, 134), (90, 180), (127, 254))
 OTHERS = [
     Case("dct", f"{h} to {H}", (1, planes), (h, h), (H, H), gate)
