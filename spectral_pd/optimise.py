@@ -48,8 +48,6 @@ from spectral_pd.spacetime import SpaceTimeSpectrum
 from spectral_pd.spectrum import PowerLaw, Spectrum
 from spectral_pd.theory import (
     activation_power,
-    align_scale,
-    align_time,
     check_shape,
     max_frequency,
     velocity_error,
@@ -140,7 +138,9 @@ class _Bench:
 
     def __init__(self, fields: Sequence[GaussianField], solver: SolverName | Solver, objective: Objective) -> None:
         self.fields, self.solver, self.objective = tuple(fields), solver, objective
-        self.step_with = find_solver(solver)
+        step = find_solver(solver)
+        self.vectorised = isinstance(solver, str)
+        self.step: Step = _STEPS[str(solver)] if self.vectorised else partial(_called, step)
         self.basis, self.shape = fields[0].basis, fields[0].shape
         maps = [field.power().numpy() for field in self.fields]
         self.power = np.stack([m.ravel() for m in maps])
@@ -176,11 +176,8 @@ class _Bench:
     def residuals(self, choice: _Choice, times: np.ndarray, *, coarse: bool = False) -> np.ndarray:
         """What is squared and summed, for time grids (B, N + 1) on the stages of `choice`: (B, residuals)."""
         nodes = self.nodes(choice.shapes, coarse)
-        self.work += times.size * (len(nodes.power) if self.solver in _GAINS else CALL_WORK)
-        if self.solver in _GAINS:
-            gain = _batched_gains(str(self.solver), self.shape, choice, nodes, times)
-        else:
-            gain = np.stack([_called_gains(self.step_with, self.shape, choice, nodes, row) for row in times])
+        self.work += times.size * (len(nodes.power) if self.vectorised else CALL_WORK)
+        gain = _gains(self.step, self.shape, choice, nodes, times)
         if self.objective == "relative_w2":
             scale = np.sqrt(nodes.count / (nodes.count @ nodes.power))
             return np.nan_to_num((np.abs(gain) - np.sqrt(nodes.power)) * scale, nan=1e6, posinf=1e6, neginf=-1e6)
@@ -221,6 +218,11 @@ def pooled_error(predictions: Sequence[Prediction], objective: Objective = "rela
 # -- gains of many time grids at once ---------------------------------------------------------------------------------
 
 
+Step: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Any], tuple[np.ndarray, Any]]
+"""``step(gain, t, s, power, history)``: a solver from times t to s (B, 1) on gains (B, nodes). History is None or a pair,
+times (B, 1) and denoised gains (B, nodes)."""
+
+
 def _denoised_gain(t: np.ndarray, power: np.ndarray) -> np.ndarray:
     """``D = E[x_0 | x_t]`` over x_t (Eq. 23), without checks."""
     return (1 - t) * power / ((1 - t) ** 2 * power + t * t)
@@ -254,18 +256,34 @@ def _dpmpp_2m(
     return _towards(gain, estimate, t, s), (t, denoised)
 
 
-_GAINS = {"euler": _euler, "heun": _heun, "dpmpp_2m": _dpmpp_2m}
-"""The named solvers acting on gains (B, nodes) with times (B, 1): what the solvers of the same names do, vectorised."""
+_STEPS: dict[str, Step] = {"euler": _euler, "heun": _heun, "dpmpp_2m": _dpmpp_2m}
+"""The named solvers on many grids at once: what the solvers of the same names do."""
+
+
+def _called(
+    solver: Solver, gain: np.ndarray, t: np.ndarray, s: np.ndarray, power: np.ndarray, history: Any
+) -> tuple[np.ndarray, Any]:
+    """A step of a solver that is only known as a callable, one grid after another."""
+    velocity = partial(gain_velocity, torch.from_numpy(power))
+    reached: list[np.ndarray] = []
+    kept: list[History] = []
+    for i, row in enumerate(gain):
+        before = None if history is None else History(float(history[0][i, 0]), torch.from_numpy(history[1][i]))
+        x, after = solver(velocity, torch.from_numpy(row), float(t[i, 0]), float(s[i, 0]), before)
+        reached.append(x.numpy())
+        kept += [] if after is None else [after]
+    if len(kept) < len(reached):
+        return np.stack(reached), None
+    return np.stack(reached), (np.array([[h.time] for h in kept]), np.stack([h.denoised.numpy() for h in kept]))
 
 
 def _align(t: Any, ratio: float) -> Any:
-    """:func:`align_time` without checks."""
+    """:func:`~spectral_pd.align_time` without checks."""
     return ratio * t / ((1 - t) + ratio * t)
 
 
-def _batched_gains(solver: str, shape: Shape, choice: _Choice, nodes: _Nodes, times: np.ndarray) -> np.ndarray:
-    """:func:`predict` for grouped coefficients and many time grids (B, N + 1) at once: gains (B, nodes)."""
-    step = _GAINS[solver]
+def _gains(step: Step, shape: Shape, choice: _Choice, nodes: _Nodes, times: np.ndarray) -> np.ndarray:
+    """:func:`~spectral_pd.predict` for grouped coefficients and many time grids (B, N + 1) at once: gains (B, nodes)."""
     gain, history, start = np.empty((len(times), 0)), None, 0
     before = 1.0
     with np.errstate(all="ignore"):  # grids the line search proposes and then rejects
@@ -275,7 +293,7 @@ def _batched_gains(solver: str, shape: Shape, choice: _Choice, nodes: _Nodes, ti
             local = _align(times[:, start : start + steps + 1], 1 / ratio)[:, :, None]
             new = len(power) - gain.shape[1]
             if i == 0:
-                kappa, level = 1 / (ratio / (1 + (ratio - 1) * local[:, 0])), np.ones((len(times), 1))
+                kappa, level = (1 + (ratio - 1) * local[:, 0]) / ratio, np.ones((len(times), 1))
             else:
                 growth = before / ratio
                 level = _align(times[:, start : start + 1], 1 / before)
@@ -290,33 +308,13 @@ def _batched_gains(solver: str, shape: Shape, choice: _Choice, nodes: _Nodes, ti
     return gain
 
 
-def _called_gains(solver: Solver, shape: Shape, choice: _Choice, nodes: _Nodes, times: np.ndarray) -> np.ndarray:
-    """The same for one time grid and a solver that is only known as a callable: gains (nodes,)."""
-    gain, history, start, before = torch.empty(0, dtype=torch.float64), None, 0, 1.0
-    for i, (size, steps) in enumerate(zip(choice.shapes, choice.split, strict=True)):
-        ratio = size_ratio(size, shape)
-        power = torch.from_numpy(nodes.power[: nodes.born[i]] / ratio**2)
-        local = [float(_align(float(t), 1 / ratio)) for t in times[start : start + steps + 1]]
-        new = len(power) - len(gain)
-        if i == 0:
-            gain = gain.new_ones(new) / align_scale(local[0], ratio)
-        else:
-            growth, level = before / ratio, float(_align(float(times[start]), 1 / before))
-            gain = align_scale(level, growth) * torch.cat([gain, gain.new_full((new,), level)])
-            if history is not None:
-                padded = torch.cat([history.denoised, gain.new_zeros(new)])
-                history = History(align_time(history.time, growth), growth * padded)
-        for t, t_next in pairwise(local):
-            gain, history = solver(partial(gain_velocity, power), gain, t, t_next, history)
-        start, before = start + steps, ratio
-    return gain.numpy()
-
-
 # -- the time grid ----------------------------------------------------------------------------------------------------
 
 
 _GAP = (math.log(1e-3), math.log(6.0))
+"""Least and largest logarithm of a step in log-odds."""
 _ODDS = 9.0
+"""Largest log-odds of an inner time: 1 - 1.2e-4."""
 
 
 def _parameters(times: np.ndarray) -> np.ndarray:
@@ -583,7 +581,7 @@ def _search(bench: _Bench, limits: _Limits, spectra: Sequence[Any]) -> tuple[lis
     """(best choice for each number of stages, best unrefined delta-rule choices), by approximate error."""
     best: list[_Choice] = []
     rule: list[_Choice] = []
-    sizes = (12, 8) if bench.solver in _GAINS else (6, 4)
+    sizes = (12, 8) if bench.vectorised else (6, 4)
     for count in range(1, limits.stages + 1):
         seeds: list[_Choice] = []
         for coarse in combinations(_thinned(limits.grids[:-1], sizes[count > 2]), count - 1):
@@ -717,45 +715,39 @@ class _Problem:
             )
         self.bench.work = 0.0
         choices, rule = _search(self.bench, limits, self.spectra)
-        plans = [self.plan(choice) for choice in choices]
-        errors = [self.bench.exact(plan) for plan in plans]
-        lines = [
-            f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)} at best {error:.4f} ({'+'.join(map(str, plan.split))})"
-            for plan, error in zip(plans, errors, strict=True)
-        ]
-        if rule:
-            by_rule = self.plan(rule[0])
-            plans.append(by_rule)
-            errors.append(self.bench.exact(by_rule))
-            lines.append(f"delta rule on shifted grids {errors[-1]:.4f} ({'+'.join(map(str, by_rule.split))})")
-        for plan in start:
-            if limits.keeps(plan):
-                plans.append(plan)
-                errors.append(self.bench.exact(plan))
-                lines.append(f"given plan {errors[-1]:.4f} ({'+'.join(map(str, plan.split))})")
-        if not plans:
+        compared = [(f"{len(c.shapes)} stage{'s' * (len(c.shapes) > 1)} at best", self.plan(c)) for c in choices]
+        where = "shifted grids" if limits.times is None else "the given grid"
+        compared += [(f"delta rule on {where}", self.plan(c)) for c in rule]
+        compared += [("given plan", plan) for plan in start if limits.keeps(plan)]
+        if not compared:
             raise ValueError(
                 f"no plan keeps all limits: budget {budget:g}, steps {limits.steps}, stages {limits.stages}; "
                 f"raise the budget or free the number of steps"
             )
+        errors = [self.bench.exact(plan) for _, plan in compared]
         k = int(np.argmin(errors))
-        best = plans[k]
+        best, cost = compared[k][1], compared[k][1].cost(self.cost)
         label = {"relative_w2": "relative W2", "log_power_error": "log-power error"}[self.bench.objective]
         name = self.solver if isinstance(self.solver, str) else getattr(self.solver, "__name__", "the given solver")
         notes = [
-            f"chosen for the least {label} predicted with {name}: {errors[k]:.4f}, at cost {best.cost(self.cost):.6g} of "
-            f"{budget:.6g}",
-            "by " + "; ".join(lines),
+            f"chosen for the least {label} predicted with {name}: {errors[k]:.4f}, at cost {cost:.6g} of {budget:.6g}",
+            "by "
+            + "; ".join(
+                f"{what} {error:.4f} ({'+'.join(map(str, plan.split))})"
+                for (what, plan), error in zip(compared, errors, strict=True)
+            ),
         ]
         for i, stage in enumerate(best.stages[:-1]):
-            strongest = max(
-                float(activation_power(leaving_time(s, stage.shape, self.shape, delta=0.01), 0.01))
-                for s in self.spectra
-            )
-            implied = velocity_error(best.times[stage.stop], strongest)
+            time = best.times[stage.stop]
+            implied = velocity_error(time, self._strongest_left_out(stage.shape))
             which = f"what delta = {implied:.2g} would ask for" if implied < 1 else "later than any delta would ask for"
-            notes.append(f"transition {i + 1} at T = {best.times[stage.stop]:.4f} is {which}")
-        return FrontPoint(best.cost(self.cost), errors[k], replace(best, notes=tuple(notes), cost_function=self.cost))
+            notes.append(f"transition {i + 1} at T = {time:.4f} is {which}")
+        return FrontPoint(cost, errors[k], replace(best, notes=tuple(notes), cost_function=self.cost))
+
+    def _strongest_left_out(self, size: Shape) -> float:
+        """Power that decides by the delta rule when a stage on the grid `size` is left, over all channels."""
+        # Activation is a bijection of power at any delta, so the rule's own time gives it back.
+        return max(float(activation_power(leaving_time(s, size, self.shape, delta=0.01), 0.01)) for s in self.spectra)
 
 
 def optimise_plan(
@@ -790,6 +782,7 @@ def optimise_plan(
         What the whole run may cost, in the same unit; at least one step at full size.
     solver
         ``"euler"``, ``"heun"``, ``"dpmpp_2m"``, or a callable that is linear in the state (much slower: one grid at a time).
+        Cost counts steps, so `cost` must hold both model calls of Heun's for budgets to compare with Euler's.
     scales
         Stage sizes to choose from, as for :func:`~spectral_pd.make_plan`, in any order; any subset may be used. None: every
         legal size along the diagonal from 1/16 of the full one.
