@@ -6,7 +6,7 @@ One CSV each, and one figure:
     optimal_plans_front.csv      Pareto fronts of predicted error against cost
     optimal_plans_interplay.csv  the delta that the best transitions amount to, by budget, stages, solver and grid
     optimal_plans_nonlinear.csv  the exact posterior mean over photograph crops: Gaussian prediction against what happens
-    optimal_plans_transformer.csv  the small trained transformer, where its weights are
+    optimal_plans_transformer.csv  the small trained transformer of benchmarks/tiny_dit (some minutes)
 
     python benchmarks/optimal_plans.py [flux front interplay nonlinear transformer figure]
 """
@@ -153,7 +153,7 @@ def interplay() -> None:
     for solver in ("euler", "heun", "dpmpp_2m"):
         for grid, shifts in (("shifted", SHIFTS), ("free", None)):
             for stages in (2, 3):
-                for budget in (4, 8, 16, 32):
+                for budget in (4, 8, 16, 32, 64):
                     if grid == "free" and solver != "euler":
                         continue
                     plan = optimise_plan(
@@ -170,6 +170,7 @@ def interplay() -> None:
                         velocity_error(plan.times[s.stop], float(FLUX(64 * s.shape[0] / 128))) for s in plan.stages[:-1]
                     ]
                     rule = ruled(FLUX, GRID, COST, budget, scales=(1 / 2, 1), delta=0.01, shift=MU)
+                    error = predict(plan, field, solver).relative_w2
                     rows.append(
                         {
                             "solver": solver,
@@ -178,7 +179,8 @@ def interplay() -> None:
                             "budget": budget,
                             **described(plan, COST),
                             "deltas": " ".join(f"{d:.3g}" for d in implied) or "-",
-                            "relative_w2": f"{predict(plan, field, solver).relative_w2:.4f}",
+                            "relative_w2": f"{error:.4f}",
+                            "delta_over_error": f"{implied[-1] / error:.1f}" if implied else "-",
                             "delta_rule": "-" if rule is None else f"{predict(rule, field, solver).relative_w2:.4f}",
                         }
                     )
@@ -258,45 +260,71 @@ def nonlinear(samples: int = 256) -> None:
     write("nonlinear", rows)
 
 
-def transformer(items: int = 16) -> None:
-    """The small trained transformer of benchmarks/tiny_dit, where its weights are: distance to 64 full-size steps."""
+def transformer(items: int = 24) -> None:
+    """The small trained transformer: from the same noise, against 40 full-size steps of DPM-Solver++(2M)."""
+    from cost import count
+    from metrics import SlicedWasserstein, radial_rows, spectrum_distance
+    from tiny_dit.model import TinyDiT
+
     found = small_transformer()
     if found is None:
         print("benchmarks/tiny_dit has no weights.safetensors: train it first")
         return
     velocity, law = found
     shape = (64, 64)
-    cost = token_cost(shape, patch=4, attention=0.2)
+    with torch.device("meta"):
+        network = TinyDiT()
+    flops = {n: count(network, {"x": torch.empty(1, 3, n, n, device="meta"), "t": 0.5}).total for n in range(4, 65, 4)}
+
+    def cost(grid: tuple[int, ...]) -> float:
+        return flops[grid[0]] / flops[64]
+
+    field = GaussianField(law, shape)
     noise = torch.randn(items, 3, *shape, generator=torch.Generator().manual_seed(0))
-    reference = sample(velocity, noise, full(law, shape, 64, 2.0))
+    reference = sample(velocity, noise, full(law, shape, 40, 2.0), solver="dpmpp_2m")
+    wasserstein = SlicedWasserstein(reference)
     rows: list[dict[str, object]] = []
 
-    def add(budget: float, name: str, plan: Plan | None) -> None:
+    def add(solver: str, budget: float, name: str, plan: Plan | None) -> None:
         if plan is None:
             return
-        x = sample(velocity, noise, plan)
+        x = sample(velocity, noise, plan, solver=solver)
         rows.append(
             {
+                "solver": solver,
                 "budget": budget,
                 "rule": name,
                 **described(plan, cost),
+                "predicted_w2": f"{predict(plan, field, solver).relative_w2:.4f}",
                 "psnr_median": f"{float(psnr(x, reference).median()):.2f}",
-                "spectrum_error": f"{spectrum_error(x, reference):.3f}",
+                "spectrum_error": f"{spectrum_distance(radial_rows(x), radial_rows(reference)):.3f}",
+                "wasserstein": f"{wasserstein.distance(wasserstein.rows(x), wasserstein.rows(reference)):.4f}",
+                "samples": items,
             }
         )
+        print(" ".join(map(str, rows[-1].values())), flush=True)
 
-    for budget in (4, 6, 8, 12):
-        for shift in (1.0, 2.0, 3.0):
-            add(budget, f"full size, shift {shift:g}", full(law, shape, budget, shift))
-            for delta in (0.003, 0.01, 0.03):
-                plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=shift)
-                add(budget, f"delta rule {delta:g}, shift {shift:g}", plan)
-        for shifts, grid in ((None, "free grid"), ((1.0, 1.5, 2.0, 3.0), "shift 1 to 3")):
-            for delta in (None, 0.01):
-                plan = optimise_plan(
-                    law, shape, cost, budget=budget, scales=SCALES, delta=delta, shifts=shifts, multiple_of=4
-                )
-                add(budget, f"optimal, {grid}" + (f", delta {delta:g}" if delta else ""), plan)
+    for solver, budgets in (("euler", (6, 12)), ("dpmpp_2m", (4, 8))):
+        for budget in budgets:
+            for shift in (1.0, 2.0, 3.0):
+                add(solver, budget, f"full size, shift {shift:g}", full(law, shape, budget, shift))
+            for delta in (0.003, 0.01, 0.03, 0.1):
+                plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=2.0)
+                add(solver, budget, f"delta rule {delta:g}, shift 2", plan)
+            for shifts, grid in ((None, "free grid"), ((1.0, 1.5, 2.0, 3.0), "shift 1 to 3")):
+                for bound in (None, 0.1, 0.01):
+                    plan = optimise_plan(
+                        law,
+                        shape,
+                        cost,
+                        budget=budget,
+                        solver=solver,
+                        scales=SCALES,
+                        delta=bound,
+                        shifts=shifts,
+                        multiple_of=4,
+                    )
+                    add(solver, budget, f"optimal, {grid}" + (f", delta {bound:g}" if bound else ""), plan)
     write("transformer", rows)
 
 
