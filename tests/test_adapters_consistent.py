@@ -18,7 +18,7 @@ from spectral_pd import GaussianField, restrict_noise, sample
 from spectral_pd.adapters import adapt, progressive
 from spectral_pd.adapters.base import linear_mu, unpack
 
-GRID = (32, 32)
+GRID, HALF = (24, 32), (12, 16)  # not square: rows and columns cannot be taken for each other
 STEPS = 20
 
 
@@ -48,6 +48,7 @@ class IdealFlux(_Stand):
         assert txt_ids.shape[-1] == 3
         assert not txt_ids.any()
         rows, columns = (int(img_ids[:, axis].max()) + 1 for axis in (1, 2))
+        assert rows * GRID[1] == columns * GRID[0]
         order = (img_ids[:, 1] * columns + img_ids[:, 2]).long()
         assert torch.equal(order.sort().values, torch.arange(rows * columns))
         tokens = torch.empty_like(hidden_states)
@@ -92,7 +93,7 @@ def run(family: Family, pipe, **options) -> torch.Tensor:
 
 
 def low_band_error(a: torch.Tensor, b: torch.Tensor) -> float:
-    low = [restrict_noise(x, (16, 16)) for x in (a, b)]
+    low = [restrict_noise(x, HALF) for x in (a, b)]
     return float((low[0] - low[1]).norm() / low[1].norm())
 
 
@@ -107,8 +108,8 @@ def test_same_seed_same_picture(family, cls, scales):
     pipe = ideal_pipe(family, cls)
     full = run(family, pipe, scales=(1,))
     result = run(family, pipe, scales=scales, transition_times=(0.9, 0.8)[: len(scales) - 1])
-    coarse = int(scales[0] * GRID[0])
-    low_full, low = (restrict_noise(x, (coarse, coarse)) for x in (full, result))
+    coarse = tuple(int(scales[0] * n) for n in GRID)
+    low_full, low = (restrict_noise(x, coarse) for x in (full, result))
     assert float((low - low_full).norm() / low_full.norm()) < 1e-5
 
 
@@ -143,12 +144,19 @@ def test_a_wrong_convention_is_seen(family, cls, wrong):
     assert not error < 0.05  # a wrong sign overflows to infinity
 
 
-def test_wrong_ids_are_seen():
-    """Negative control: a coarse stage with the ids of the full grid does not place its tokens."""
+@pytest.mark.parametrize("wrong", ["of the full grid", "transposed"])
+def test_wrong_ids_are_seen(wrong):
+    """Negative control: a coarse stage with the ids of the full grid, or with rows for columns, does not place its tokens."""
     pipe = ideal_pipe(FLUX, IdealFlux)
     adapter = adapt(pipe, generator=generator(3), **call(FLUX))
-    adapter.begin_stage(GRID)
-    adapter.begin_stage = lambda grid: None
+    right = adapter.begin_stage
+
+    def begin_stage(grid):
+        right(GRID if wrong == "of the full grid" else grid)
+        if wrong == "transposed":
+            adapter.image_ids = adapter.image_ids[:, [0, 2, 1]]
+
+    adapter.begin_stage = begin_stage
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         adapter.run(adapter.plan(scales=(1 / 2, 1), transition_times=(0.9,)))
 
@@ -158,15 +166,15 @@ def test_a_shift_from_the_coarse_size_is_seen():
     pipe = ideal_pipe(FLUX, IdealFlux)
     config = pipe.scheduler.config
     right = adapt(pipe, **call(FLUX)).times()
-    mu = {size: linear_mu((size // 2) ** 2, config) for size in (32, 16)}
+    mu = {size: linear_mu(size[0] * size[1] // 4, config) for size in (GRID, HALF)}
     grids = {}
     for size, value in mu.items():
         pipe.scheduler.set_timesteps(sigmas=[1 - k / STEPS for k in range(STEPS)], mu=value)
         grids[size] = pipe.scheduler.sigmas.tolist()
-    assert right == pytest.approx(grids[32], abs=1e-6)
-    assert max(abs(a - b) for a, b in zip(right, grids[16], strict=True)) > 0.05
+    assert right == pytest.approx(grids[GRID], abs=1e-6)
+    assert max(abs(a - b) for a, b in zip(right, grids[HALF], strict=True)) > 0.05
     full = run(FLUX, pipe, scales=(1,))
-    result = run(FLUX, pipe, scales=(1 / 2, 1), sigmas=_unshifted(grids[16], mu[32]), transition_times=(0.9,))
+    result = run(FLUX, pipe, scales=(1 / 2, 1), sigmas=_unshifted(grids[HALF], mu[GRID]), transition_times=(0.9,))
     assert low_band_error(result, full) > 1e-3
 
 

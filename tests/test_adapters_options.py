@@ -10,11 +10,12 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
 import diffusers
-from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+from diffusers.callbacks import SD3CFGCutoffCallback
 from tiny_pipelines import FAMILIES, FLUX, FLUX2, QWEN, SD3, WAN, Z_IMAGE, Family, generator, wan
 
 from spectral_pd import GaussianField, make_plan, restrict_noise, sample, shift_times
-from spectral_pd.adapters import SpectralScheduler, adapt, find_adapter, progressive
+from spectral_pd.adapters import ADAPTERS, SpectralScheduler, adapt, find_adapter, progressive
 from spectral_pd.adapters.unipc import unipc
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -139,9 +140,20 @@ def _pyramid(pipe):
     )
 
 
+def _faster(pipe):
+    return FasterCacheConfig(
+        spatial_attention_timestep_skip_range=(-1, 681),
+        spatial_attention_block_identifiers=("transformer_blocks", "blocks"),
+        attention_weight_callback=lambda module: 0.5,
+        current_timestep_callback=lambda: pipe.current_timestep,
+        is_guidance_distilled=True,  # attention only; its other half wants guidance in one batch, which none of these has
+    )
+
+
 CACHES = {
     "first block": lambda pipe: FirstBlockCacheConfig(threshold=0.5),
     "pyramid": _pyramid,
+    "faster": _faster,
     "Taylor": lambda pipe: TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1),
     "sea": lambda pipe: diffusers.hooks.SeaCacheConfig(threshold=10.0, retention_steps=1),
 }
@@ -151,8 +163,10 @@ CACHED = [
     (FLUX, "first block"),
     (FLUX, "pyramid"),
     (FLUX, "Taylor"),
+    (FLUX, "faster"),
     (WAN, "first block"),
     (WAN, "pyramid"),
+    (WAN, "faster"),
     (WAN, "sea"),
     (QWEN, "first block"),
     (FLUX2, "pyramid"),
@@ -212,6 +226,27 @@ def test_a_cache_that_counts_steps_is_refused():
     assert not torch.equal(stock, run(WAN, scales=(1,), transition_times=()))  # it did skip work
 
 
+@pytest.mark.skipif(not hasattr(diffusers.hooks, "MagCacheConfig"), reason="this diffusers has no MagCache")
+def test_a_refused_cache_is_found_by_its_hooks():
+    """Also where it was put on with apply_...(), which leaves no configuration behind."""
+    pipe = fresh(FLUX)
+    config = diffusers.hooks.MagCacheConfig(num_inference_steps=8, mag_ratios=[1.0] * 8)
+    diffusers.hooks.apply_mag_cache(pipe.transformer, config)
+    with pytest.raises(ValueError, match="MagCache"):
+        run(FLUX, pipe)
+
+
+def test_a_cache_that_would_answer_before_it_has_seen_anything_is_refused():
+    pipe = _with_cache(FLUX, "faster")
+    with pytest.raises(ValueError, match=r"timesteps in \(-1, 681\), and a stage begins at 489"):
+        run(FLUX, pipe, transition_times=(0.6,))
+    # Negative control: what the refusal prevents.
+    adapter = adapt(pipe, generator=generator(), **FLUX.arguments(num_inference_steps=8))
+    adapter.check_caches = lambda plan: None
+    with pytest.raises(TypeError, match="NoneType"):
+        adapter.run(adapter.plan(transition_times=(0.6,)))
+
+
 # LoRA, offload, compilation
 
 
@@ -233,7 +268,7 @@ def test_lora_changes_the_result_and_survives_the_transition():
 
 @pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE], ids=str)
 def test_offloaded_weights_are_fetched_at_every_stage(family):
-    """accelerate's hook keeps the weights off the device and brings them in for each forward, as pipeline offload does."""
+    """Sequential offload: accelerate's hook keeps the weights off the device and brings them in for each forward."""
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     plain = run(family)
     pipe = fresh(family)
@@ -244,6 +279,28 @@ def test_offloaded_weights_are_fetched_at_every_stage(family):
     assert next(pipe.transformer.parameters()).device.type == "meta"
 
 
+@pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE], ids=str)
+def test_an_offloaded_model_is_fetched_for_the_whole_run(family):
+    """Model offload: the network comes in with its first forward and leaves when the pipeline has finished, as in the stock
+    call."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    plain = run(family)
+    pipe = fresh(family)
+    pipe.transformer, hook = accelerate.cpu_offload_with_hook(pipe.transformer, execution_device=torch.device("cpu"))
+    events = []
+    fetch = hook.hook.pre_forward
+    hook.hook.pre_forward = lambda *args, **kwargs: (events.append("fetch"), fetch(*args, **kwargs))[1]
+    pipe.maybe_free_model_hooks = lambda: (events.append("free"), hook.offload())
+    torch.testing.assert_close(run(family, pipe), plain)
+    assert events.count("free") == 1
+    assert events[-1] == "free"
+    assert "fetch" in events
+
+
+@pytest.mark.skipif(
+    not torch.accelerator.is_available() and tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 37),
+    reason="this diffusers offloads groups only where there is an accelerator",
+)
 def test_group_offload_brings_the_layers_in_at_every_stage():
     """diffusers' own offload, layer by layer; emptying caches at a transition leaves its hooks alone."""
     plain = run(FLUX)
@@ -391,6 +448,10 @@ class _Named:
         ("WanImageToVideoPipeline", "conditioning frames"),
         ("WanVACEPipeline", "image latents"),
         ("ZImageInpaintPipeline", "image latents"),
+        ("QwenImageLayeredPipeline", "image latents"),
+        ("WanAnimatePipeline", "image latents"),
+        ("FluxModularPipeline", "plain pipeline"),
+        ("StableDiffusion3PAGPipeline", "third pass"),
         ("StableDiffusionXLPipeline", "supported are FluxPipeline"),
     ],
 )
@@ -401,10 +462,27 @@ def test_unsupported_pipelines_are_refused_by_name(name, needed):
     assert name in str(error.value)
 
 
-def test_real_unsupported_classes_are_refused():
+def test_every_pipeline_of_the_families_is_taken_or_refused_with_what_it_would_need():
+    """All of the installed diffusers' classes of these model families, by name."""
+    names = [
+        n for n in dir(diffusers) if n.endswith("Pipeline") and n.startswith(("Flux", "ZImage", "Wan", "QwenImage"))
+    ]
+    names += [n for n in dir(diffusers) if n.startswith("StableDiffusion3") and n.endswith("Pipeline")]
+    assert len(names) > 25
+    for name in set(names) - set(ADAPTERS):
+        with pytest.raises(ValueError, match=rf"pipeline {name} is not supported(: |; )") as error:
+            find_adapter(type(name, (_Named,), {})())
+        # Other architectures of their own, without further input: nothing stands in the way but an adapter.
+        assert ": " in str(error.value).split(";")[0] or name in {"QwenImage21Pipeline"}
     for cls in (diffusers.FluxImg2ImgPipeline, diffusers.WanImageToVideoPipeline, diffusers.FluxControlPipeline):
         with pytest.raises(ValueError, match=cls.__name__):
             find_adapter(cls.__new__(cls))
+
+
+def test_a_unet_is_sent_to_the_denoiser_interface():
+    pipe = type("StableDiffusionXLPipeline", (_Named,), {"unet": None})()
+    with pytest.raises(ValueError, match="sample_spectral"):
+        find_adapter(pipe)
 
 
 def test_a_subclass_is_taken_unless_it_has_its_own_call():
@@ -429,6 +507,7 @@ def test_a_subclass_is_taken_unless_it_has_its_own_call():
         (SD3, {"height": 512}, ValueError, "position table"),
         (FLUX, {"heigth": 512}, TypeError, "heigth"),
         (FLUX, {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, ValueError, "only \\['latents'\\]"),
+        (SD3, {"callback_on_step_end": SD3CFGCutoffCallback()}, ValueError, "only \\['latents'\\]"),
         (Z_IMAGE, {"height": 120}, ValueError, "multiples of 16"),
         (FLUX, {"generator": [generator()] * 3}, ValueError, "batch of 1"),
         (FLUX, {"delta": 2.0}, ValueError, "delta"),

@@ -36,19 +36,30 @@ ADAPTERS: Mapping[str, tuple[str, str]] = {
 
 NEEDED: Sequence[tuple[tuple[str, ...], str]] = (
     (
+        ("Modular",),
+        "its blocks own the loop; make the plain pipeline of the same components, such as FluxPipeline(**components)",
+    ),
+    (
         ("ControlNet", "Control"),
         "the control image's latents would have to be restricted to every stage's grid, like restrict_signal does",
     ),
     (
-        ("Img2Img", "Inpaint", "Fill", "Kontext", "Edit", "Redux", "Omni", "Vace", "VACE", "Animate", "KV"),
+        (
+            *("Img2Img", "Inpaint", "Fill", "Kontext", "Edit", "Redux", "ZImageOmni", "Vace", "VACE", "WanAnimate"),
+            *("KleinKV", "Layered"),
+        ),
         "its image latents would have to be restricted to every stage's grid, and the start would not be pure noise",
     ),
     (
         ("ImageToVideo", "VideoToVideo", "Image2Video"),
         "the conditioning frames and masks would have to be restricted to every stage's grid",
     ),
+    (
+        ("PAG",),
+        "perturbed-attention guidance needs a third pass; use the pipeline without it",
+    ),
 )
-"""Parts of pipeline names that say which extra, full-size input keeps them from being supported."""
+"""Parts of pipeline names and what supporting them would need: mostly an extra, full-size input on every stage's grid."""
 
 
 def find_adapter(pipe: Any) -> type[Adapter]:
@@ -67,6 +78,8 @@ def find_adapter(pipe: Any) -> type[Adapter]:
             break  # its own call: whatever its bases do, this pipeline does something else
     name = type(pipe).__name__
     reason = next((text for parts, text in NEEDED if any(part in name for part in parts)), None)
+    if reason is None and hasattr(pipe, "unet"):
+        reason = "its UNet denoises variance-preserving noise; sample_spectral(..., path='edm') takes such a denoiser"
     raise ValueError(
         f"pipeline {name} is not supported{': ' + reason if reason else ''}; supported are {', '.join(ADAPTERS)}. "
         f"For another text-to-image or text-to-video model write an adapter (docs/adapters.md), or call "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -122,14 +122,34 @@ class Adapter(ABC):
         Raises
         ------
         ValueError
-            MagCache with more than one stage.
+            MagCache with more than one stage; FasterCache of a guidance-distilled network where a stage begins inside the
+            times whose attention it skips.
         """
-        configs = [getattr(network, "_cache_config", None) for network in self.transformers()]
-        if len(plan.stages) > 1 and any(type(config).__name__ == "MagCacheConfig" for config in configs):
-            raise ValueError(
-                "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "
-                "starts anew when the cache is emptied; use another cache, such as FirstBlockCacheConfig, or scales=(1,)"
-            )
+        for hook in self._hooks():
+            name = type(hook).__name__
+            if name.startswith("MagCache") and len(plan.stages) > 1:
+                raise ValueError(
+                    "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, "
+                    "which starts anew when the cache is emptied; use another cache, such as FirstBlockCacheConfig, or "
+                    "scales=(1,)"
+                )
+            if name == "FasterCacheBlockHook" and hook.is_guidance_distilled:
+                # Its first call in the skipped range answers from the cache without asking whether there is anything in it.
+                low, high = hook.timestep_skip_range
+                begins = [1000 * stage.times[0] for stage in plan.stages if low < 1000 * stage.times[0] < high]
+                if begins:
+                    raise ValueError(
+                        f"FasterCache skips attention at timesteps in ({low}, {high}), and a stage begins at "
+                        f"{begins[0]:.0f}, where its emptied cache has nothing to answer with; end the skipped range "
+                        f"below {begins[0]:.0f}, or use another cache, such as FirstBlockCacheConfig"
+                    )
+
+    def _hooks(self) -> Iterator[Any]:
+        """diffusers' hooks on the networks and their blocks, feature caches among them."""
+        for network in self.transformers():
+            for module in network.modules():
+                if hasattr(module, "_diffusers_hook"):
+                    yield from module._diffusers_hook.hooks.values()
 
     def transformers(self) -> list[Any]:
         """The networks the velocity calls."""
@@ -319,10 +339,14 @@ def bind_arguments(pipe: Any, arguments: Mapping[str, Any]) -> SimpleNamespace:
     bound = signature.bind(pipe, **arguments)
     bound.apply_defaults()
     values = SimpleNamespace(**{name: value for name, value in bound.arguments.items() if name != "self"})
-    if list(getattr(values, "callback_on_step_end_tensor_inputs", ["latents"]) or []) not in ([], ["latents"]):
+    callback = getattr(values, "callback_on_step_end", None)
+    # diffusers' own callback objects name their tensors themselves, whatever the call says.
+    named = getattr(callback, "tensor_inputs", None)
+    names = list(named or getattr(values, "callback_on_step_end_tensor_inputs", None) or [])
+    if set(names) - {"latents"}:
         raise ValueError(
-            f"callback_on_step_end_tensor_inputs = {values.callback_on_step_end_tensor_inputs!r}: only ['latents'] can be "
-            f"handed to the callback; prompt embeddings are fixed for the whole call"
+            f"the callback asks for {names}: only ['latents'] can be handed to it; prompt embeddings are fixed for the "
+            f"whole call"
         )
     return values
 
