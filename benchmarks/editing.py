@@ -1,20 +1,24 @@
-"""Editing by frequency against SDEdit: photographs turned into textures, how much geometry and how much style?
+"""Editing by frequency against SDEdit: how much geometry is kept, how much style is gained?
 
-The model is a patch denoiser of a texture (grass, bricks; scikit-image): every 8x8 patch of the state, on every stage's grid,
-is denoised by the exact posterior mean over the patches of one half of the texture (``FiniteDataset``), and overlapping
-patches are averaged. The pictures are crops of photographs, 64x64. For start times T and kept bands, from the same noise and
-with the same steps of the same grid: `edit` in both modes and `sdedit`. Geometry: PSNR of the low band, 16x16, to the
-input's, and the correlation of the two. Style: sliced Wasserstein-2 distance of mean-free 8x8 patches to those of the other
-half of the texture. Rows go to results/editing.csv, the figure to docs/figures/editing.png.
+Photographs into textures: the model is a patch denoiser of a texture (grass, bricks; scikit-image): every 8x8 patch of the
+state, on every stage's grid, is denoised by the exact posterior mean over the patches of one half of the texture
+(``FiniteDataset``), and overlapping patches are averaged. The pictures are crops of photographs, 64x64. For start times T and
+kept bands, from the same noise and with the same steps of the same grid: `edit` in both modes and `sdedit`. Geometry: PSNR of
+the low band, 16x16, to the input's, and the correlation of the two. Style: sliced Wasserstein-2 distance of mean-free 8x8
+patches to those of the other half of the texture. Rows go to results/editing.csv, the figure to docs/figures/editing.png.
 
-    python benchmarks/editing.py [--samples 12] [--redraw]
+Mosaics into photographs: the model is the small trained transformer of benchmarks/tiny_dit, the pictures are crops of
+photographs it has not seen, reduced to 8x8 squares of one colour. Geometry: PSNR of the 8x8 low band, which is all that a
+mosaic says. Style: sliced Wasserstein distance to crops of the training photographs (metrics.py). Solver DPM-Solver++(2M).
+Rows go to results/editing_transformer.csv, the figure to docs/figures/editing_transformer.png.
+
+    python benchmarks/editing.py [--redraw] [textures transformer]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import textwrap
 from pathlib import Path
 
 import torch
@@ -36,6 +40,7 @@ from spectral_pd import (
     shift_times,
 )
 from spectral_pd.demo import photographs, psnr, random_crops
+from spectral_pd.editing import EditMode
 
 SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 1500
 LOW = (16, 16)
@@ -45,6 +50,11 @@ STARTS = (0.92, 0.85, 0.77, 0.67, 0.55, 0.43, 0.27)
 CUTS = (1 / 8, 1 / 4, 1 / 2)
 TEXTURES = ("grass", "brick")
 SEED = 1
+RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent.parent / "docs" / "figures"
+SQUARE = 8
+"""Side of a mosaic's squares, and of the grid whose band they say."""
+MOSAIC_STARTS = (0.8, 0.65, 0.5, 0.35, 0.2)
 
 
 def textures() -> dict[str, tuple[Tensor, Tensor]]:
@@ -110,9 +120,9 @@ def style_distance(pictures: Tensor, reference: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def geometry(pictures: Tensor, inputs: Tensor) -> tuple[float, float]:
+def geometry(pictures: Tensor, inputs: Tensor, low: tuple[int, int] = LOW) -> tuple[float, float]:
     """Median PSNR and median correlation of the low bands."""
-    a, b = (restrict_signal(x, LOW) for x in (pictures, inputs))
+    a, b = (restrict_signal(x, low) for x in (pictures, inputs))
     flat = [(x - x.mean((-2, -1), keepdim=True)).flatten(1) for x in (a, b)]
     correlation = functional.cosine_similarity(*flat)
     return float(psnr(a, b).median()), float(correlation.median())
@@ -198,10 +208,10 @@ def show(pictures: Tensor) -> list[tuple[str, Tensor]]:
         start = plan.times[plan.stages[1].start]
         late = sdedit(model.velocity, pictures, [t for t in TIMES if t <= 0.5], noise=noise)
         strips += [
-            (f"{name}: SDEdit, T = {start:.2f}", edited["sdedit"]),
-            (f"{name}: SDEdit, T = 0.50", late),
-            (f"{name}: edit noised, T = {start:.2f}", edited["noised"]),
-            (f"{name}: edit clean, T = {start:.2f}", edited["clean"]),
+            (f"{name}, SDEdit, T = {start:.2f}", edited["sdedit"]),
+            (f"{name}, SDEdit, T = 0.50", late),
+            (f"{name}, edit noised, T = {start:.2f}", edited["noised"]),
+            (f"{name}, edit clean, T = {start:.2f}", edited["clean"]),
         ]
     return strips
 
@@ -227,7 +237,7 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
     figure = plt.figure(figsize=(12.5, 8.6), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 1))
     left = figure.add_subplot(grid[:, 0])
-    plot_strips([(textwrap.fill(name, 14), pictures) for name, pictures in strips], ax=left)
+    plot_strips([(name.replace(", ", "\n"), pictures) for name, pictures in strips], ax=left)
     left.set_title("Same noise; edits keep 16x16, run 32x32, then 64x64")
     lines = [("sdedit", "-", "SDEdit"), ("noised", "1/4", "edit, noised, band 1/4")]
     lines += [("clean", f"1/{round(1 / cut)}", f"edit, clean, band 1/{round(1 / cut)}") for cut in CUTS]
@@ -261,37 +271,169 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "editing.csv")
-    parser.add_argument(
-        "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "editing.png"
-    )
-    parser.add_argument("--redraw", action="store_true", help="the figure alone, from the rows there are")
-    args = parser.parse_args()
+class Mosaics:
+    """Mosaics of photographs that the small transformer has not seen, what it makes of them, and how these are judged."""
 
-    pictures = photographs()
+    def __init__(self, samples: int) -> None:
+        from metrics import SlicedWasserstein
+        from tiny_dit.data import load_photographs
+
+        from spectral_pd.demo import small_transformer
+
+        found = small_transformer()
+        if found is None:
+            raise FileNotFoundError("benchmarks/tiny_dit has no weights.safetensors: train it first")
+        self.velocity, _ = found
+        generator = torch.Generator().manual_seed(0)
+        self.photographs = load_photographs(None, held_out=True).crops(samples, generator=generator)
+        small = functional.avg_pool2d(self.photographs, SQUARE)
+        self.inputs = functional.interpolate(small, scale_factor=SQUARE, mode="nearest")
+        training = load_photographs(None).crops(512, generator=generator)
+        self._distance = SlicedWasserstein(training)
+        self._training = self._distance.rows(training)
+        self.times, self.noise = shift_times(20, shift=2.0), NoiseField(SEED)
+
+    def style(self, pictures: Tensor) -> float:
+        return self._distance.distance(self._distance.rows(pictures), self._training)
+
+    def edited(self, method: str, cut: float, start: float) -> tuple[Tensor, Plan]:
+        """What a method makes of the mosaics, and the plan of two stages it entered (its first stage does not run)."""
+        plan = make_plan(self.times, None, (SIZE, SIZE), scales=(cut, 1), transition_times=(start,))
+        if method == "sdedit":
+            rest = plan.times[plan.stages[1].start :]
+            return sdedit(self.velocity, self.inputs, rest, noise=self.noise, solver="dpmpp_2m"), plan
+        mode: EditMode = "clean" if method == "clean" else "noised"
+        options = {"stage": 1, "mode": mode, "noise": self.noise, "solver": "dpmpp_2m"}
+        return edit(self.velocity, self.inputs, plan, **options), plan
+
+    def free(self) -> Tensor:
+        """The model's own samples, from the same noise."""
+        plan = make_plan(self.times, None, (SIZE, SIZE), scales=(1,), transition_times=())
+        return sample(self.velocity, self.noise, plan, leading=self.inputs.shape[:2], solver="dpmpp_2m")
+
+
+MOSAIC_METHODS = (
+    ("sdedit", 1 / 4, "SDEdit"),
+    ("noised", 1 / 8, "edit, noised, band 1/8"),
+    ("noised", 1 / 4, "edit, noised, band 1/4"),
+    ("clean", 1 / 4, "edit, clean, band 1/4"),
+)
+
+
+def sweep_mosaics(mosaics: Mosaics) -> list[dict[str, object]]:
+    """Rows of the mosaics: what is compared with, then every method from every start."""
+    rows: list[dict[str, object]] = []
+
+    def add(method: str, kept: str, start: str, steps: object, pictures: Tensor) -> None:
+        psnr_low, correlation = geometry(pictures, mosaics.inputs, (SQUARE, SQUARE))
+        rows.append(
+            {
+                "method": method,
+                "kept": kept,
+                "start": start,
+                "steps": steps,
+                "low_band_psnr": f"{psnr_low:.2f}",
+                "low_band_correlation": f"{correlation:.3f}",
+                "style_distance": f"{mosaics.style(pictures):.4f}",
+                "samples": len(pictures),
+            }
+        )
+
+    add("photographs", "-", "-", "-", mosaics.photographs)
+    add("mosaics", "-", "-", "-", mosaics.inputs)
+    add("own samples", "-", "1.000", len(mosaics.times) - 1, mosaics.free())
+    for start in tqdm(MOSAIC_STARTS, desc="mosaics", unit="start"):
+        for method, cut, _ in MOSAIC_METHODS:
+            pictures, plan = mosaics.edited(method, cut, start)
+            entered = plan.stages[1].start
+            kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
+            add(method, kept, f"{plan.times[entered]:.3f}", plan.stages[1].steps, pictures)
+    return rows
+
+
+def draw_mosaics(path: Path, rows: list[dict[str, object]], mosaics: Mosaics) -> None:
+    """Left: the pictures. Right: geometry against style, a line for each method, a point for each T."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from spectral_pd.plotting import plot_strips
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
+    strips = [("photograph\n(not seen)", mosaics.photographs), ("mosaic", mosaics.inputs)]
+    for method, cut, label in MOSAIC_METHODS:
+        if (method, cut) != ("noised", 1 / 8):
+            for start in (0.65, 0.35) if method != "clean" else (0.35,):
+                pictures, plan = mosaics.edited(method, cut, start)
+                name = label.replace(", band", "\nband")
+                strips.append((f"{name}\nT = {plan.times[plan.stages[1].start]:.2f}", pictures))
+    spread = mosaics.inputs.flatten(1).std(1)
+    shown = spread.argsort(descending=True)[:8].sort().values
+    plot_strips([(name, pictures[shown]) for name, pictures in strips], ax=left)
+    left.set_title("Mosaics into photographs, same noise")
+    for k, (method, cut, label) in enumerate(MOSAIC_METHODS):
+        kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
+        chosen = [row for row in rows if (row["method"], row["kept"]) == (method, kept)]
+        points = [(float(str(row["style_distance"])), float(str(row["low_band_psnr"]))) for row in chosen]
+        line = {"color": f"C{k}", "marker": "os^D"[k], "ms": 5, "lw": 1.3, "ls": "--" if k == 0 else "-"}
+        right.plot(*zip(*points, strict=True), label=label, **line)
+        if method in ("sdedit", "clean"):
+            for row, point in zip(chosen, points, strict=True):
+                text = f"T={float(str(row['start'])):.2f}"
+                right.annotate(text, point, xytext=(7, -4), textcoords="offset points", fontsize=7, color="0.3")
+    for name, style in (("own samples", ":"), ("mosaics", "-.")):
+        own = next(row for row in rows if row["method"] == name)
+        right.axvline(float(str(own["style_distance"])), color="0.6", lw=1, ls=style, label=f"{name}, unedited")
+    right.set(xlabel="style: distance to photographs (left is closer)", ylabel="geometry: PSNR of the 8x8 low band, dB")
+    right.set_title("The small trained transformer")
+    right.grid(alpha=0.25)
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def written(path: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, {**rows[0], **environment()})
+        writer.writeheader()
+        writer.writerows({**row, **environment()} for row in rows)
+    for row in rows:
+        print("  ".join(map(str, row.values())))
+    return rows
+
+
+def stored(path: Path) -> list[dict[str, object]]:
+    with path.open(newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def run_textures(*, redraw: bool, samples: int = 12) -> None:
+    pictures, path = photographs(), RESULTS / "editing.csv"
     grey = [picture.mean(0, keepdim=True) for picture in pictures.values()]
-    crops = random_crops(grey, args.samples, 256, generator=torch.Generator().manual_seed(0))
+    crops = random_crops(grey, samples, 256, generator=torch.Generator().manual_seed(0))
     inputs = functional.avg_pool2d(crops, 256 // SIZE)
     shown = torch.stack([square(pictures[name]) for name in ("chelsea", "astronaut", "coffee", "flower", "china")])
-    if args.redraw:
-        with args.out.open(newline="") as file:
-            rows: list[dict[str, object]] = [dict(row) for row in csv.DictReader(file)]
-    else:
-        rows = sweep(inputs)
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, {**rows[0], **environment()})
-            writer.writeheader()
-            writer.writerows({**row, **environment()} for row in rows)
-    draw(args.figure, rows, show(shown))
-    for row in rows:
-        print(
-            f"{row['texture']:6} {row['method']:14} {row['kept']:>4} {row['grids']:>8} T={row['start']} "
-            f"{row['steps']:>2} steps  {row['low_band_psnr']:>6} dB  {row['low_band_correlation']:>6}  "
-            f"style {row['style_distance']}"
-        )
+    rows = stored(path) if redraw else written(path, sweep(inputs))
+    draw(FIGURES / "editing.png", rows, show(shown))
+
+
+def run_transformer(*, redraw: bool, samples: int = 24) -> None:
+    mosaics, path = Mosaics(samples), RESULTS / "editing_transformer.csv"
+    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics))
+    draw_mosaics(FIGURES / "editing_transformer.png", rows, mosaics)
+
+
+PARTS = {"textures": run_textures, "transformer": run_transformer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which of {list(PARTS)}; default both")
+    parser.add_argument("--redraw", action="store_true", help="the figures alone, from the rows there are")
+    args = parser.parse_args()
+    for part in args.parts:
+        PARTS[part](redraw=args.redraw)
 
 
 if __name__ == "__main__":
