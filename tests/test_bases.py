@@ -331,7 +331,7 @@ def test_pictures_do_not_move(basis):
 
 
 def test_fourier_with_phases_at_samples_moves_the_picture():
-    """Negative control: phases at j/n shift every doubling by half a coarse pixel."""
+    """Negative control: phases at j/n shift every doubling by half a fine pixel, a quarter of a coarse one."""
     x = torch.zeros(8, dtype=torch.float64)
     x[3:5] = 1.0  # symmetric about the centre
     c = np.fft.fft(x.numpy())
