@@ -36,6 +36,17 @@ def test_one_scale_is_the_stock_pipeline(family: Family, guided: bool):
 
 
 @families
+def test_a_call_without_a_size_has_the_models_own(family: Family):
+    arguments = family.arguments(guided=False, num_inference_steps=2)
+    del arguments["height"], arguments["width"]
+    if family is WAN:
+        arguments["num_frames"] = 1
+    result = ours(family, scales=(1,), **arguments)
+    assert torch.equal(result, stock(family, **arguments))
+    assert result.numel() >= 4 * 32 * 32
+
+
+@families
 def test_guidance_changes_the_result(family: Family):
     plain, guided = (ours(family, scales=(1 / 2, 1), **family.arguments(guided=g)) for g in (False, True))
     assert (plain - guided).abs().max() > 1e-3

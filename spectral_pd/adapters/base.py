@@ -72,6 +72,10 @@ class Adapter(ABC):
                 raise ValueError(f"{name} is not supported by progressive sampling yet: {needed}; remove the argument")
         check_scheduler(pipe.scheduler)
         self._whole_timesteps = has_whole_timesteps(pipe.scheduler)
+        # Most signatures say None, and the call itself fills in the model's native size before it checks anything.
+        for side in ("height", "width"):
+            if not getattr(arguments, side, True):
+                setattr(arguments, side, self.default_size())
         # The pipeline's own check of prompts, sizes and embeddings, by the names it asks for.
         names = inspect.signature(pipe.check_inputs).parameters if hasattr(pipe, "check_inputs") else ()
         if names:
@@ -154,6 +158,10 @@ class Adapter(ABC):
     def transformers(self) -> list[Any]:
         """The networks the velocity calls."""
         return [self.pipe.transformer]
+
+    def default_size(self) -> int:
+        """Pixels of a side that the call does not give."""
+        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 
     def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
         """Spatial form, on a latent grid, of ``latents=`` in the layout the pipeline takes; spatial already by default."""

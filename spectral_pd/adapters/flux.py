@@ -41,10 +41,9 @@ class FluxAdapter(Adapter):
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
-        default = pipe.default_sample_size * pipe.vae_scale_factor
         # An autoencoder cell of 8 pixels, patches of 2: sizes are rounded down to 16 pixels, as the pipeline does.
         cell = pipe.vae_scale_factor * 2
-        self.grid = (2 * (int(a.height or default) // cell), 2 * (int(a.width or default) // cell))
+        self.grid = (2 * (int(a.height) // cell), 2 * (int(a.width) // cell))
         kwargs = a.joint_attention_kwargs or {}
         common = {
             "device": self.device,

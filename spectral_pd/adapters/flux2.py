@@ -57,9 +57,8 @@ class Flux2Adapter(Adapter):
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
-        default = pipe.default_sample_size * pipe.vae_scale_factor
         cell = pipe.vae_scale_factor * 2
-        self.grid = (2 * (int(a.height or default) // cell), 2 * (int(a.width or default) // cell))
+        self.grid = (2 * (int(a.height) // cell), 2 * (int(a.width) // cell))
         self.positive = self._encode(a.prompt, a.prompt_embeds)
         self.negative: tuple[Tensor, Tensor] | None = None
         batch = batch_size(a.prompt, a.prompt_embeds) * a.num_images_per_prompt

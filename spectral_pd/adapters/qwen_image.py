@@ -33,9 +33,8 @@ class QwenImageAdapter(Adapter):
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
-        default = pipe.default_sample_size * pipe.vae_scale_factor
         cell = pipe.vae_scale_factor * 2
-        self.grid = (2 * (int(a.height or default) // cell), 2 * (int(a.width or default) // cell))
+        self.grid = (2 * (int(a.height) // cell), 2 * (int(a.width) // cell))
         common = {
             "device": self.device,
             "num_images_per_prompt": a.num_images_per_prompt,

@@ -31,8 +31,7 @@ class StableDiffusion3Adapter(Adapter):
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
-        default = pipe.default_sample_size * pipe.vae_scale_factor
-        self.grid = tuple(int(n or default) // pipe.vae_scale_factor for n in (a.height, a.width))
+        self.grid = (int(a.height) // pipe.vae_scale_factor, int(a.width) // pipe.vae_scale_factor)
         config = pipe.transformer.config
         largest = config.pos_embed_max_size * config.patch_size
         if max(self.grid) > largest:

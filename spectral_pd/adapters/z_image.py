@@ -25,11 +25,10 @@ class ZImageAdapter(Adapter):
 
     def encode(self) -> None:
         pipe, a = self.pipe, self.arguments
-        height, width = a.height or 1024, a.width or 1024
         cell = pipe.vae_scale_factor * 2
-        if height % cell or width % cell:
-            raise ValueError(f"height = {height} and width = {width} must be multiples of {cell}")
-        self.grid = (height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+        if a.height % cell or a.width % cell:
+            raise ValueError(f"height = {a.height} and width = {a.width} must be multiples of {cell}")
+        self.grid = (a.height // pipe.vae_scale_factor, a.width // pipe.vae_scale_factor)
         # The pipeline's own rule: a scale above 0, in diffusers 0.36 above 1.
         self.guided = pipe.do_classifier_free_guidance
         if a.prompt is None:
@@ -51,6 +50,9 @@ class ZImageAdapter(Adapter):
         self.negative = [e for e in negative or [] for _ in range(a.num_images_per_prompt)]
         self.leading = (batch_size(a.prompt, a.prompt_embeds) * a.num_images_per_prompt, pipe.transformer.in_channels)
         self.dtype = pipe.transformer.dtype
+
+    def default_size(self) -> int:
+        return 1024
 
     @property
     def noise_dtype(self) -> torch.dtype:
