@@ -14,6 +14,8 @@ import diffusers
 from tiny_pipelines import embeddings, generator, image_autoencoder, seeded
 
 from spectral_pd.adapters import ADAPTERS, find_adapter, progressive
+from spectral_pd.adapters.base import linear_mu
+from spectral_pd.adapters.flux2 import empirical_mu
 
 PAGE = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text()
 
@@ -88,3 +90,15 @@ def test_the_table_names_every_pipeline_with_its_kind_of_spectrum():
         if cls is None:
             continue  # newer than the installed diffusers
         assert find_adapter(cls.__new__(cls)).preset.kind == row.split("|")[-2].strip()
+
+
+def test_the_tables_shifts_are_computed():
+    """mu at 1024x1024 (64x64 tokens): FLUX.1 and Qwen-Image by their schedulers' line, FLUX.2 by its fit."""
+    (flux, flux2, qwen) = (
+        next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
+        for name in ("FluxPipeline", "Flux2Pipeline", "QwenImagePipeline")
+    )
+    line = {"base_image_seq_len": 256, "base_shift": 0.5}
+    assert f"(1024x1024: {linear_mu(4096, line | {'max_image_seq_len': 4096, 'max_shift': 1.15}):.2f})" in flux
+    assert f"(1024x1024: {linear_mu(4096, line | {'max_image_seq_len': 8192, 'max_shift': 0.9}):.2f})" in qwen
+    assert f"(1024x1024, 50 steps: {empirical_mu(4096, 50):.2f})" in flux2
