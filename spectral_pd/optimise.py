@@ -20,6 +20,7 @@ the winner is chosen by the exact prediction. Plans are on the full clock.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -423,13 +424,29 @@ class _Limits:
         """The budget; one computed by adding up the same costs in another order must still pay for the same plan."""
         return self.budget * (1 + 1e-9)
 
-    def filled(self, shapes: Sequence[Shape], finer: Sequence[int]) -> tuple[int, ...] | None:
-        """The split with the given steps in all stages but the first, which takes what is left; None if that is nothing."""
-        most = math.floor((self.allowed - self.spent(shapes[1:], finer)) / self.cost(shapes[0]))
-        first = min(most, MOST_STEPS - sum(finer)) if self.steps is None else self.steps - sum(finer)
-        return (first, *finer) if 1 <= first <= most and min(finer, default=1) >= 1 else None
+    def filled(self, shapes: tuple[Shape, ...], finer: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Splits with the given steps in all stages but the first, which takes what is left.
 
-    def splits(self, shapes: Sequence[Shape]) -> list[tuple[int, ...]]:
+        On a family of grids with a bound on transitions, for each grid as many as do not make a stage late.
+        """
+        most = math.floor((self.allowed - self.spent(shapes[1:], finer)) / self.cost(shapes[0]))
+        most = min(most, MOST_STEPS - sum(finer))
+        if most < 1 or min(finer, default=1) < 1:
+            return []
+        if self.steps is not None:
+            first = self.steps - sum(finer)
+            return [(first, *finer)] if 1 <= first <= most else []
+        if self.delta is None or self.shifts is None or not finer:
+            return [(most, *finer)]
+
+        def late(first: int, shift: float) -> bool:
+            return self.late(_Choice(shapes, (first, *finer), _shifted(first + sum(finer), shift)))
+
+        # Every step more for the first stage puts all transitions later on the same family of grids.
+        firsts = {bisect_left(range(1, most + 1), True, key=partial(late, shift=shift)) for shift in self.shifts}
+        return [(first, *finer) for first in sorted(firsts - {0})]
+
+    def splits(self, shapes: tuple[Shape, ...]) -> list[tuple[int, ...]]:
         """Ways to spend the budget on these grids: the first stage takes what the others leave; large numbers are thinned."""
         # With a number of steps given there are few ways, and no free grid that would make up for a step too many.
         each = {2: 16, 3: 5}.get(len(shapes), 3) if self.steps is None else {2: 64, 3: 16}.get(len(shapes), 6)
@@ -444,7 +461,7 @@ class _Limits:
                     yield (*others, n)
 
         found = (self.filled(shapes, steps) for steps in finer(shapes[1:], self.allowed))
-        return sorted({split for split in found if split is not None})
+        return sorted({split for splits in found for split in splits})
 
     def late(self, choice: _Choice) -> bool:
         """Whether a stage makes a step from a time at which it should have been left."""
@@ -491,6 +508,8 @@ def _seeds(bench: _Bench, limits: _Limits, shapes: tuple[Shape, ...]) -> list[_C
         grids = np.array(limits.family(sum(split)) or [_shifted(sum(split), shift) for shift in SHIFTS])
         choice = _Choice(shapes, split, ())
         errors = bench.errors(choice, grids, coarse=True)
+        if limits.family(1):  # a free grid that is late can still be moved
+            errors[[limits.late(replace(choice, times=tuple(grid))) for grid in grids]] = math.inf
         k = int(errors.argmin())
         seeds.append(replace(choice, times=tuple(grids[k].tolist()), error=float(errors[k])))
     return seeds
@@ -532,15 +551,13 @@ def _neighbours(choice: _Choice, limits: _Limits) -> Iterator[_Choice]:
     finer = choice.split[1:]
     for move in product((0, -1, 1, -2, 2, -3, 3), repeat=len(finer)):
         if 1 <= sum(abs(n) for n in move) <= 4 and abs(sum(move)) <= 2:
-            split = limits.filled(choice.shapes, tuple(n + m for n, m in zip(finer, move, strict=True)))
-            if split is not None:
+            for split in limits.filled(choice.shapes, tuple(n + m for n, m in zip(finer, move, strict=True))):
                 yield replace(choice, split=split, times=_respaced(choice, split))
     for i, size in enumerate(choice.shapes[:-1]):
         at = limits.grids.index(size)
         for other in (limits.grids[k] for k in (at - 1, at + 1, at - 4, at + 4) if 0 <= k < len(limits.grids)):
             shapes = (*choice.shapes[:i], other, *choice.shapes[i + 1 :])
-            split = limits.filled(shapes, finer) if limits.chain(shapes) else None
-            if split is not None:
+            for split in limits.filled(shapes, finer) if limits.chain(shapes) else ():
                 yield replace(choice, shapes=shapes, split=split, times=_respaced(choice, split))
 
 
