@@ -18,7 +18,7 @@ import tokenizers
 import transformers
 from tiny_pipelines import FAMILIES, FLUX, FLUX2, KLEIN, QWEN, SD3, WAN, Z_IMAGE, Family, generator, seeded
 
-from spectral_pd.adapters import progressive
+from spectral_pd.adapters import adapt, progressive
 
 PAD, END = 0, 1
 CHAT = """{% for message in messages %}<{{ message.role }}>
@@ -163,6 +163,26 @@ def test_a_single_prompt_and_what_it_changes(case):
     assert not torch.equal(cat, run("a lighthouse"))
     if "negative_prompt" in arguments:
         assert not torch.equal(cat, run("a cat", negative_prompt="a crowd"))
+
+
+def test_encoding_records_no_graph(case):
+    """Weights as they are loaded want gradients; the embeddings must not hold the encoders' activations."""
+    _, pipe, arguments = case
+    encoders = [module for name, module in pipe.components.items() if name.startswith("text_encoder")]
+    for encoder in encoders:
+        encoder.requires_grad_(True)
+    adapter = adapt(pipe, "a cat", **_copied(arguments))
+    found = [x for value in vars(adapter).values() for x in _tensors(value)]
+    assert sum(x.is_floating_point() for x in found) >= 1
+    assert not any(x.requires_grad for x in found)
+    for encoder in encoders:
+        encoder.requires_grad_(False)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [x for item in value for x in _tensors(item)] if isinstance(value, (list, tuple)) else []
 
 
 def _copied(arguments: dict[str, Any]) -> dict[str, Any]:

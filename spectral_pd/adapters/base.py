@@ -87,7 +87,8 @@ class Adapter(ABC):
         for name in ("guidance_scale", "joint_attention_kwargs", "attention_kwargs", "clip_skip"):
             if hasattr(arguments, name):
                 setattr(pipe, f"_{name}", getattr(arguments, name))
-        self.encode()
+        with torch.no_grad():  # as the stock call; a text encoder's graph would be held for the whole run
+            self.encode()
         if any(n % self.multiple_of for n in self.grid):
             raise ValueError(
                 f"latent grid {self.grid} must be a multiple of {self.multiple_of}; change height or width"
@@ -278,6 +279,7 @@ class Adapter(ABC):
         self.check_caches(plan)
         noise = self.draw_noise()
         self._stage, self._step, self._steps = None, 0, plan.nfe
+        self.pipe._num_timesteps = plan.nfe  # callbacks of diffusers read it
         with torch.no_grad(), self.pipe.progress_bar(total=plan.nfe) as bar:
 
             def after_step(info: StepInfo) -> Tensor | None:

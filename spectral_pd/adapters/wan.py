@@ -88,9 +88,10 @@ class WanAdapter(Adapter):
 
     def decode(self, x: Tensor) -> Any:
         pipe, a = self.pipe, self.arguments
-        video = x
-        if a.output_type != "latent":
-            video = video.to(pipe.vae.dtype)
+        if a.output_type == "latent":
+            video = x.to(self.dtype)
+        else:
+            video = x.to(pipe.vae.dtype)
             mean, deviation = (
                 torch.tensor(values, device=video.device, dtype=video.dtype).view(1, -1, 1, 1, 1)
                 for values in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
