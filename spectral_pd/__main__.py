@@ -15,10 +15,10 @@ from spectral_pd.measure import number
 from spectral_pd.optimise import optimise_plan
 from spectral_pd.schedule import Plan, make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
-from spectral_pd.spectrum import PRESETS, PowerLaw
+from spectral_pd.spectrum import PRESETS, PowerLaw, Spectrum, load_spectrum
 
 
-def best_plan(args: argparse.Namespace, spectrum: PowerLaw, sizes: Sequence[int]) -> Plan:
+def best_plan(args: argparse.Namespace, spectrum: PowerLaw | Spectrum, sizes: Sequence[int]) -> Plan:
     """The plan of least predicted error for ``--budget`` full-size steps."""
     patch = args.multiple_of
     cost = token_cost(sizes, patch=patch, text_tokens=args.text_tokens, attention=args.attention)
@@ -37,7 +37,9 @@ def best_plan(args: argparse.Namespace, spectrum: PowerLaw, sizes: Sequence[int]
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    spectrum = PowerLaw.load(args.spectrum) if args.spectrum else PRESETS[args.preset]
+    spectrum = load_spectrum(args.spectrum) if args.spectrum else PRESETS[args.preset]
+    if isinstance(spectrum, Spectrum):
+        spectrum = spectrum.envelope()  # early enough for every frequency, also where the table rises
     sizes = args.size if len(args.size) > 1 else args.size * 2
     if args.budget is not None:
         print(best_plan(args, spectrum, sizes))
@@ -93,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source = plan.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", choices=sorted(PRESETS), help="a published power law")
-    source.add_argument("--spectrum", metavar="JSON", help="a power law written by 'fit --json'")
+    source.add_argument("--spectrum", metavar="JSON", help="what 'fit --json' or 'fit --table' wrote")
     plan.add_argument("--size", type=int, nargs="+", required=True, help="full grid (latent size): one side, or H W")
     plan.add_argument("--scales", type=number, nargs="+", default=[0.5, 1.0], help="increasing, ending at 1")
     plan.add_argument("--steps", type=int, default=50, help="solver steps")

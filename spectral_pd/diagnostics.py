@@ -113,10 +113,14 @@ def estimate(
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must lie inside (0, 1), e.g. 0.95")
     usable = replicates[np.isfinite(replicates)]
-    if samples <= 1 or usable.size < 2:
+    if samples <= 1:
         raise ValueError(
-            f"{samples:.3g} independent samples and {usable.size} replicates give no interval; measure at least 2 samples "
-            f"(frames of one clip count as one)"
+            f"{samples:.3g} independent samples give no interval; measure at least 2 samples (frames of one clip count as one)"
+        )
+    if usable.size < 2:
+        raise ValueError(
+            f"{usable.size} of {replicates.size} bootstrap replicates are finite, which gives no interval; measure more "
+            f"samples that are not constant, or ask for more replicates"
         )
     spread = float(np.std(scale(usable), ddof=1)) * math.sqrt(samples / (samples - 1))
     reach = student_quantile((1 + level) / 2, samples - 1) * spread
@@ -149,7 +153,7 @@ class Confidence:
     samples
         Effective number of independent samples.
     replicates
-        Number of bootstrap replicates.
+        Number of bootstrap replicates that could be fitted.
     """
 
     amplitude: Estimate
@@ -163,7 +167,10 @@ class Confidence:
 
 @dataclass(frozen=True, eq=False)
 class _Logs:
-    """What every fit here needs: x = log effective frequency, log power of the table and of the replicates, weights."""
+    """What every fit here needs: x = log effective frequency, log power of the table and of the replicates, weights.
+
+    Replicates in which a bin has no power (they drew constant samples only) have no logarithm and are left out.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -183,8 +190,8 @@ def _logs(
         raise ValueError(
             f"replicates have {power.shape[1]} bins but the spectrum {len(omega)}; pass those of one meter"
         )
-    with np.errstate(divide="ignore"):
-        logs = np.log(power[:, inside])
+    power = power[:, inside]
+    logs = np.log(power[(power > 0).all(1)])
     return _Logs(
         np.log(omega[inside]), np.log(spectrum.power[inside]), logs, fit_weights(spectrum, weights)[inside], law
     )
@@ -229,15 +236,8 @@ def confidence(
     amplitude, exponent = np.exp(solutions[:, 0]), -solutions[:, 1]
     n = replicates.samples
     times = transition_times(logs.law, scales, spectrum.shape, delta=delta)
-    usable = np.isfinite(amplitude) & np.isfinite(exponent)
-    replicate_times = np.array(
-        [
-            transition_times(
-                replace(logs.law, amplitude=float(a), exponent=float(b)), scales, spectrum.shape, delta=delta
-            )
-            for a, b in zip(amplitude[usable], exponent[usable], strict=True)
-        ]
-    ).reshape(-1, len(times))
+    laws = [replace(logs.law, amplitude=a, exponent=b) for a, b in zip(amplitude, exponent, strict=True)]
+    replicate_times = np.array([transition_times(law, scales, spectrum.shape, delta=delta) for law in laws])
     return Confidence(
         estimate(logs.law.amplitude, amplitude, n, level=level, scale=np.log, inverse=np.exp),
         estimate(logs.law.exponent, exponent, n, level=level),
@@ -251,11 +251,11 @@ def confidence(
         ),
         tuple(
             estimate(t, column, n, level=level, scale=_logit, inverse=_logistic)
-            for t, column in zip(times, replicate_times.T, strict=True)
+            for t, column in zip(times, replicate_times.reshape(len(laws), len(times)).T, strict=True)
         ),
         level,
         n,
-        len(replicates.power),
+        len(laws),
     )
 
 
@@ -450,6 +450,14 @@ def noise_floor(
     )
 
 
+def both_axes_hold_power(spectrum: Spectrum, directional: np.ndarray) -> bool:
+    """Whether every bin has power along either axis, above the rounding of the transform (squared, 1e-14 in float32).
+
+    Not so for stripes and for data that are constant along an axis. Parameters as :func:`anisotropy`.
+    """
+    return bool((directional > 1e-12 * spectrum.power).all())
+
+
 def anisotropy(
     spectrum: Spectrum,
     directional: np.ndarray,
@@ -473,7 +481,8 @@ def anisotropy(
     Raises
     ------
     ValueError
-        Not two spectral axes, or a basis without directions (Haar); as :func:`confidence`.
+        Not two spectral axes, or a basis without directions (Haar); no power along an axis, where there is no ratio; as
+        :func:`confidence`.
     """
     if directional.shape[0] != 2 or spectrum.binning is None:
         raise ValueError(
@@ -484,9 +493,10 @@ def anisotropy(
     inside = fit_band(spectrum, band)
     model = np.log(spectrum.binning.directional_power(law.exponent))[:, inside]
     rows = np.concatenate([directional[None], _replicates_of(replicates).directional])[:, :, inside]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(rows) - model
-        ratios = np.exp((logs[:, 1] - logs[:, 0]).mean(1))
+    if not both_axes_hold_power(spectrum, directional):
+        raise ValueError("some bins hold no power along one of the axes: stripes, or data constant along it")
+    logs = np.log(rows[(rows > 0).all((1, 2))]) - model
+    ratios = np.exp((logs[:, 1] - logs[:, 0]).mean(1))
     return estimate(float(ratios[0]), ratios[1:], replicates.samples, level=level, scale=np.log, inverse=np.exp)
 
 
@@ -497,10 +507,6 @@ def transition_shift(
 
     The table is taken as its monotone envelope. Errors as :func:`~spectral_pd.theory.transition_times`.
     """
-    floor = spectrum.frequency[0] - 0.5
-    table = spectrum.envelope()
-    exact = transition_times(
-        lambda omega: table(np.clip(omega, max(floor, 1e-3), None)), scales, spectrum.shape, delta=delta
-    )
+    exact = transition_times(spectrum.envelope(), scales, spectrum.shape, delta=delta)
     fitted = transition_times(law, scales, spectrum.shape, delta=delta)
     return tuple(a - b for a, b in zip(fitted, exact, strict=True))

@@ -23,7 +23,7 @@ from datetime import date
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from spectral_pd.diagnostics import (
     Estimate,
     NoiseFloor,
     anisotropy,
+    both_axes_hold_power,
     broken_power_law,
     confidence,
     curvature,
@@ -75,10 +76,11 @@ def _batches(
     source: Source | Iterator[Batch], done: int, rank: int, world: int, workers: int
 ) -> Iterator[tuple[int, Batch]]:
     """This process' batches with their numbers, the first `done` of them left out."""
-    if hasattr(source, "__getitem__"):
-        numbers = range(rank + done * world, len(cast(Source, source)), world)
+    if isinstance(source, Source):
+        numbers = range(rank + done * world, len(source), world)
+        # A generator of its own: a loader takes its workers' seed from torch's, and measuring must not move that.
         loader = torch.utils.data.DataLoader(
-            _Reader(cast(Source, source)), batch_size=None, sampler=numbers, num_workers=workers
+            _Reader(source), batch_size=None, sampler=numbers, num_workers=workers, generator=torch.Generator()
         )
         for number, batch in loader:
             if isinstance(batch, Exception):
@@ -140,7 +142,8 @@ def accumulate(
     Parameters
     ----------
     source
-        From :func:`spectral_pd.sources.open_source`.
+        From :func:`spectral_pd.sources.open_source`. An iterator must give the same batches in the same order in every
+        process and, with `resume`, in every run: process r takes every world-size-th batch from number r on.
     basis, replicates, seed
         As :class:`~spectral_pd.spectrum.SpectrumMeter`.
     encoder
@@ -175,7 +178,7 @@ def accumulate(
         "replicates": replicates,
         "seed": seed,
         "processes": world,
-        "batches": len(cast(Source, source)) if hasattr(source, "__getitem__") else None,
+        "batches": len(source) if isinstance(source, Source) else None,
     }
     meter: SpectrumMeter | None = None
     done, skipped = 0, 0
@@ -424,8 +427,8 @@ def assess(
     spectrum, channels = meter.result(), meter.channel_results()
     today = date.today().isoformat()
     grid = "x".join(map(str, meter.shape))
-    about = f"{source or 'samples given'}: {meter.samples} samples, grid {grid}, basis {meter.basis.name}, {today}"
-    law = replace(fit_power_law(spectrum, band=band, weights=weights), source=about)
+    about = f"{meter.samples} samples, grid {grid}" + (f", of {source}" if source else "")
+    law = replace(fit_power_law(spectrum, band=band, weights=weights), source="spectral_pd", data=about, date=today)
     settings = {
         "basis": meter.basis.name,
         "band": band,
@@ -455,8 +458,10 @@ def assess(
         broken = broken_power_law(spectrum, replicates, **fit) if bins >= 8 else None
         floor = noise_floor(spectrum, replicates, **fit) if bins >= 4 else None
         directional = meter.directional()
-        if len(directional) == 2:
+        if len(directional) == 2 and both_axes_hold_power(spectrum, directional):
             ratio = anisotropy(spectrum, directional, replicates, band=band, level=level)
+        elif len(directional) == 2:
+            warnings.append("some bins hold no power along one of the axes: stripes, or data constant along it")
         if replicates.samples < 10:
             warnings.append(f"only {replicates.samples:.3g} independent samples; intervals are rough")
     positive = bool((spectrum.power > 0).all())
@@ -513,6 +518,22 @@ def _doubts(
     return doubts
 
 
+def _check_order(data: Any, resume: bool) -> None:
+    """ValueError for a loader that would give other batches to each process, or to the run that goes on."""
+    sampler = getattr(data, "sampler", None) if isinstance(data, torch.utils.data.DataLoader) else None
+    many = _rank()[1] > 1
+    if many and isinstance(sampler, torch.utils.data.DistributedSampler):
+        raise ValueError(
+            "data is a loader that gives each process a share already, of which each would take its share again; pass it "
+            "without DistributedSampler"
+        )
+    if (many or resume) and isinstance(sampler, torch.utils.data.RandomSampler):
+        raise ValueError(
+            "data is a loader that shuffles: several processes, and a run that goes on, would count some samples twice and "
+            "others not at all; pass shuffle=False"
+        )
+
+
 def measure(
     data: Any,
     *,
@@ -546,7 +567,7 @@ def measure(
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As those.
+        As those; a loader that shuffles, with several processes or `resume`.
 
     Examples
     --------
@@ -554,6 +575,7 @@ def measure(
     >>> measure(torch.randn(64, 4, 32, 32, generator=torch.Generator().manual_seed(0))).law.shape
     (32, 32)
     """
+    _check_order(data, resume is not None)
     meter, skipped = accumulate(
         open_source(data, **options),
         basis=basis,
@@ -578,11 +600,9 @@ def draw(path: str | Path, measurement: Measurement) -> None:
         matplotlib is missing.
     """
     try:
-        import matplotlib
+        from matplotlib.figure import Figure  # without pyplot, whose window system is the caller's to choose
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("figures need matplotlib: pip install 'spectral_pd[demo]'") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     from spectral_pd.plotting import plot_spectrum
 
@@ -590,7 +610,8 @@ def draw(path: str | Path, measurement: Measurement) -> None:
     binning = spectrum.binning
     # At effective frequencies: what the fit saw, so that a law that holds lies on its points.
     omega = spectrum.frequency if binning is None else binning.effective_frequency(law.exponent)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     if len(measurement.channels) > 1:
         for table in measurement.channels:
             left.loglog(omega, table.power, color="0.75", lw=0.7, zorder=0)
@@ -609,10 +630,9 @@ def draw(path: str | Path, measurement: Measurement) -> None:
         right.axvline(measurement.broken.frequency, color="0.5", ls=":", label="break")
     right.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
     right.set_ylabel("log residual")
-    right.set_title("Where the power law fails", fontsize=10)
+    right.set_title("measured against the law", fontsize=10)
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def number(text: str) -> float:

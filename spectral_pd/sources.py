@@ -13,16 +13,19 @@ never resized.
 from __future__ import annotations
 
 import bisect
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spectral_pd.theory import check_shape
 
@@ -31,6 +34,7 @@ ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
 Fit = Literal["resize", "crop"]
+Errors = Literal["skip", "raise"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Batch:
     values
         (samples, channels, ..., *grid); None when nothing in the batch could be read.
     index
-        int64 (samples,): global numbers, equal for samples that are not independent (frames of one clip).
+        int64 (samples,): global numbers, equal for samples that are not independent.
     skipped
         One line for each sample left out, with the reason.
     """
@@ -52,15 +56,39 @@ class Batch:
     skipped: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Data that any process can read by batch number."""
+class Source(ABC):
+    """Data that any process can read by batch number. Subclass it to bring a format of your own."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Number of batches."""
 
+    @abstractmethod
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`, the same whenever and wherever it is read."""
+
+
+def _named(error: Exception, name: str) -> Exception:
+    """`error` with what it is about. Decoders raise anything up to SyntaxError: what is no TypeError or OSError, and so
+    nothing a caller expects from bad data, becomes ValueError."""
+    kind = next((kind for kind in (TypeError, OSError) if isinstance(error, kind)), ValueError)
+    return kind(f"{name}: {error}")
+
+
+def _finite(batch: Batch, name: Callable[[int], str], errors: Errors) -> Batch:
+    """`batch` without the samples that hold NaN or infinity, or a ValueError that names the first, as `errors` says."""
+    values = batch.values
+    if values is None:
+        return batch
+    # NaN and infinity reach the sum, so that one pass over sound data is enough (half precision would overflow).
+    if bool(torch.isfinite(values.sum(dtype=torch.float32 if values.dtype.itemsize < 4 else None))):
+        return batch
+    finite = torch.isfinite(values).flatten(1).all(1)
+    lines = tuple(f"{name(place)}: NaN or infinity" for place in (~finite).nonzero().flatten().tolist())
+    if lines and errors == "raise":
+        raise ValueError(f"{lines[0]}; clean the data, or skip such samples (errors='skip')")
+    kept = values[finite]
+    return Batch(kept if len(kept) else None, batch.index[finite.cpu()], batch.skipped + lines)
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -145,7 +173,7 @@ def _stack(tensors: Sequence[Tensor], numbers: Sequence[int], names: Sequence[st
 
 
 @dataclass(frozen=True)
-class Items:
+class Items(Source):
     """A map-style data set: anything with ``len`` and ``[]`` that gives one sample at a time.
 
     A torch or Hugging Face data set, for instance. A sample is a tensor or array (C, H, W) or (H, W), a PIL image, a tuple
@@ -162,7 +190,7 @@ class Items:
     size, fit
         For PIL images, as :func:`picture_tensor`.
     errors
-        ``"skip"`` leaves out samples that cannot be read, with a line for each; ``"raise"`` stops.
+        ``"skip"`` leaves out samples that cannot be read or hold NaN or infinity, with a line for each; ``"raise"`` stops.
     name
         What one sample is called in messages, a function of its number.
     """
@@ -172,7 +200,7 @@ class Items:
     column: str | None = None
     size: tuple[int, int] | None = None
     fit: Fit = "resize"
-    errors: Literal["skip", "raise"] = "raise"
+    errors: Errors = "raise"
     name: Callable[[int], str] = "sample {}".format
 
     def __post_init__(self) -> None:
@@ -190,12 +218,14 @@ class Items:
             try:
                 tensors.append(self._sample(i))
                 kept.append(i)
-            # A broken file raises anything between OSError and SyntaxError, depending on the decoder.
+            except (ModuleNotFoundError, MemoryError):  # true of every sample: nothing to skip
+                raise
             except Exception as error:
                 if self.errors == "raise":
-                    raise type(error)(f"{self.name(i)}: {error}") from error
+                    raise _named(error, self.name(i)) from error
                 skipped.append(f"{self.name(i)}: {error}")
-        return _stack(tensors, kept, [self.name(i) for i in kept], skipped)
+        batch = _stack(tensors, kept, [self.name(i) for i in kept], skipped)
+        return _finite(batch, lambda place: self.name(kept[place]), self.errors)
 
     def _sample(self, i: int) -> Tensor:
         return sample_tensor(self.data[i], column=self.column, size=self.size, fit=self.fit)
@@ -243,9 +273,11 @@ def _check_float(tensor: Tensor, name: str) -> None:
         raise TypeError(f"{name} is of {tensor.dtype}; spectra need real floating point ({hint})")
 
 
-def _check_options(batch_size: int, size: tuple[int, int] | None, fit: str, errors: str) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size!r} must be an int of at least 1")
+def _check_options(
+    number: int, size: tuple[int, int] | None, fit: str, errors: str, *, count: str = "batch_size"
+) -> None:
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"{count} = {number!r} must be an int of at least 1")
     if size is not None and len(check_shape(size, "size")) != 2:
         raise ValueError(f"size = {size} must be (height, width)")
     for name, value, allowed in (("fit", fit, ("resize", "crop")), ("errors", errors, ("skip", "raise"))):
@@ -282,7 +314,7 @@ class Images(Items):
         *,
         size: tuple[int, int] | None = None,
         fit: Fit = "resize",
-        errors: Literal["skip", "raise"] = "raise",
+        errors: Errors = "raise",
     ) -> None:
         files = list(files)
         super().__init__(_Pictures(files), batch_size, size=size, fit=fit, errors=errors, name=lambda i: str(files[i]))
@@ -312,22 +344,22 @@ def open_array(path: Path) -> Any:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as stored:
-                return stored[_only(stored.files, path)]
+                return stored[_only(stored.files)]
         if suffix == ".safetensors":
             try:
                 from safetensors import safe_open
             except ModuleNotFoundError as error:
                 raise ModuleNotFoundError(f"reading {path} needs safetensors: pip install safetensors") from error
             handle = safe_open(path, framework="pt")
-            return _Slice(handle.get_slice(_only(list(handle.keys()), path)))
+            return _Slice(handle.get_slice(_only(list(handle.keys()))))
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if isinstance(value, dict):
+            tensors = {name: v for name, v in value.items() if isinstance(v, Tensor)}
+            value = tensors[_only(list(tensors))]
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if isinstance(value, dict):
-        tensors = {name: v for name, v in value.items() if isinstance(v, Tensor)}
-        value = tensors[_only(list(tensors), path)]
     if not isinstance(value, Tensor):
         raise TypeError(f"{path} holds a {type(value).__name__}; save one tensor")
     return value
@@ -344,13 +376,13 @@ class _Slice:
         return self.stored[rows]
 
 
-def _only(names: Sequence[str], path: Path) -> str:
+def _only(names: Sequence[str]) -> str:
     if len(names) != 1:
         raise ValueError(f"holds {len(names)} arrays {sorted(names)[:6]}, not one; save the latents alone")
     return names[0]
 
 
-class Arrays:
+class Arrays(Source):
     """Stored latents: each file holds samples (N, C, ..., H, W), one sample (C, H, W), or one plane (H, W).
 
     Parameters
@@ -375,7 +407,7 @@ class Arrays:
         files: Sequence[Path],
         batch_size: int = 16,
         *,
-        errors: Literal["skip", "raise"] = "raise",
+        errors: Errors = "raise",
         frames: bool = False,
     ) -> None:
         _check_options(batch_size, None, "crop", errors)
@@ -422,17 +454,12 @@ class Arrays:
         parts, first = self._batches[number]
         tensor = torch.cat([self._read(*part) for part in parts])
         index = torch.arange(first, first + tensor.shape[0])
-        skipped = list(self.broken) if number == 0 else []
-        finite = torch.isfinite(tensor).flatten(1).all(1)
-        if not bool(finite.all()):
-            for place in (~finite).nonzero().flatten().tolist():
-                path, start, _ = parts[0 if parts[0][1] is not None else place]
-                where = str(path) if start is None else f"{path}: sample {start + place}"
-                skipped.append(f"{where}: NaN or infinity")
-            if self.errors == "raise":
-                raise ValueError(f"{skipped[-1]}; clean the data, or skip such samples (errors='skip')")
-        kept = tensor if bool(finite.all()) else tensor[finite]
-        return Batch(kept if len(kept) else None, index[finite], tuple(skipped))
+
+        def name(place: int) -> str:
+            path, start, _ = parts[0 if parts[0][1] is not None else place]
+            return str(path) if start is None else f"{path}: sample {start + place}"
+
+        return _finite(Batch(tensor, index, tuple(self.broken) if number == 0 else ()), name, self.errors)
 
     def _read(self, path: Path, start: int | None, stop: int) -> Tensor:
         """Rows of a file, or the whole of it as one sample: (N, C, ..., H, W)."""
@@ -446,22 +473,22 @@ class Arrays:
         return tensor[None] if tensor.ndim > 2 else tensor[None, None]
 
 
-class Videos:
-    """Frames of video files through ffmpeg (``pip install imageio-ffmpeg`` brings one along).
+class Videos(Source):
+    """Clips of video files through ffmpeg (``pip install imageio-ffmpeg`` brings one along).
 
-    A batch is one clip of consecutive frames; all its frames have the clip's number, so that the bootstrap resamples
-    clips: neighbouring frames repeat each other, and counting them as independent would make intervals far too narrow.
+    A batch is one clip of consecutive frames, (1, 3, frames, H, W): one sample, so that the bootstrap resamples clips.
+    Neighbouring frames repeat each other, and counting them as independent would make intervals far too narrow.
 
     Parameters
     ----------
     files
         Video files.
     clip
-        Frames a clip.
+        Frames a clip; the last one of a file may have fewer.
     size, fit
         As :func:`picture_tensor`.
     errors
-        ``"skip"`` or ``"raise"`` for files that cannot be decoded.
+        ``"skip"`` or ``"raise"`` for files and clips that cannot be decoded.
 
     Raises
     ------
@@ -478,10 +505,10 @@ class Videos:
         *,
         size: tuple[int, int] | None = None,
         fit: Fit = "resize",
-        errors: Literal["skip", "raise"] = "raise",
+        errors: Errors = "raise",
     ) -> None:
-        _check_options(clip, size, fit, errors)
-        self.clip, self.size, self.fit = clip, size, fit
+        _check_options(clip, size, fit, errors, count="clip")
+        self.clip, self.size, self.fit, self.errors = clip, size, fit, errors
         self.files: list[Path] = []
         self.broken: list[str] = []
         clips = []
@@ -507,10 +534,27 @@ class Videos:
     def __getitem__(self, number: int) -> Batch:
         if not 0 <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}")
-        from PIL import Image
-
+        skipped = tuple(self.broken) if number == 0 else ()
         f = bisect.bisect_right(self._first, number) - 1
         start = (number - self._first[f]) * self.clip
+        name = f"{self.files[f]}: frames {start} to {start + self.clip - 1}"
+        try:
+            frames = self._frames(f, start)
+            if not frames:  # the index promised more than there is
+                raise ValueError("the file ends before them")
+        except (ModuleNotFoundError, MemoryError):
+            raise
+        except Exception as error:
+            self._decoder = None
+            if self.errors == "raise":
+                raise _named(error, name) from error
+            return Batch(None, torch.tensor([], dtype=torch.int64), (*skipped, f"{name}: {error}"))
+        return Batch(torch.stack(frames, 1)[None], torch.tensor([number]), skipped)
+
+    def _frames(self, f: int, start: int) -> list[Tensor]:
+        """Up to `clip` frames of file `f` from frame `start` on, each (3, H, W)."""
+        from PIL import Image
+
         # Frames come in order: go on with the running decoder, or begin again when asked for an earlier clip.
         if self._decoder is None or self._decoder[0] != f or self._decoder[1] > start:
             self._decoder = (f, 0, decode(self.files[f]))
@@ -523,8 +567,7 @@ class Videos:
             if place >= start:
                 pictures.append(picture_tensor(Image.fromarray(frame), self.size, fit=self.fit))
         self._decoder = (f, start + self.clip, frames)
-        batch = _stack(pictures, [number] * len(pictures), [str(self.files[f])] * len(pictures), ())
-        return replace(batch, skipped=tuple(self.broken) if number == 0 else ())
+        return pictures
 
 
 def _ffmpeg() -> Any:
@@ -554,11 +597,22 @@ def decode(path: Path) -> Iterator[np.ndarray]:
         yield np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3)
 
 
-class Chain:
-    """Several sources one after the other, with samples numbered through."""
+class Chain(Source):
+    """Several sources one after the other, with samples numbered through.
 
-    def __init__(self, sources: Sequence[Source], samples: Sequence[int]) -> None:
+    Parameters
+    ----------
+    sources
+        One or more sources.
+    samples
+        Numbers each of them takes.
+    skipped
+        Lines for what was left out before there were batches; the first batch brings them.
+    """
+
+    def __init__(self, sources: Sequence[Source], samples: Sequence[int], *, skipped: Sequence[str] = ()) -> None:
         self.sources = list(sources)
+        self.skipped = tuple(skipped)
         self._first = [0, *accumulate(len(source) for source in sources)]
         self._offset = [0, *accumulate(samples)]
 
@@ -570,7 +624,8 @@ class Chain:
             raise IndexError(f"batch {number} of {len(self)}")
         s = bisect.bisect_right(self._first, number) - 1
         batch = self.sources[s][number - self._first[s]]
-        return replace(batch, index=batch.index + self._offset[s])
+        early = self.skipped if number == 0 else ()
+        return replace(batch, index=batch.index + self._offset[s], skipped=early + batch.skipped)
 
 
 def open_files(
@@ -579,7 +634,7 @@ def open_files(
     batch_size: int = 16,
     size: tuple[int, int] | None = None,
     fit: Fit = "resize",
-    errors: Literal["skip", "raise"] = "raise",
+    errors: Errors = "raise",
     clip: int = 16,
     frames: bool = False,
 ) -> Source:
@@ -608,28 +663,30 @@ def open_files(
             f"size = {size} is for pictures and videos, but {arrays[0]} holds an array: resized latents have another "
             f"spectrum; leave size out"
         )
-    sources: list[Source] = []
-    samples: list[int] = []
+    parts: list[tuple[Source, int]] = []
     if pictures:
-        sources.append(Images(pictures, batch_size, size=size, fit=fit, errors=errors))
-        samples.append(len(pictures))
+        parts.append((Images(pictures, batch_size, size=size, fit=fit, errors=errors), len(pictures)))
     if arrays:
         stored = Arrays(arrays, batch_size, errors=errors, frames=frames)
-        sources.append(stored)
-        samples.append(stored.samples)
+        parts.append((stored, stored.samples))
     if videos:
         footage = Videos(videos, clip, size=size, fit=fit, errors=errors)
-        sources.append(footage)
-        samples.append(len(footage))
-    chain = Chain(sources, samples)
-    if not len(chain):
-        lines = [line for source in sources for line in getattr(source, "broken", ())]
+        parts.append((footage, len(footage)))
+    # A source whose every file is broken has no batch that could bring the lines.
+    lines = [line for source, _ in parts if not len(source) for line in getattr(source, "broken", ())]
+    parts = [(source, samples) for source, samples in parts if len(source)]
+    if not parts:
         raise ValueError("nothing could be read: " + "; ".join(lines))
-    return chain
+    return Chain([source for source, _ in parts], [samples for _, samples in parts], skipped=lines)
 
 
 def iterate(
-    data: Any, *, column: str | None = None, size: tuple[int, int] | None = None, fit: Fit = "resize"
+    data: Any,
+    *,
+    column: str | None = None,
+    size: tuple[int, int] | None = None,
+    fit: Fit = "resize",
+    errors: Errors = "raise",
 ) -> Iterator[Batch]:
     """Any iterable of tensors, of (tensor, label) batches or of dicts, in order, samples numbered as they come.
 
@@ -641,18 +698,20 @@ def iterate(
     TypeError
         Not iterable, or elements without a tensor; whole numbers.
     ValueError
-        Rank below 2.
+        Rank below 2; NaN or infinity (unless skipped).
     """
     if not isinstance(data, Iterable):
         raise TypeError(f"source is {type(data).__name__}; pass tensors, a loader, a data set, or paths")
-    batching = isinstance(data, torch.utils.data.DataLoader) and data.batch_size is not None
+    # Batches of its own or by a batch sampler; without either it hands out samples.
+    batching = isinstance(data, torch.utils.data.DataLoader) and data.batch_sampler is not None
     first = 0
     for element in data:
         values = sample_tensor(element, column=column, size=size, fit=fit)
         if batching and values.ndim == 3:
             values = values[:, None]
         values = values if values.ndim > 3 else values[None]
-        yield Batch(values, torch.arange(first, first + values.shape[0]))
+        numbers = torch.arange(first, first + values.shape[0])
+        yield _finite(Batch(values, numbers), lambda place, n=numbers: f"sample {int(n[place])}", errors)  # type: ignore[misc]
         first += values.shape[0]
 
 
@@ -663,7 +722,7 @@ def open_source(
     column: str | None = None,
     size: tuple[int, int] | None = None,
     fit: Fit = "resize",
-    errors: Literal["skip", "raise"] = "raise",
+    errors: Errors = "raise",
     clip: int = 16,
     frames: bool = False,
 ) -> Source | Iterator[Batch]:
@@ -672,8 +731,8 @@ def open_source(
     Parameters
     ----------
     data
-        A path or a list of paths; a :class:`Source`; a data set with ``len`` and ``[]`` (torch, Hugging Face); a tensor
-        (N, C, ..., H, W); a ``DataLoader``; an iterable as for :func:`iterate`.
+        A path or a list of paths; a :class:`Source`; a data set with ``len`` and ``[]`` (torch, Hugging Face); a tensor or
+        numpy array (N, C, ..., H, W), (C, H, W) or (H, W); a ``DataLoader``; an iterable as for :func:`iterate`.
     batch_size, column, size, fit, errors, clip, frames
         As :class:`Items`, :class:`Arrays` and :class:`Videos`.
 
@@ -686,12 +745,19 @@ def open_source(
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(d, (str, Path)) for d in data):
         return open_files(data, batch_size=batch_size, size=size, fit=fit, errors=errors, clip=clip, frames=frames)
-    if isinstance(data, (Chain, Items, Arrays, Videos)):
+    if isinstance(data, Source):
         return data
+    if isinstance(data, Mapping):
+        raise TypeError(f"source is a {type(data).__name__} with keys {list(data)[:6]}; pass the tensor in it")
+    _check_options(batch_size, size, fit, errors)
+    if isinstance(data, np.ndarray):
+        data = _from_numpy(data)
     if isinstance(data, Tensor):
-        data = [data]
-    if isinstance(data, (list, tuple, torch.utils.data.DataLoader)) or not hasattr(data, "__getitem__"):
-        return iterate(data, column=column, size=size, fit=fit)
+        data = data.split(batch_size) if data.ndim > 3 else [data]
+    # IterableDataset inherits a [] that only raises.
+    ordered = isinstance(data, (list, tuple, torch.utils.data.DataLoader, torch.utils.data.IterableDataset))
+    if ordered or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return iterate(data, column=column, size=size, fit=fit, errors=errors)
     return Items(data, batch_size, column=column, size=size, fit=fit, errors=errors)
 
 
@@ -699,9 +765,10 @@ def open_source(
 class Encoder:
     """A diffusers ``AutoencoderKL*`` as a step between pictures and the meter: latents as the denoiser sees them.
 
-    ``(encode(x).mode - shift_factor) * scaling_factor``, or ``(mode - latents_mean) / latents_std`` per channel for models
-    that store those (WAN, Qwen-Image). The mode, not a draw, so that a measurement can be repeated; the draw adds the
-    posterior's variance, for these models below 1e-3 of a unit.
+    ``(z - shift_factor) * scaling_factor``, z the mode of ``encode(x)``; models that store statistics per channel (WAN,
+    Qwen-Image, LTX, SDXL derivatives) ``(z - latents_mean) / latents_std * scaling_factor``; FLUX.2 normalises 2x2 patches
+    by its batch statistics, and the latents come laid out in space as its adapter samples them. The mode, not a draw, so
+    that a measurement can be repeated; a draw would add the posterior's variance to every bin.
 
     Parameters
     ----------
@@ -726,45 +793,59 @@ class Encoder:
             import diffusers
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("encoding needs diffusers: pip install 'spectral_pd[diffusers]'") from error
-        import json
-
         folder = Path(path)
         folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
         config = folder / "config.json"
         if not config.is_file():
             raise ValueError(f"{path} has no config.json; pass the folder of an autoencoder saved by diffusers")
         name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL")
-        kind = getattr(diffusers, name, None)
-        if not (isinstance(name, str) and re.match("Auto[eE]ncoderKL", name) and kind is not None):
+        kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+        if kind is None or not re.match("Auto[eE]ncoderKL", name):
             raise ValueError(f"{config} describes a {name!r}; an AutoencoderKL model is needed")
         vae = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         return cls(vae.to(device).eval())
 
+    @property
+    def video(self) -> bool:
+        """Whether the model encodes clips (its encoder convolves in time) and not single pictures."""
+        return any(isinstance(module, torch.nn.Conv3d) for module in self.vae.encoder.modules())
+
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Latents (N, C, h, w) of pictures (N, 3 or 1, H, W) in [-1, 1]; clips (N, 3, T, H, W) for video models.
+    def __call__(self, x: Tensor) -> Tensor:
+        """Latents (N, C, h, w) of pictures (N, 3 or 1, H, W) in [-1, 1]; (N, C, t, h, w) of clips (N, 3 or 1, T, H, W).
+
+        A video model takes a picture as a clip of one frame; an image model encodes each frame of a clip by itself.
 
         Raises
         ------
         ValueError
-            The model's channels do not fit, or it encodes pictures of this size to nothing.
+            Neither pictures nor clips.
         """
+        if x.ndim not in (4, 5):
+            raise ValueError(f"pictures have shape {tuple(x.shape)}; pass (N, 3, H, W), or clips (N, 3, T, H, W)")
         parameter = next(self.vae.parameters())
-        x = pictures.to(device=parameter.device, dtype=parameter.dtype)
-        config = self.vae.config
-        if x.shape[1] == 1 and getattr(config, "in_channels", 3) == 3:
+        x = x.to(device=parameter.device, dtype=parameter.dtype)
+        if x.shape[1] == 1 and getattr(self.vae.config, "in_channels", 3) == 3:
             x = x.expand(-1, 3, *x.shape[2:])
-        mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
-        video = "3d" in type(self.vae).__name__.lower() or any(
-            name in type(self.vae).__name__ for name in ("Wan", "QwenImage", "Hunyuan", "LTX", "Cosmos", "Mochi")
-        )
-        z = self.vae.encode(x[:, :, None] if video and x.ndim == 4 else x).latent_dist.mode()
-        if mean is not None and deviation is not None:
-            mean, deviation = (
-                torch.tensor(v, device=z.device, dtype=z.dtype).reshape(1, -1, *[1] * (z.ndim - 2))
-                for v in (mean, deviation)
-            )
-            z = (z - mean) / deviation
-        else:
-            z = (z - (getattr(config, "shift_factor", None) or 0.0)) * getattr(config, "scaling_factor", 1.0)
-        return z.float()
+        if self.video:
+            return self._normalised(self.vae.encode(x if x.ndim == 5 else x[:, :, None]).latent_dist.mode()).float()
+        if x.ndim == 4:
+            return self._normalised(self.vae.encode(x).latent_dist.mode()).float()
+        z = self._normalised(self.vae.encode(x.transpose(1, 2).flatten(0, 1)).latent_dist.mode())
+        return z.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2).float()
+
+    def _normalised(self, z: Tensor) -> Tensor:
+        """The denoiser's latents of the encoder's, (N, C, [t,] h, w)."""
+        config = self.vae.config
+        scaling = getattr(config, "scaling_factor", None) or 1.0
+        norm = getattr(self.vae, "bn", None)
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            centre, variance = (cast(Tensor, v).reshape(1, -1, 1, 1) for v in (norm.running_mean, norm.running_var))
+            patches = (functional.pixel_unshuffle(z, 2) - centre) / (variance + norm.eps).sqrt()
+            return functional.pixel_shuffle(patches, 2)
+        stored = dict(self.vae.named_buffers(recurse=False))  # LTX keeps its statistics beside the weights
+        mean, deviation = (getattr(config, n, None) or stored.get(n) for n in ("latents_mean", "latents_std"))
+        if mean is None or deviation is None:
+            return (z - (getattr(config, "shift_factor", None) or 0.0)) * scaling
+        centre, spread = (torch.as_tensor(v).to(z).reshape(1, -1, *[1] * (z.ndim - 2)) for v in (mean, deviation))
+        return (z - centre) / spread * scaling

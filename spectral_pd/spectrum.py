@@ -82,12 +82,18 @@ class PowerLaw:
         ``"measured"`` on the data it is named after, ``"calibrated"`` by trying schedules, or ``"borrowed"`` from another
         model; plans made with a borrowed law say so.
     source
-        Where the numbers come from.
+        Where the numbers come from: a paper and its section, a command.
+    data
+        What was measured: which pictures, through which autoencoder.
+    basis
+        Name of the basis measured in; empty when unknown.
+    date
+        When, as in ISO 8601: ``"2026-05"``.
 
     Raises
     ------
     ValueError, TypeError
-        Amplitude not positive and finite, exponent not finite, a bad shape or kind.
+        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text.
 
     Examples
     --------
@@ -102,6 +108,9 @@ class PowerLaw:
     shape: tuple[int, ...] | None = None
     kind: Kind = "measured"
     source: str = ""
+    data: str = ""
+    basis: str = ""
+    date: str = ""
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "exponent"):
@@ -115,6 +124,9 @@ class PowerLaw:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
         if self.kind not in ("measured", "calibrated", "borrowed"):
             raise ValueError(f"kind = {self.kind!r} must be 'measured', 'calibrated' or 'borrowed'")
+        for name in ("source", "data", "basis", "date"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is {type(getattr(self, name)).__name__}; pass a text")
         if self.shape is not None:
             object.__setattr__(self, "shape", check_shape(self.shape))
 
@@ -345,6 +357,21 @@ class Spectrum:
         return cls(**data, binning=binning)
 
 
+def load_spectrum(path: str | Path) -> PowerLaw | Spectrum:
+    """What a JSON file holds, a power law or a measured table: what ``spectral-pd plan --spectrum`` takes.
+
+    Raises
+    ------
+    ValueError
+        Neither; as :meth:`PowerLaw.load` and :meth:`Spectrum.load`.
+    """
+    try:
+        table = json.loads(Path(path).read_text())["type"] == "Spectrum"
+    except (json.JSONDecodeError, KeyError, TypeError):
+        table = False  # no power law either, and its message says so
+    return Spectrum.load(path) if table else PowerLaw.load(path)
+
+
 # P(Poisson(1) <= k) times 2^32, rounded down: a 32-bit word at or above entry k counts at least k + 1.
 _POISSON = torch.tensor(
     [int(2**32 * math.fsum(math.exp(-1) / math.factorial(j) for j in range(k + 1))) for k in range(12)]
@@ -527,7 +554,7 @@ class SpectrumMeter:
         Parameters
         ----------
         batch
-            Real floating point, on any device; tables live where the first batch does.
+            Real floating point, on any device, to which the tables follow.
         index
             Global number of the first sample, or one number a sample, from which bootstrap weights are drawn; None goes on
             counting. Give it when several meters share one data set. Samples with equal numbers are resampled together:
@@ -566,12 +593,14 @@ class SpectrumMeter:
 
         if self.channels is None:
             self.channels = channels
-            self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)
-            self._replicates, self._weight = self._replicates.to(batch.device), self._weight.to(batch.device)
-        self._power += total.to(self._power.device)
+            self._power = torch.zeros((channels, self._columns), dtype=torch.float64)
+        # Also from the CPU, where a loaded state lies: a run that goes on must round like one that never stopped.
+        tables = (self._power, self._replicates, self._weight)
+        self._power, self._replicates, self._weight = (table.to(batch.device) for table in tables)
+        self._power += total
         if len(self._replicates):
-            weights = poisson_weights(numbers, len(self._replicates), seed=self.seed).to(self._power.device)
-            self._replicates += weights @ each.to(self._power.device)
+            weights = poisson_weights(numbers, len(self._replicates), seed=self.seed).to(batch.device)
+            self._replicates += weights @ each
             self._weight += weights.sum(1) * frames
         self.samples += samples
         self._frames += samples * frames
@@ -942,12 +971,13 @@ def fit_power_law(
     spectrum
         A measured table.
     band
-        (lowest, highest) frequency to use, inclusive, in cycles per shorter side; None uses every bin. On photographs the
-        choice moves A by up to 1.5x: the outermost bins carry interpolation, compression and sensor noise.
+        (lowest, highest) frequency to use, inclusive, in cycles per shorter side; None uses every bin. On photographs at
+        512 pixels, A without the outermost bins (interpolation, compression, sensor noise) is 0.8 times that of all.
     weights
         ``"uniform"``: every bin alike, as published fits; most bins lie at high omega. ``"count"``: by number of
-        coefficients, which leans on the highest frequencies even more. ``"log"``: ``1 / omega``, every octave alike. On
-        photographs A moves by up to 1.5x between them (docs/spectra.md): a sign that no power law holds exactly.
+        coefficients, which leans on the highest frequencies even more: on the same photographs 3 times the A.
+        ``"log"``: ``1 / omega``, every octave alike: 0.4 times the A. That they differ says that no power law holds
+        exactly; the transition time differs far less (docs/spectra.md).
     frequency
         Where a bin of a measured spectrum lies: ``"effective"``, where the law itself has the bin's mean power (unbiased),
         or ``"centre"``, at k, as in published fits (see the module's text). Tables without a binning have only centres.
@@ -983,7 +1013,8 @@ def fit_power_law(
         previous, exponent = exponent, -float(slope)
         if abs(exponent - previous) < 1e-13 or spectrum.binning is None or frequency == "centre":
             break
-    return PowerLaw(float(np.exp(intercept)), exponent, r2=float(r2), shape=spectrum.shape)
+    basis = "" if spectrum.binning is None else spectrum.binning.basis.name
+    return PowerLaw(float(np.exp(intercept)), exponent, r2=float(r2), shape=spectrum.shape, basis=basis)
 
 
 def fit_spectrum(
@@ -1032,23 +1063,37 @@ def fit_spectrum(
     return fit_power_law(meter.result(channels=channels), band=band, weights=weights)
 
 
-_PAPER = "arXiv 2605.18736 (May 2026), App. C, basis not stated there, taken as DCT"
+_PAPER = "arXiv 2605.18736, App. C; basis not stated there, taken as DCT"
 _FLUX = PowerLaw(
-    203.615097, 1.915461, 0.978, (128, 128), source=f"{_PAPER}: FLUX.1 autoencoder, 100K images of Aesthetics-Train-V2"
+    203.615097,
+    1.915461,
+    0.978,
+    (128, 128),
+    source=_PAPER,
+    data="100K images of Aesthetics-Train-V2 through the FLUX.1 autoencoder",
+    basis="dct",
+    date="2026-05",
 )
 PRESETS: Mapping[str, PowerLaw] = MappingProxyType(
     {
         "flux": _FLUX,
-        "z-image": replace(_FLUX, source=f"{_PAPER}: Z-Image uses the FLUX.1 autoencoder"),
-        "wan": PowerLaw(
-            219.484718,
-            2.422687,
-            0.999,
-            (90, 160),
-            source=f"{_PAPER}: WAN 2.1 autoencoder, VChitect videos; grid not stated there, taken as 1280x720 video",
+        "z-image": replace(_FLUX, data=f"{_FLUX.data}, which Z-Image uses"),
+        "wan": replace(
+            _FLUX,
+            amplitude=219.484718,
+            exponent=2.422687,
+            r2=0.999,
+            shape=(90, 160),
+            source=f"{_PAPER}; nor the grid, taken as that of 1280x720 video",
+            data="VChitect videos through the WAN 2.1 autoencoder",
         ),
-        "pixels": PowerLaw(
-            3745.46, 2.4493, 1.0, (512, 512), source=f"{_PAPER}: images in [-1, 1], 100K of Aesthetics-Train-V2"
+        "pixels": replace(
+            _FLUX,
+            amplitude=3745.46,
+            exponent=2.4493,
+            r2=1.0,
+            shape=(512, 512),
+            data="100K images of Aesthetics-Train-V2, pixels in [-1, 1]",
         ),
         **{
             name: replace(
@@ -1056,9 +1101,10 @@ PRESETS: Mapping[str, PowerLaw] = MappingProxyType(
                 r2=None,
                 kind="borrowed",
                 source=f"FLUX.1's fit (DCT), not measured on {label} latents; borrowed November 2026",
+                date="2026-11",
             )
             for name, label in (("flux2", "FLUX.2"), ("qwen-image", "Qwen-Image"), ("sd3", "Stable Diffusion 3"))
         },
     }
 )
-"""Published power laws by model name; each says whether it was measured, calibrated or borrowed, and from where."""
+"""Power laws by model name: kind (measured, calibrated or borrowed), source, data, basis, date and grid of each."""

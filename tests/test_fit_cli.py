@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from datetime import date
 
 import numpy as np
 import pytest
 import torch
 from strategies import randn
 
-from spectral_pd import DCT, GaussianField, PowerLaw, Spectrum, fit_power_law
+from spectral_pd import DCT, GaussianField, PowerLaw, Spectrum, fit_power_law, make_plan, shift_times
+from spectral_pd import measure as measure_module
+from spectral_pd.__main__ import main
 from spectral_pd.measure import (
     add_arguments,
     load_checkpoint,
@@ -93,7 +97,9 @@ def test_report_and_files(latents, tmp_path, capsys):
     law = PowerLaw.load(out[0])
     assert law.amplitude == pytest.approx(80, rel=0.05)
     assert law.exponent == pytest.approx(2, abs=0.03)
-    assert "70 samples, grid 32x32, basis dct" in law.source
+    assert law.data == f"70 samples, grid 32x32, of {latents}"
+    assert (law.source, law.basis) == ("spectral_pd", "dct")
+    assert law.date == date.today().isoformat()
     interval = record["confidence"]["exponent"]
     assert interval["low"] < law.exponent < interval["high"]
     assert len(record["confidence"]["transition_times"]) == 2
@@ -139,6 +145,46 @@ def test_warnings_where_the_law_fails(tmp_path, capsys):
     assert "plan with the table's envelope" in text
 
 
+def test_plans_take_the_law_or_the_table(latents, tmp_path, capsys):
+    law, table = tmp_path / "law.json", tmp_path / "table.json"
+    fit(latents, "--json", law, "--table", table)
+    splits = []
+    for path in (law, table):
+        capsys.readouterr()
+        assert main(["plan", "--spectrum", str(path), "--size", "32", "--steps", "40", "--delta", "0.05"]) == 0
+        splits.append([line.split()[4] for line in capsys.readouterr().out.splitlines()[2:4]])
+    assert splits[0] == splits[1]
+    assert [int(n) for n in splits[0]] == list(
+        make_plan(shift_times(40), Spectrum.load(table).envelope(), (32, 32), scales=(0.5, 1), delta=0.05).split
+    )
+
+
+def test_measuring_leaves_the_random_numbers_of_others_alone(latents):
+    before = torch.get_rng_state()
+    measure(latents, workers=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_data_that_some_diagnostics_cannot_take_are_measured_all_the_same():
+    stripes = measure(randn(40, 1, 1, 32, seed=6).expand(40, 1, 32, 32))
+    assert stripes.anisotropy is None
+    assert stripes.confidence is not None
+    assert any("no power along one of the axes" in w for w in stripes.warnings)
+    mostly_constant = torch.zeros(3, 1, 16, 16)
+    mostly_constant[0] = randn(1, 16, 16, seed=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no logarithms of zero on the way
+        few = measure(mostly_constant)
+    assert few.confidence.replicates < 200  # replicates of constant samples alone are left out
+    assert few.confidence.amplitude.low < few.law.amplitude < few.confidence.amplitude.high
+
+
+def test_one_scale_has_no_transition():
+    plain = measure(randn(12, 1, 16, 16, seed=8), scales=(1,))
+    assert plain.confidence.transition_times == plain.shift == ()
+    assert "t*" not in str(plain)
+
+
 def test_few_samples_are_said_to_be_few():
     x = randn(1, 3, 16, 16, seed=2)
     one = measure(x)
@@ -163,6 +209,7 @@ def test_few_samples_are_said_to_be_few():
         (randn(4, 1, 8, 8), ["--bootstrap", 1], "replicates = 1"),
         (randn(4, 1, 8, 8), ["--delta", 2], "delta = 2"),
         (randn(4, 1, 8, 8), ["--workers", -1], "--workers -1 must not be negative"),
+        (randn(4, 1, 8, 8), ["--size", 1, 2, 3], "--size 1 2 3: give one side, or height and width"),
     ],
 )
 def test_bad_input(tmp_path, data, options, message):
@@ -192,17 +239,19 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def torchrun(processes, script, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        str(script),
-    ]
+def torchrun_command(processes, *arguments):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, *map(str, arguments)]
+
+
+def torchrun(processes, *arguments):
     done = subprocess.run(
-        [*command, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=240, check=False
+        torchrun_command(processes, *arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -215,32 +264,72 @@ def script(tmp_path):
     return path
 
 
-def test_processes_agree(latents, tmp_path, script):
-    """One, two and four processes: A, beta, tables and intervals to 1e-12; four ranks share six batches unevenly."""
-    records = []
+@pytest.fixture(scope="module")
+def shared(latents, tmp_path_factory):
+    """What one, two and four processes make of three batches: shares of different length, and none for the last process."""
+    folder, records = tmp_path_factory.mktemp("shared"), {}
     for processes in (1, 2, 4):
-        path = tmp_path / f"{processes}.json"
-        text = torchrun(processes, script, 0, latents, "--json", path, "--batch-size", 12)
+        path = folder / f"{processes}.json"
+        text = torchrun(processes, "-m", "spectral_pd", "fit", latents, "--json", path, "--batch-size", 30)
         assert text.count("70 samples") == 1  # one report, from the first process
-        records.append(read(path))
-    (reference, one), *others = records
-    for data, record in others:
+        records[processes] = read(path)
+    return records
+
+
+def test_processes_agree(shared):
+    """A, beta, tables and intervals to 1e-12."""
+    reference, one = shared[1]
+    for processes in (2, 4):
+        data, record = shared[processes]
         assert data["amplitude"] == pytest.approx(reference["amplitude"], rel=1e-12)
         assert data["exponent"] == pytest.approx(reference["exponent"], rel=1e-12)
         np.testing.assert_allclose(record["spectrum"]["power"], one["spectrum"]["power"], rtol=1e-12)
         np.testing.assert_allclose(record["channel_power"], one["channel_power"], rtol=1e-12)
         for name in ("amplitude", "exponent"):
             for end in ("low", "high"):
-                assert record["confidence"][name][end] == pytest.approx(one["confidence"][name][end], rel=1e-11)
-        assert record["samples"] == 70
+                assert record["confidence"][name][end] == pytest.approx(one["confidence"][name][end], rel=1e-12)
+        assert (record["samples"], record["planes"]) == (70, 140)
 
 
-def test_more_processes_than_batches(tmp_path, script):
-    np.save(tmp_path / "x.npy", randn(5, 1, 16, 16, seed=4).numpy())
-    out = tmp_path / "law.json"
-    torchrun(2, script, 0, tmp_path / "x.npy", "--json", out)
-    assert read(out)[1]["samples"] == 5
-    assert PowerLaw.load(out).exponent == measure(tmp_path / "x.npy").law.exponent
+def test_killed_processes_go_on_bit_for_bit(shared, latents, tmp_path, script):
+    """kill -9 of torchrun and both its processes while the first reads its second batch."""
+    state, out, ready = tmp_path / "state.pt", tmp_path / "law.json", tmp_path / "ready"
+    common = [latents, "--batch-size", 30, "--json", out, "--resume", state, "--checkpoint-every", 0]
+    process = subprocess.Popen(
+        torchrun_command(2, script, 0.1, *common),
+        env={**environment(), "HALT_AT": "2", "READY": str(ready)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    other = tmp_path / "state.pt.1of2"
+    wait_for(lambda: (ready.exists() and other.exists()) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert not out.exists()
+    assert [int(torch.load(f"{state}.{rank}of2", weights_only=True)["done"]) for rank in (0, 1)] == [1, 1]
+    torchrun(2, script, 0, *common)
+    data, record = read(out)
+    whole, uninterrupted = shared[2]
+    assert record["spectrum"] == uninterrupted["spectrum"]
+    assert record["confidence"] == uninterrupted["confidence"]
+    assert data["amplitude"] == whole["amplitude"]
+
+
+def test_loaders_that_would_count_samples_twice_are_refused(tmp_path, monkeypatch):
+    x = torch.utils.data.TensorDataset(randn(12, 1, 8, 8, seed=7))
+    shuffled = torch.utils.data.DataLoader(x, batch_size=4, shuffle=True)
+    assert measure(shuffled).samples == 12  # one run of one process: any order will do
+    with pytest.raises(ValueError, match=r"data is a loader that shuffles.*pass shuffle=False"):
+        measure(shuffled, resume=tmp_path / "state.pt")
+    shares = torch.utils.data.DistributedSampler(x, num_replicas=2, rank=0, shuffle=False)
+    monkeypatch.setattr(measure_module, "_rank", lambda: (0, 2))
+    for loader, message in (
+        (shuffled, "that shuffles: several processes"),
+        (torch.utils.data.DataLoader(x, batch_size=4, sampler=shares), "pass it without DistributedSampler"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(loader)
 
 
 # -- interrupted ------------------------------------------------------------------------------------------------------

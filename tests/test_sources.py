@@ -7,9 +7,13 @@ import pytest
 import torch
 from strategies import randn
 
+from spectral_pd import PowerLaw, fit_spectrum
+from spectral_pd.__main__ import main
+from spectral_pd.measure import measure
 from spectral_pd.sources import (
     Arrays,
     Batch,
+    Chain,
     Encoder,
     Images,
     Items,
@@ -112,6 +116,32 @@ def test_broken_picture_is_skipped_with_a_line_or_refused(folder):
         everything(open_source(folder, size=(16, 16), errors="raise"))
 
 
+def test_whatever_a_decoder_raises_is_an_error_of_the_data():
+    """PIL raises SyntaxError for a broken PNG, zlib and struct their own: callers expect ValueError, TypeError, OSError."""
+
+    class Rows(Column):
+        def __getitem__(self, i):
+            if i == 1:
+                raise self.rows[1]
+            return self.rows[i]
+
+    good = randn(3, 8, 8)
+    for error, kind in (
+        (SyntaxError("broken PNG file"), ValueError),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "what"), ValueError),
+        (KeyError("image"), ValueError),
+        (PermissionError("not yours"), OSError),
+    ):
+        rows = Rows([good, error, good])
+        with pytest.raises(kind, match=r"^sample 1: "):
+            open_source(rows)[0]
+        batch = open_source(rows, errors="skip")[0]
+        assert batch.index.tolist() == [0, 2]
+        assert batch.skipped[0].startswith("sample 1: ")
+    with pytest.raises(ModuleNotFoundError, match="needs pillow"):  # true of every sample: not one to skip
+        open_source(Rows([good, ModuleNotFoundError("needs pillow")]), errors="skip")[0]
+
+
 def test_finding_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         find_files([tmp_path / "nowhere"])
@@ -180,6 +210,12 @@ def test_half_precision_dictionaries_and_damage(tmp_path):
     values, _, skipped = everything(open_source(tmp_path, errors="skip"))
     assert values.shape[0] == 3
     assert "a.pt" in skipped[0]
+    (tmp_path / "good.npy").unlink()
+    picture(8, 8).save(tmp_path / "good.png")  # no array is left that could report the broken one
+    values, _, skipped = everything(open_source(tmp_path, errors="skip"))
+    assert values.shape[0] == 1
+    assert len(skipped) == 1
+    assert "a.pt" in skipped[0]
 
 
 def test_bad_arrays(tmp_path):
@@ -235,6 +271,49 @@ def test_data_sets_of_dicts_and_pairs():
         everything(open_source(named))
 
 
+def test_nan_in_a_data_set_or_an_iterable_is_skipped_or_refused():
+    x = randn(5, 3, 8, 8, seed=11)
+    x[3, 1, 2, 2] = float("inf")
+    for data in (Column(list(x)), [x[:2], x[2:]], x.half()):
+        values, index, skipped = everything(open_source(data, errors="skip"))
+        assert torch.equal(values, x[[0, 1, 2, 4]].to(values.dtype))
+        assert index.tolist() == [0, 1, 2, 4]
+        assert skipped == ["sample 3: NaN or infinity"]
+        with pytest.raises(ValueError, match=r"^sample 3: NaN or infinity; clean the data"):
+            everything(open_source(data))
+    loud = torch.full((2, 3, 64, 64), 3e4, dtype=torch.float16)  # their sum overflows half precision, they do not
+    assert everything(open_source(loud))[0].shape == loud.shape
+
+
+def test_streams_arrays_and_sources_of_ones_own():
+    x = randn(6, 4, 8, 8, seed=12)
+
+    class Stream(torch.utils.data.IterableDataset):  # has a [] by inheritance, which only raises
+        def __iter__(self):
+            return iter(x)
+
+    class Halves(Source):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return Batch(x[3 * number :][:3], torch.arange(3) + 3 * number)
+
+    own = Halves()
+    assert open_source(own) is own
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    for data in (Stream(), own, loader, x.numpy()):
+        values, index, _ = everything(open_source(data))
+        assert torch.equal(values, x)
+        assert index.tolist() == list(range(6))
+    assert [b.values.shape[0] for b in open_source(x, batch_size=4)] == [4, 2]
+    assert everything(open_source(x[0].numpy()))[0].shape == (1, 4, 8, 8)  # one sample, as a tensor would be
+    with pytest.raises(TypeError, match=r"source is a dict with keys \['latents'\]; pass the tensor in it"):
+        open_source({"latents": x})
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        open_source(x, batch_size=0)
+
+
 def test_iterables():
     x = randn(6, 4, 8, 8, seed=8)
     labels = torch.arange(6)
@@ -246,6 +325,10 @@ def test_iterables():
     assert torch.equal(everything(open_source(loader))[0], x)
     planes = torch.utils.data.DataLoader(list(x[:, 0]), batch_size=4)
     assert everything(open_source(planes))[0].shape == (6, 1, 8, 8)
+    planes = torch.utils.data.DataLoader(list(x[:, 0]), batch_sampler=[[0, 1, 2], [3, 4, 5]])
+    assert everything(open_source(planes))[0].shape == (6, 1, 8, 8)
+    samples = torch.utils.data.DataLoader(list(x), batch_size=None)
+    assert torch.equal(everything(open_source(samples))[0], x)
     for bad, message in ((3, "source is int"), ([object()], "a sample is object"), ([torch.zeros(3)], "at least")):
         with pytest.raises((TypeError, ValueError), match=message):
             list(iterate(bad))
@@ -259,6 +342,8 @@ def film(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "film.mkv"
     frames = [np.full((32, 48, 3), 10 * i, dtype=np.uint8) for i in range(11)]
+    for i, frame in enumerate(frames):
+        frame[4:19, 16 : 24 + i] += np.uint8(20)  # off the corner that tells the frame's number
     writer = ffmpeg.write_frames(str(path), (48, 32), fps=8, codec="ffv1", pix_fmt_out="bgr0", macro_block_size=1)
     writer.send(None)
     for frame in frames:
@@ -273,10 +358,30 @@ def test_video_frames_come_as_clips_in_any_order(film):
     levels = [10 * i / 127.5 - 1 for i in range(11)]
     for number in (0, 1, 2, 1, 0, 2):  # forward, backward, with a jump
         batch = source[number]
-        np.testing.assert_allclose(batch.values[:, 0, 0, 0], levels[4 * number : 4 * number + 4], atol=1.5 / 127.5)
-        assert batch.index.tolist() == [number] * len(batch.values)
-    assert source[2].values.shape == (3, 3, 16, 16)
+        np.testing.assert_allclose(batch.values[0, 0, :, 0, 0], levels[4 * number : 4 * number + 4], atol=1.5 / 127.5)
+        assert batch.index.tolist() == [number]
+    assert source[0].values.shape == (1, 3, 4, 16, 16)
+    assert source[2].values.shape == (1, 3, 3, 16, 16)
     assert len(open_source(film, clip=16)) == 1
+    with pytest.raises(ValueError, match="clip = 0 must be an int of at least 1"):
+        Videos([film], clip=0)
+
+
+def test_frames_are_averaged_and_clips_counted(film, capsys):
+    assert main(["fit", str(film), "--clip", "4", "--on-error", "raise", "--bootstrap", "0"]) == 0
+    assert "3 samples, 33 planes of 32x48, 3 channels" in capsys.readouterr().out
+    clips = [clip for batch in map(Videos([film], clip=4).__getitem__, range(3)) for clip in batch.values]
+    frames = torch.cat([clip.transpose(0, 1) for clip in clips])
+    assert measure(film, clip=4).law.exponent == pytest.approx(fit_spectrum(frames).exponent, rel=1e-9)
+
+
+def test_clips_that_cannot_be_used_are_skipped_or_refused(film):
+    small = Videos([film], clip=8, size=(64, 64), errors="skip")
+    batch = small[1]
+    assert (batch.values, batch.index.tolist()) == (None, [])
+    assert "film.mkv: frames 8 to 15: 32x48 is smaller than the wanted 64x64" in batch.skipped[0]
+    with pytest.raises(ValueError, match=r"film\.mkv: frames 0 to 7: 32x48 is smaller"):
+        Videos([film], clip=8, size=(64, 64))[0]
 
 
 def test_broken_video(tmp_path):
@@ -322,15 +427,91 @@ def test_encoder_gives_the_denoisers_latents(vae):
     torch.testing.assert_close(encoder(x[:, :1]), encoder(x[:, :1].expand(-1, 3, -1, -1)))
 
 
+def test_an_image_model_encodes_every_frame_of_a_clip(vae):
+    encoder = Encoder.load(vae[1])
+    clip = randn(2, 3, 5, 32, 32, seed=11).float()
+    z = encoder(clip)
+    assert z.shape == (2, 4, 5, 16, 16)
+    torch.testing.assert_close(z[1, :, 3], encoder(clip[1:, :, 3])[0])
+    assert not encoder.video
+    with pytest.raises(ValueError, match=r"pictures have shape \(3, 32, 32\); pass"):
+        encoder(clip[0, :, 0])
+
+
 def test_encoder_with_statistics_per_channel(vae):
+    """As pipelines decode: z std / scaling + mean. SDXL's derivatives keep them in the configuration, LTX in buffers."""
     model, _ = vae
-    model.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
     x = randn(1, 3, 32, 32, seed=10).float()
     with torch.no_grad():
         mode = model.encode(x).latent_dist.mode()
-    mean, deviation = (torch.tensor(v).reshape(1, 4, 1, 1) for v in ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]))
-    torch.testing.assert_close(Encoder(model)(x), (mode - mean) / deviation)
+    mean, deviation = (torch.tensor(v) for v in ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]))
+    expected = (mode - mean.reshape(1, 4, 1, 1)) / deviation.reshape(1, 4, 1, 1) * 0.3611
+    model.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
+    torch.testing.assert_close(Encoder(model)(x), expected)
     model.register_to_config(latents_mean=None, latents_std=None)
+    model._buffers.update(latents_mean=mean, latents_std=deviation)
+    torch.testing.assert_close(Encoder(model)(x), expected)
+    model._buffers.clear()
+
+
+def test_video_model_takes_clips_and_pictures():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(1)
+    model = diffusers.AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+    encoder = Encoder(model)
+    assert encoder.video
+    clip = randn(2, 3, 5, 32, 32, seed=12).float()
+    with torch.no_grad():
+        mode = model.encode(clip).latent_dist.mode()
+    mean, deviation = (
+        torch.tensor(v).reshape(1, 16, 1, 1, 1) for v in (model.config.latents_mean, model.config.latents_std)
+    )
+    z = encoder(clip)
+    assert z.shape == (2, 16, 2, 4, 4)  # 5 frames: the first, and four in one
+    torch.testing.assert_close(z, (mode - mean) / deviation)
+    torch.testing.assert_close(encoder(clip[:, :, 0]), z[:, :, :1])  # a picture is a clip of one frame
+
+
+def test_flux2_latents_are_normalised_in_patches_and_laid_out_in_space():
+    diffusers = pytest.importorskip("diffusers")
+    from spectral_pd.adapters.flux2 import patchify
+
+    torch.manual_seed(2)
+    model = diffusers.AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 4),
+        latent_channels=8,
+        norm_num_groups=2,
+        layers_per_block=1,
+    ).eval()
+    model.bn.running_mean.normal_()
+    model.bn.running_var.uniform_(0.5, 2)
+    x = randn(1, 3, 32, 32, seed=13).float()
+    z = Encoder(model)(x)
+    assert z.shape == (1, 8, 16, 16)
+    pipeline = diffusers.Flux2Pipeline
+    with torch.no_grad():
+        patches = pipeline._patchify_latents(model.encode(x).latent_dist.mode())
+    mean, deviation = model.bn.running_mean, (model.bn.running_var + model.config.batch_norm_eps).sqrt()
+    expected = (patches - mean.reshape(1, -1, 1, 1)) / deviation.reshape(1, -1, 1, 1)
+    torch.testing.assert_close(patchify(z), expected)
+
+
+def test_fit_command_encodes_on_the_way(vae, tmp_path, capsys):
+    _, path = vae
+    for i in range(5):
+        picture(40, 50, seed=i).save(tmp_path / f"{i}.png")
+    law = tmp_path / "law.json"
+    command = ["fit", tmp_path, "--size", 32, "--batch-size", 2, "--vae", path, "--json", law]
+    assert main([str(a) for a in command]) == 0
+    assert "5 samples, 20 planes of 16x16, 4 channels" in capsys.readouterr().out
+    fitted = PowerLaw.load(law)
+    assert fitted.data == f"5 samples, grid 16x16, of {tmp_path} through {path}"
+    pictures = everything(open_source(tmp_path, size=(32, 32), batch_size=8))[0]
+    expected = fit_spectrum(Encoder.load(path)(pictures))
+    assert fitted.amplitude == pytest.approx(expected.amplitude, rel=1e-4)
+    assert fitted.exponent == pytest.approx(expected.exponent, rel=1e-4)
 
 
 def test_encoder_refuses_other_folders(tmp_path):
@@ -346,6 +527,9 @@ def test_sources_are_sources(folder):
     images = Images(find_files([folder]), size=(16, 16))
     assert isinstance(images, Source)
     assert isinstance(Arrays([]), Source)
+    chain = Chain([images, images], [5, 5], skipped=["x.pt: broken"])
+    assert chain[0].skipped == ("x.pt: broken",)
+    assert chain[1].index.tolist() == [5, 6, 7, 8, 9]
     with pytest.raises(IndexError):
         images[99]
     assert isinstance(next(iter(iterate([torch.zeros(1, 1, 4, 4)]))), Batch)

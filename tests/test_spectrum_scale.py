@@ -1,6 +1,12 @@
 """The meter at scale: bootstrap independent of batches and processes, states, diagnostics with the right error rates."""
 
+import csv
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,13 +85,15 @@ def test_effective_frequency_makes_the_binned_law_exact(basis, shape):
         assert fit_power_law(spectrum, weights=weights).exponent == pytest.approx(2.3, abs=1e-9)
 
 
-def test_white_noise_and_constants():
-    x = randn(64, 4, 64, 64, seed=1)
-    spectrum = SpectrumMeter((64, 64)).update(x).result()
+@pytest.mark.parametrize("basis", [DCT, FOURIER], ids=repr)
+@pytest.mark.parametrize("shape", [(64, 64), (60, 104)])
+def test_white_noise_and_constants(basis, shape):
+    x = randn(160, 4, *shape, seed=1)
+    spectrum = SpectrumMeter(shape, basis=basis).update(x).result()
     law = fit_power_law(spectrum)
     assert abs(law.exponent) < 0.01
     assert law.amplitude == pytest.approx(1.0, rel=0.01)
-    offset = SpectrumMeter((64, 64)).update(x + 50 * randn(64, 4, 1, 1, seed=2)).result()
+    offset = SpectrumMeter(shape, basis=basis).update(x + 50 * randn(160, 4, 1, 1, seed=2)).result()
     np.testing.assert_allclose(offset.power, spectrum.power, rtol=1e-10)
 
 
@@ -215,6 +223,23 @@ def test_intervals_cover(samples):
     assert ((hits >= 0.90 * 300) & (hits <= 0.99 * 300)).all(), hits
 
 
+def test_frames_counted_as_samples_give_intervals_far_too_narrow():
+    """Negative control of the coverage: the frames of a clip share its gain. Numbered as one sample each clip, the interval
+    of A covers; numbered one by one, it holds the truth in far fewer than 90 % of the draws."""
+    law, clips, frames, draws = PowerLaw(50.0, 2.0, shape=(16, 16)), 12, 6, 200
+    x = gaussian(law, draws * clips, channels=frames, seed=1, spread=0.2)
+    numbers = {"clips": torch.arange(clips).repeat_interleave(frames), "frames": None}
+    hits = dict.fromkeys(numbers, 0)
+    for draw in range(draws):
+        part = x[draw * clips : (draw + 1) * clips].reshape(clips * frames, 1, 16, 16)
+        for name, index in numbers.items():
+            meter = SpectrumMeter((16, 16), replicates=60, seed=draw).update(part, index=index)
+            a = confidence(meter.result(), meter.replicates(), scales=(1,)).amplitude
+            hits[name] += a.low <= 50.0 <= a.high
+    assert hits["clips"] >= 0.90 * draws, hits
+    assert hits["frames"] < 0.75 * draws, hits
+
+
 def test_student_quantiles():
     import scipy.stats
 
@@ -226,6 +251,8 @@ def test_student_quantiles():
 def test_estimate_refuses_what_gives_no_interval():
     with pytest.raises(ValueError, match="measure at least 2 samples"):
         estimate(1.0, np.ones(50), 1.0)
+    with pytest.raises(ValueError, match="1 of 2 bootstrap replicates are finite"):
+        estimate(1.0, np.array([1.0, np.nan]), 9.0)
     with pytest.raises(ValueError, match=r"level = 1.0 must lie inside \(0, 1\)"):
         estimate(1.0, np.ones(50), 9.0, level=1.0)
 
@@ -286,6 +313,9 @@ def test_anisotropy_is_found():
     )
     assert anisotropy(turned.result(), turned.directional(), turned.replicates()).low > 1.0
     haar = SpectrumMeter((48, 64), basis=HAAR, replicates=50).update(x)
+    stripes = SpectrumMeter((32, 32), replicates=50).update(randn(9, 1, 1, 32, seed=6).expand(9, 1, 32, 32))
+    with pytest.raises(ValueError, match="no power along one of the axes"):
+        anisotropy(stripes.result(), stripes.directional(), stripes.replicates())
     with pytest.raises(ValueError, match="anisotropy compares two"):
         anisotropy(haar.result(), haar.directional(), haar.replicates())
 
@@ -315,6 +345,58 @@ def test_haar_table_drives_a_plan():
     assert table(0.1) == table.power[0]
     (t,) = transition_times(table, (1 / 2, 1), (32, 32), delta=0.01)
     assert 0 < t < activation_time(table.power[0], 0.01)
+
+
+def test_weights_and_bands_move_the_amplitude_as_documented():
+    """The factors in the docstring of fit_power_law are those of the committed rows."""
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "spectra_study.csv"
+    rows = {
+        row["change"]: float(row["amplitude"])
+        for row in csv.DictReader(file.open(newline=""))
+        if (row["set"], row["size"]) == ("debian", "512")
+    }
+    text = " ".join(str(fit_power_law.__doc__).split())
+    for pattern, change in (
+        (r"is ([0-9.]+) times that of all", "band without the top 30 %"),
+        (r"same photographs ([0-9.]+) times the A", "weights count"),
+        (r"every octave alike: ([0-9.]+) times the A", "weights log"),
+    ):
+        (factor,) = re.findall(pattern, text)
+        assert f"{rows[change] / rows['reference']:.1g}" == factor
+
+
+STREAM = """
+import os, torch
+from spectral_pd.measure import accumulate
+from spectral_pd.sources import open_source
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+def stream(batches, held):
+    for number in range(batches):
+        if number == 40:
+            before = resident()
+        batch = base + number
+        if held:
+            kept.append(batch)
+        yield batch
+    print(resident() - before)
+
+base, kept = torch.randn(16, 4, 64, 64), []
+for held in (False, True):
+    accumulate(open_source(stream(300, held)), replicates=50)
+"""
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """260 batches of 1 MiB add less than 16; negative control: batches that are held add all of theirs."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux's /proc")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", STREAM], env=environment, capture_output=True, text=True, check=True)
+    dropped, held = map(float, done.stdout.split())
+    assert dropped < 16 < 200 < held
 
 
 def test_photographs_follow_the_law():
