@@ -335,6 +335,27 @@ def transformer(items: int = 16) -> None:
     write("transformer", rows)
 
 
+KINDS = (
+    ("full size", "full size", "0.45", "o"),
+    ("delta rule", "delta rule", "tab:blue", "s"),
+    ("optimal, free", "optimal, free grid", "tab:red", "^"),
+    ("optimal, shift", "optimal, shifted grids", "tab:orange", "v"),
+)
+
+
+def scatter(ax, rows: list[dict[str, str]], x: str, y: str) -> None:
+    """A point for each row, by kind of rule; Euler filled, DPM-Solver++(2M) open, larger for larger budgets."""
+    for prefix, label, colour, marker in KINDS:
+        for solver, face in (("euler", colour), ("dpmpp_2m", "none")):
+            chosen = [r for r in rows if r["rule"].startswith(prefix) and r["solver"] == solver]
+            size = [9 * float(r["budget"]) ** 0.7 for r in chosen]
+            points = ([float(r[column]) for r in chosen] for column in (x, y))
+            ax.scatter(*points, s=size, facecolor=face, edgecolor=colour, marker=marker, alpha=0.75)
+        ax.scatter([], [], color=colour, marker=marker, label=label)
+    ax.legend(frameon=False, fontsize=8)
+    ax.grid(alpha=0.25)
+
+
 def figure() -> None:
     import matplotlib
 
@@ -345,57 +366,55 @@ def figure() -> None:
         with (RESULTS / f"optimal_plans_{name}.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    def ticks(axis, values: tuple[float, ...]) -> None:
+        axis.set_ticks(values, [f"{v:g}" for v in values])
+        axis.set_ticks([], minor=True)
+
+    fig, ((front, balance), (crops, network)) = plt.subplots(2, 2, figsize=(11.5, 9), layout="constrained")
     rows = read("front")
     for name in dict.fromkeys(row["rule"] for row in rows):
         chosen = [row for row in rows if row["rule"] == name]
-        left.loglog(
-            [float(r["cost"]) for r in chosen], [float(r["relative_w2"]) for r in chosen], "o-", ms=3, label=name
-        )
-    left.set(
-        xlabel="cost (full-size steps)",
-        ylabel="relative W2, predicted",
-        title="FLUX.1 latents, Euler",
-    )
-    left.legend(frameon=False, fontsize=8)
-    for ax, ticks in ((left, (2, 5, 10, 20)), (middle, (4, 8, 16, 32))):
-        ax.set_xticks(ticks, map(str, ticks))
-        ax.minorticks_off()
+        points = ([float(r[column]) for r in chosen] for column in ("cost", "relative_w2"))
+        front.loglog(*points, "o-", ms=3, label=name)
+    front.set(xlabel="cost (full-size steps)", ylabel="relative W2, predicted", title="FLUX.1 latents, Euler")
+    ticks(front.xaxis, (2, 5, 10, 20))
+    ticks(front.yaxis, (0.05, 0.1, 0.2, 0.4, 0.7))
+    front.legend(frameon=False, fontsize=8)
+    front.grid(alpha=0.25)
 
-    for solver, style in (("euler", "o-"), ("heun", "s--"), ("dpmpp_2m", "^:")):
-        chosen = [
-            r for r in read("interplay") if r["solver"] == solver and r["grid"] == "shifted" and r["stages"] == "2"
-        ]
-        chosen = [r for r in chosen if r["deltas"] != "-"]
-        middle.loglog(
-            [float(r["budget"]) for r in chosen], [float(r["deltas"]) for r in chosen], style, ms=4, label=solver
-        )
-    middle.axhline(0.01, color="grey", lw=0.8)
-    middle.set(
-        xlabel="budget (full-size steps)",
-        ylabel="delta the best transition amounts to",
-        title="The right delta falls with the budget",
+    rows = [r for r in read("interplay") if (r["grid"], r["stages"]) == ("shifted", "2") and r["deltas"] != "-"]
+    for solver, label, style in (
+        ("euler", "Euler", "o-"),
+        ("heun", "Heun", "s-"),
+        ("dpmpp_2m", "DPM-Solver++(2M)", "^-"),
+    ):
+        chosen = [r for r in rows if r["solver"] == solver]
+        x, y = ([float(r[column]) for r in chosen] for column in ("relative_w2", "deltas"))
+        balance.loglog(x, y, style, ms=5, lw=1, label=label)
+        for row, point in zip(chosen, zip(x, y, strict=True), strict=True):
+            balance.annotate(row["budget"], point, xytext=(5, -9), textcoords="offset points", fontsize=7, color="0.3")
+    line = np.array([min(float(r["relative_w2"]) for r in rows), max(float(r["relative_w2"]) for r in rows)])
+    balance.loglog(line, 3 * line, color="0.5", lw=1, ls=":", label="delta = 3 x error")
+    balance.set(
+        xlabel="relative W2 of the best plan (numbers: budget)",
+        ylabel="delta its transition amounts to",
+        title="FLUX.1 latents, two stages: the right delta follows the error",
     )
-    middle.legend(frameon=False)
+    balance.legend(frameon=False, fontsize=8)
+    balance.grid(alpha=0.25)
 
-    rows = [r for r in read("nonlinear") if r["solver"] == "euler" and r["budget"] != "-"]
-    kinds: list[tuple[str, str, str]] = [
-        ("full size", "tab:grey", "o"),
-        ("delta rule", "tab:blue", "s"),
-        ("optimal, free", "tab:red", "^"),
-        ("optimal, shift", "tab:orange", "v"),
-    ]
-    for prefix, colour, marker in kinds:
-        chosen = [r for r in rows if r["rule"].startswith(prefix)]
-        size = [12 * float(r["budget"]) ** 0.6 for r in chosen]
-        x, y = ([float(r[c]) for r in chosen] for c in ("distance_to_exact", "sliced_w2_white"))
-        right.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.7, label=prefix, lw=0)
-    right.set(
+    scatter(crops, [r for r in read("nonlinear") if r["budget"] == "10"], "distance_to_exact", "sliced_w2_white")
+    crops.set(
         xlabel="distance to the exact solution, same noise",
         ylabel="sliced W2 to the data, whitened",
-        title="Photograph crops, posterior mean, Euler\n(size: budget 5, 10, 20)",
+        title="Photograph crops, posterior mean, budget 10\n(filled: Euler, open: DPM-Solver++(2M))",
     )
-    right.legend(frameon=False)
+    scatter(network, read("transformer"), "psnr_median", "wasserstein")
+    network.set(
+        xlabel="PSNR to the converged picture, same noise (dB)",
+        ylabel="sliced Wasserstein to the converged pictures",
+        title="Small trained transformer, Euler 6 and 12 steps' cost (filled),\nDPM-Solver++(2M) 4 and 8 (open)",
+    )
     fig.savefig(RESULTS.parent.parent / "docs" / "figures" / "optimal_plans.png", dpi=110)
     plt.close(fig)
 

@@ -176,19 +176,30 @@ def figure() -> None:
     from spectral_pd import activation_time
 
     table = measured()
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    extent = (0, table.space[-1], 0, table.time[-1])
-    for ax, values, label in (
-        (left, np.log10(table.power), "log10 power"),
-        (right, activation_time(table.power, 0.01), "activation time, delta 0.01"),
-    ):
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6), layout="constrained")
+    times = activation_time(table.power, 0.01)
+    for ax, values, label in ((left, np.log10(table.power), "log10 power"), (right, times, "activation time")):
         shown = ax.pcolormesh(table.space, table.time, values, shading="nearest", cmap="viridis")
         fig.colorbar(shown, ax=ax, label=label)
-        ax.plot([extent[1] / 2] * 2, [0, extent[3] / 2], "w--", lw=1)
-        ax.plot([0, extent[1] / 2], [extent[3] / 2] * 2, "w--", lw=1)
         ax.set(xlabel="spatial frequency (cycles per shorter side)", ylabel="temporal frequency (cycles per clip)")
+    half_t, half_s = SHAPE[0] / 4, SHAPE[1] / 4  # a DCT index is half a cycle
+    for name, across, style in (("time", False, "--"), ("space", True, "-")):
+        kept = table.space < half_s if across else (table.time < half_t)[:, None]
+        outside = np.where(kept, 0.0, times)
+        i, j = np.unravel_index(outside.argmax(), outside.shape)
+        line = right.axvline if across else right.axhline
+        line((half_s if across else half_t) - 0.25, color="w", lw=1, ls=style)
+        right.plot(table.space[j], table.time[i], "o", color="tab:red", ms=7, mec="w", clip_on=False, zorder=5)
+        right.annotate(
+            f"half of {name}: left at t* = {outside[i, j]:.3f}",
+            (table.space[j], table.time[i]),
+            xytext=(9, 8),
+            textcoords="offset points",
+            color="w",
+            fontsize=9,
+        )
     left.set_title("Clips: power by space and time")
-    right.set_title("When each becomes necessary (dashed: half of both)")
+    right.set_title("When each becomes necessary (delta 0.01)")
     fig.savefig(RESULTS.parent.parent / "docs" / "figures" / "video_growth.png", dpi=110)
     plt.close(fig)
 
