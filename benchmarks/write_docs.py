@@ -369,6 +369,7 @@ def optimal_interplay() -> str:
     """Which delta the best transitions amount to."""
     columns = {"solver": "solver", "grid": "grid", "stages": "most stages", "budget": "budget", "split": "split"}
     columns |= {"deltas": "delta of each transition", "relative_w2": "relative W2"}
+    columns |= {"delta_over_error": "last delta / relative W2"}
     columns |= {"delta_rule": "delta rule 0.01, (1/2, 1), model's shift"}
     return chosen("optimal_plans_interplay", columns)
 
@@ -379,6 +380,33 @@ def optimal_nonlinear() -> str:
     columns |= {"distance_to_exact": "distance to exact", "spectrum_error": "spectrum error"}
     columns |= {"sliced_w2": "sliced W2", "sliced_w2_white": "sliced W2, whitened"}
     return chosen("optimal_plans_nonlinear", columns, lambda row: row["budget"] in ("-", "10"))
+
+
+def optimal_transformer() -> str:
+    """Plans of equal cost on the small trained transformer."""
+    columns = {"solver": "solver", "budget": "budget", "rule": "rule", "split": "split", "sizes": "sizes"}
+    columns |= {"predicted_w2": "predicted", "psnr_median": "PSNR, dB", "spectrum_error": "spectrum error"}
+    return chosen("optimal_plans_transformer", columns | {"wasserstein": "sliced Wasserstein"})
+
+
+def editing_transformer() -> str:
+    """What the small transformer makes of mosaics by each method."""
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean"}
+    label |= {name: f"({name}, unedited)" for name in ("photographs", "mosaics", "own samples")}
+    header = ["method", "band kept", "T", "steps", "low-band PSNR, dB", "correlation", "style distance"]
+    names = ["kept", "start", "steps", "low_band_psnr", "low_band_correlation", "style_distance"]
+    data = rows("editing_transformer")
+    table = markdown(header, [[label[row["method"]], *(row[name] for name in names)] for row in data])
+    return f"{table}\n{data[0]['samples']} mosaics; torch {data[0]['torch']}, commit {data[0]['commit']}.\n"
+
+
+def video_spectrum() -> str:
+    """Power of the clips at octaves of temporal (rows) and spatial (columns) frequency."""
+    space = ("0", "1", "2", "4", "8", "16", "32")
+    power = {(row["omega_t"], row["omega_s"]): float(row["power"]) for row in rows("video_growth_spectrum")}
+    header = ["cycles per clip \\ per shorter side", *space]
+    time = ("0", "0.5", "1", "2", "4", "8", "15.5")
+    return markdown(header, [[t, *(f"{power[t, s]:.3g}" for s in space)] for t in time])
 
 
 def video_plans() -> str:
@@ -438,6 +466,9 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "optimal_flux": optimal_flux,
     "optimal_interplay": optimal_interplay,
     "optimal_nonlinear": optimal_nonlinear,
+    "optimal_transformer": optimal_transformer,
+    "editing_transformer": editing_transformer,
+    "video_spectrum": video_spectrum,
     "video_plans": video_plans,
     "video_cost": video_cost,
     "same_seed_share": same_seed_share,
