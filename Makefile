@@ -46,7 +46,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)python benchmarks/kernels.py --check
 	$(BIN)python benchmarks/kernels.py --threads 2
-	$(BIN)python benchmarks/spectra_throughput.py
+	$(BIN)python benchmarks/spectra_throughput.py --check
 	$(BIN)python benchmarks/same_seed.py
 	$(BIN)python benchmarks/multistep_history.py
 

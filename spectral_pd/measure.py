@@ -117,8 +117,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in identity.items():
         if found.get(name) != value:
             raise ValueError(
-                f"{path} belongs to another run: {name} was {found.get(name)!r} and is now {value!r}; finish that run, or "
-                f"name another file"
+                f"{path} belongs to another run: {name} was {found.get(name)!r} and is now {value!r}; finish that run, remove "
+                f"the file, or name another"
             )
     return state
 
@@ -153,8 +153,8 @@ def accumulate(
     workers
         Processes that read ahead; sources with a known length only.
     resume
-        Checkpoint file: read if it exists, written every `every` seconds, on Ctrl-C and at the end. With several
-        processes each has its own, ``NAME.RANKofWORLD``.
+        Checkpoint file: read if it exists, written every `every` seconds, when an error or Ctrl-C ends the run, and at the
+        end. With several processes each has its own, ``NAME.RANKofWORLD``.
     every
         Seconds between checkpoints; 0 writes one after each batch.
     identity
@@ -181,21 +181,21 @@ def accumulate(
         "batches": len(source) if isinstance(source, Source) else None,
     }
     meter: SpectrumMeter | None = None
-    done, skipped = 0, 0
+    complete: dict[str, Any] = {"done": 0, "skipped": 0, "meter": None}
     path = None if resume is None else Path(resume if world == 1 else f"{resume}.{rank}of{world}")
     if path is not None and path.exists():
         state = load_checkpoint(path, about)
-        done, skipped = int(state["done"]), int(state["skipped"])
+        complete = {name: state[name] for name in complete}
         if state["meter"] is not None:
             meter = SpectrumMeter(state["meter"]["shape"], basis=basis, replicates=replicates, seed=seed)
             meter.load_state_dict(state["meter"])
 
     def checkpoint() -> None:
         if path is not None:
-            kept = None if meter is None else meter.state_dict()
-            save_checkpoint(path, {"identity": about, "done": done, "skipped": skipped, "meter": kept})
+            save_checkpoint(path, {"identity": about, **complete})
 
     total = None if about["batches"] is None else len(range(rank, about["batches"], world))
+    done, skipped = complete["done"], complete["skipped"]
     saved = time.monotonic()
     with tqdm(total=total, initial=done, desc="measuring", unit="batch", disable=not progress or rank > 0) as bar:
         try:
@@ -204,15 +204,18 @@ def accumulate(
                     tqdm.write(f"skipped {line}", file=sys.stderr)
                 if batch.values is not None:
                     meter = _update(meter, batch, number, basis, replicates, seed, encoder, device)
-                # Between these two lines and the checkpoint nothing may raise: they describe one state.
                 done, skipped = done + 1, skipped + len(batch.skipped)
                 bar.update()
                 if meter is not None:
                     bar.set_postfix_str(f"{meter.samples} samples", refresh=False)
-                if path is not None and time.monotonic() - saved >= every:
+                if path is None:
+                    continue
+                # Replaced as a whole: whenever an interrupt comes, it describes whole batches. The tables are small.
+                complete = {"done": done, "skipped": skipped, "meter": None if meter is None else meter.state_dict()}
+                if time.monotonic() - saved >= every:
                     checkpoint()
                     saved = time.monotonic()
-        except KeyboardInterrupt:
+        except BaseException:
             checkpoint()
             raise
     checkpoint()
@@ -232,21 +235,16 @@ def _update(
     """The meter with one more batch; made for the first one."""
     values = batch.values
     assert values is not None
-    if encoder is not None:
-        values = encoder(values)
-    if device is not None:
-        values = values.to(device)
-    if meter is None:
-        meter = SpectrumMeter(values.shape[-2:], basis=basis, replicates=replicates, seed=seed)
     try:
-        # A Ctrl-C inside an update would leave half a batch in the sums; a copy of the tables is cheap.
-        before = meter.state_dict()
+        if encoder is not None:
+            values = encoder(values)
+        if device is not None:
+            values = values.to(device)
+        if meter is None:
+            meter = SpectrumMeter(values.shape[-2:], basis=basis, replicates=replicates, seed=seed)
         return meter.update(values, index=batch.index)
     except (ValueError, TypeError) as error:
         raise type(error)(f"batch {number}: {error}") from None
-    except KeyboardInterrupt:
-        meter.load_state_dict(before)
-        raise
 
 
 def _total(
@@ -316,7 +314,7 @@ class Measurement:
         grid = "x".join(map(str, self.spectrum.shape))
         lines = [
             f"{self.samples} samples, {self.planes} planes of {grid}, {len(self.channels)} channels, basis {s['basis']}"
-            + (f", {self.skipped} samples skipped" if self.skipped else ""),
+            + (f", {self.skipped} skipped" if self.skipped else ""),
             f"P(omega) = A omega^-beta, omega in cycles per shorter side ({omega[0]:g} to {omega[-1]:g}), orthonormal; A "
             f"belongs to {grid}",
             f"fit: weights {s['weights']}"
@@ -720,7 +718,7 @@ def run(args: argparse.Namespace) -> None:
     names = "\n".join(f"{path} {path.stat().st_size}" for path in find_files(args.sources))
     identity = {
         "files": hashlib.sha256(names.encode()).hexdigest()[:16],
-        **{name: getattr(args, name) for name in ("size", "fit", "frames", "clip", "batch_size", "vae", "on_error")},
+        **{name: getattr(args, name) for name in ("size", "fit", "frames", "clip", "batch_size", "vae")},
     }
     with _process_group(device):
         encoder = None if args.vae is None else Encoder.load(args.vae, device=device or "cpu")

@@ -373,7 +373,9 @@ def test_checkpoints_belong_to_one_run(latents, tmp_path):
     fit(latents, "--resume", state)
     fit(latents, "--resume", state)  # finished: reports again without reading
     for options in (["--seed", 1], ["--basis", "fourier"], ["--batch-size", 4]):
-        with pytest.raises(ValueError, match=r"belongs to another run: .* finish that run, or name another file"):
+        with pytest.raises(
+            ValueError, match=r"belongs to another run: .* finish that run, remove the file, or name another"
+        ):
             fit(latents, "--resume", state, *options)
     with pytest.raises(ValueError, match="belongs to another run: files was"):
         fit(latents / "a.npy", "--resume", state)
@@ -439,10 +441,30 @@ def test_iterables_resume_by_skipping(tmp_path):
     assert np.array_equal(again.spectrum.power, measure(p.values for p in parts).spectrum.power)
 
 
+def test_an_error_loses_nothing(tmp_path):
+    """Refused at the sixth batch: the five before it are kept, and the run goes on when told to skip."""
+    x = randn(40, 1, 8, 8, seed=10)
+    x[23] = float("nan")
+    np.save(tmp_path / "x.npy", x.numpy())
+    state, out = tmp_path / "state.pt", [tmp_path / name for name in ("a.json", "b.json")]
+    common = [tmp_path / "x.npy", "--batch-size", 4]
+    with pytest.raises(ValueError, match="sample 23: NaN or infinity"):
+        fit(*common, "--resume", state, "--on-error", "raise")
+    saved = torch.load(state, weights_only=True)
+    assert (saved["done"], saved["meter"]["samples"]) == (5, 20)
+    fit(*common, "--resume", state, "--json", out[0])
+    fit(*common, "--json", out[1])
+    assert read(out[0])[1]["spectrum"] == read(out[1])[1]["spectrum"]
+    assert [read(path)[1]["skipped"] for path in out] == [1, 1]
+    for empty in ([], iter(())):
+        with pytest.raises(ValueError, match=r"the source gave no samples \(0 skipped\)"):
+            measure(empty)
+
+
 def test_skipped_files_are_counted_once(latents, tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"rubbish")
     np.save(tmp_path / "good.npy", randn(5, 1, 8, 8, seed=6).numpy())
     result = measure(tmp_path, errors="skip")
     assert (result.samples, result.skipped) == (5, 1)
-    assert "1 samples skipped" in str(result)
+    assert "5 samples, 5 planes of 8x8, 1 channels, basis dct, 1 skipped" in str(result)
     assert len(Arrays([tmp_path / "good.npy"])) == 1

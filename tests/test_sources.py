@@ -1,6 +1,7 @@
 """Reading data: pictures, stored latents, videos, data sets, loaders, an autoencoder; and everything that can be wrong."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_mixed_sizes_are_refused_with_the_reason(folder):
         everything(open_source(folder))
 
 
-def test_broken_picture_is_skipped_with_a_line_or_refused(folder):
+def test_broken_picture_is_skipped_with_a_line_or_refused(folder, capsys):
     whole = (folder / "2.png").read_bytes()
     (folder / "2.png").write_bytes(whole[: len(whole) // 2])
     (folder / "4.png").write_bytes(b"not a picture at all")
@@ -112,8 +113,15 @@ def test_broken_picture_is_skipped_with_a_line_or_refused(folder):
     # numbers stay with the files, so bootstrap weights do too
     order = [p.name for p in find_files([folder])]
     assert index.tolist() == [i for i, name in enumerate(order) if name not in ("2.png", "4.png")]
-    with pytest.raises(Exception, match=r"\.png"):
+    command = ["fit", str(folder), "--size", "16", "--bootstrap", "0"]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "3 samples, 9 planes of 16x16, 3 channels, basis dct, 2 skipped" in shown.out
+    assert [re.search(r"^skipped .*/(\d)\.png: .+$", line)[1] for line in shown.err.splitlines()] == ["2", "4"]
+    with pytest.raises((ValueError, OSError), match=r"[24]\.png: "):
         everything(open_source(folder, size=(16, 16), errors="raise"))
+    assert main([*command, "--on-error", "raise"]) == 1
+    assert re.match(r"spectral-pd fit: error: .*[24]\.png: .+\n$", capsys.readouterr().err)
 
 
 def test_whatever_a_decoder_raises_is_an_error_of_the_data():
