@@ -9,6 +9,9 @@ times, and its ``seconds`` stay empty.
     python benchmarks/full_size.py --models flux --modes eager
     python benchmarks/full_size.py --device cpu --reduced --latent 32 32 --dtype bfloat16      # rehearsal: few blocks
 
+On a machine without a network, bring diffusers along as wheels: ``pip download -d wheels diffusers transformers accelerate``
+where there is one (the same Python and platform), then ``pip install --no-index --find-links wheels diffusers transformers``.
+
 Rows go to benchmarks/results/full_size.csv (rehearsals: full_size_reduced.csv) after every model and mode; older rows of the
 same model, mode, size and device are replaced. A model that fails is reported and does not stop the others.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
+import importlib.util
 import resource
 import statistics
 import sys
@@ -364,6 +368,10 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=150.0, help="seconds; longer plans are not run to their end")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
+    if importlib.util.find_spec("diffusers") is None:
+        parser.error(
+            "diffusers is not installed: pip install diffusers transformers accelerate, or from wheels, see --help"
+        )
     if a.device.type == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here; rehearse with --device cpu --reduced --latent 32 32")
     out = a.out or RESULTS / ("full_size_reduced.csv" if a.reduced else "full_size.csv")

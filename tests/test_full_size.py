@@ -89,6 +89,14 @@ def test_every_setup_has_a_cost():
         assert all(scales[-1] == 1 for _, scales in setup.plans)
 
 
+def test_without_diffusers_it_says_how_to_bring_it_along(monkeypatch, capsys):
+    monkeypatch.setattr(full_size.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["full_size"])
+    with pytest.raises(SystemExit):
+        full_size.main()
+    assert "from wheels" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no GPU")
 def test_without_a_gpu_it_says_how_to_rehearse(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["full_size"])
