@@ -335,6 +335,11 @@ class CosineBasis(SeparableBasis):
     """Orthonormal DCT-II: row k is ``sqrt(2/n) cos(pi k (j + 1/2) / n)``, row 0 is ``1 / sqrt(n)``.
 
     Even reflection at the borders, so no seam. Index k is half a cycle: frequency k/2 per axis. Any ``n_low <= n_high``.
+
+    Examples
+    --------
+    >>> CosineBasis().axis_frequency(4).tolist()
+    [0.0, 0.5, 1.0, 1.5]
     """
 
     name = "dct"
@@ -357,6 +362,11 @@ class FourierBasis(SeparableBasis):
     sine before its cosine the coarse Nyquist sine is row n - 1 on every finer grid as well, so this basis is nested by
     rows like the others: Hermitian by construction, unit noise variance everywhere, nothing lost at Nyquist, constants
     constant at every parity, and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
+
+    Examples
+    --------
+    >>> FourierBasis().axis_frequency(6).tolist()  # constant, sin 1, cos 1, sin 2, cos 2, Nyquist's sine
+    [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
     """
 
     name = "fourier"
@@ -384,6 +394,11 @@ class HaarBasis(Basis):
     low corner is the coarse grid when every axis grows by the same ``2^k``.
 
     A wavelet has no single frequency; :meth:`frequency` gives the centre of its dyadic band.
+
+    Examples
+    --------
+    >>> HaarBasis().isometry(2, 4).round(decimals=3).tolist()
+    [[0.707, 0.0], [0.707, 0.0], [0.0, 0.707], [0.0, 0.707]]
     """
 
     name = "haar"

@@ -40,6 +40,11 @@ def photographs() -> dict[str, Tensor]:
     ------
     ModuleNotFoundError
         One of the two is not installed.
+
+    Examples
+    --------
+    >>> sorted(photographs())[:3]
+    ['astronaut', 'chelsea', 'china']
     """
     try:
         import skimage.data
@@ -57,12 +62,20 @@ def photographs() -> dict[str, Tensor]:
 
 
 def random_crops(pictures: Sequence[Tensor], count: int, size: int, *, generator: torch.Generator) -> Tensor:
-    """`count` square crops, taken from the pictures in turn at random places: (count, C, size, size).
+    """`count` square crops, taken from the `pictures` (C, H, W) in turn at random places: (count, C, size, size).
+
+    `generator` is a CPU one.
 
     Raises
     ------
     ValueError
         A picture smaller than a crop.
+
+    Examples
+    --------
+    >>> pictures = [torch.zeros(3, 40, 60), torch.ones(3, 50, 50)]
+    >>> random_crops(pictures, 4, 32, generator=torch.Generator().manual_seed(0)).mean((1, 2, 3)).tolist()
+    [0.0, 1.0, 0.0, 1.0]
     """
     crops = []
     for k in range(count):
@@ -81,7 +94,13 @@ def halved(pictures: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each batch item, for pictures in [-1, 1] (peak 2)."""
+    """Peak signal-to-noise ratio in dB between `a` and `b` of each batch item, for pictures in [-1, 1] (peak 2).
+
+    Examples
+    --------
+    >>> round(psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)).item(), 3)
+    20.0
+    """
     error = (a.double() - b.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / error)
 
@@ -135,7 +154,12 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
 
 
 def small_transformer(folder: Path = TRANSFORMER) -> tuple[Velocity, PowerLaw] | None:
-    """Velocity and training spectrum (64x64) of the trained transformer in `folder`; None where the folder has none."""
+    """Velocity and training spectrum (64x64) of the trained transformer in `folder`; None where the folder has none.
+
+    Examples
+    --------
+    >>> small_transformer(Path("an empty folder"))
+    """
     if not (folder / "weights.safetensors").exists():
         return None
     spec = importlib.util.spec_from_file_location("spectral_pd_small_transformer", folder / "model.py")

@@ -44,6 +44,18 @@ def student_quantile(probability: float, freedom: float) -> float:
     """Quantile of Student's t by its expansion around the normal's (Abramowitz and Stegun 26.7.5).
 
     Four terms: 1 % at 3 degrees of freedom, 1e-4 from 7 on, and 11 % too small at 1.
+
+    Parameters
+    ----------
+    probability
+        Inside (0, 1).
+    freedom
+        Degrees of freedom, above 0; need not be whole.
+
+    Examples
+    --------
+    >>> round(student_quantile(0.975, 10.0), 3)
+    2.228
     """
     z = NormalDist().inv_cdf(probability)
     g1 = (z**3 + z) / 4
@@ -109,6 +121,11 @@ def estimate(
     ------
     ValueError
         `level` outside (0, 1), fewer than 2 samples or usable replicates.
+
+    Examples
+    --------
+    >>> str(estimate(2.0, np.array([1.9, 2.0, 2.1]), samples=100.0))
+    '2 [1.8006, 2.1994]'
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must lie inside (0, 1), e.g. 0.95")
@@ -230,6 +247,17 @@ def confidence(
     ------
     ValueError, TypeError
         Fewer than 2 effective samples, bad arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import GaussianField, SpectrumMeter
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
+    >>> sure = confidence(meter.result(), meter.replicates())
+    >>> sure.exponent.low < sure.exponent.value < sure.exponent.high
+    True
     """
     logs = _logs(spectrum, _replicates_of(replicates), band, weights)
     solutions, _, r2 = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), logs.replicates, logs.weight)
@@ -262,7 +290,17 @@ def confidence(
 def residuals(
     spectrum: Spectrum, *, band: tuple[float, float] | None = None, weights: Weights = "uniform"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(frequency, ``log P - log(A omega^-beta)``) of the bins in the band: a law that holds leaves no pattern here."""
+    """(frequency, ``log P - log(A omega^-beta)``) of the bins in the band: a law that holds leaves no pattern here.
+
+    Parameters and errors as :func:`~spectral_pd.spectrum.fit_power_law`.
+
+    Examples
+    --------
+    >>> k = np.arange(1.0, 17.0)
+    >>> omega, rest = residuals(Spectrum(k, 50 * k**-2.0, np.ones(16), (32, 32)))
+    >>> float(abs(rest).max()) < 1e-12
+    True
+    """
     logs = _logs(spectrum, None, band, weights)
     return np.exp(logs.x), logs.y - (math.log(logs.law.amplitude) - logs.law.exponent * logs.x)
 
@@ -292,7 +330,20 @@ def curvature(
     weights: Weights = "uniform",
     level: float = 0.95,
 ) -> Curvature:
-    """Fit a parabola in log-log. Parameters and errors as :func:`confidence`; needs 3 bins."""
+    """Fit a parabola in log-log, which shows whether the exponent drifts.
+
+    Parameters and errors as :func:`confidence`; needs 3 bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import GaussianField, SpectrumMeter
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
+    >>> abs(curvature(meter.result(), meter.replicates()).coefficient.value) < 0.1  # a power law has none
+    True
+    """
     logs = _logs(spectrum, _replicates_of(replicates), band, weights)
     if len(logs.x) < 3:
         raise ValueError(f"{len(logs.x)} bins; a parabola needs at least 3")
@@ -350,6 +401,16 @@ def broken_power_law(
     """Two exponents, continuous at the break that leaves the least squares, at least 3 bins on each side.
 
     Parameters and errors as :func:`confidence`; needs 8 bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import GaussianField, SpectrumMeter
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
+    >>> broken_power_law(meter.result(), meter.replicates()).preferred  # a power law has no break
+    False
     """
     logs = _logs(spectrum, _replicates_of(replicates), band, weights)
     count = len(logs.x)
@@ -413,6 +474,16 @@ def noise_floor(
     """Least squares of ``log(A omega^-beta + N)``, N searched from 0 to the lowest bin's power.
 
     Parameters and errors as :func:`confidence`; needs 4 bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import GaussianField, SpectrumMeter
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
+    >>> noise_floor(meter.result(), meter.replicates()).share.value < 0.2  # nothing was added to the field
+    True
     """
     logs = _logs(spectrum, _replicates_of(replicates), band, weights)
     if len(logs.x) < 4:
@@ -453,7 +524,17 @@ def noise_floor(
 def both_axes_hold_power(spectrum: Spectrum, directional: np.ndarray) -> bool:
     """Whether every bin has power along either axis, above the rounding of the transform (squared, 1e-14 in float32).
 
-    Not so for stripes and for data that are constant along an axis. Parameters as :func:`anisotropy`.
+    Not so for stripes and for data that are constant along an axis.
+
+    Parameters as :func:`anisotropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import SpectrumMeter
+    >>> meter = SpectrumMeter((16, 16)).update(torch.randn(4, 1, 1, 16).expand(4, 1, 16, 16))  # upright stripes
+    >>> both_axes_hold_power(meter.result(), meter.directional())
+    False
     """
     return bool((directional > 1e-12 * spectrum.power).all())
 
@@ -483,6 +564,17 @@ def anisotropy(
     ValueError
         Not two spectral axes, or a basis without directions (Haar); no power along an axis, where there is no ratio; as
         :func:`confidence`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import GaussianField, SpectrumMeter
+    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
+    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
+    >>> ratio = anisotropy(meter.result(), meter.directional(), meter.replicates())
+    >>> 0.9 < ratio.value < 1.1
+    True
     """
     if directional.shape[0] != 2 or spectrum.binning is None:
         raise ValueError(
@@ -505,7 +597,25 @@ def transition_shift(
 ) -> tuple[float, ...]:
     """How much later (in t, positive is nearer to noise) the law leaves each scale than the measured table does.
 
-    The table is taken as its monotone envelope. Errors as :func:`~spectral_pd.theory.transition_times`.
+    The table is taken as its monotone envelope.
+
+    Parameters
+    ----------
+    spectrum, law
+        A measured table and a law fitted to it.
+    scales, delta
+        As :func:`~spectral_pd.theory.transition_times`, whose errors these are.
+
+    Returns
+    -------
+    One number for each scale but the last.
+
+    Examples
+    --------
+    >>> k = np.arange(1.0, 17.0)
+    >>> table = Spectrum(k, 50 * k**-2.0, np.ones(16), (32, 32))
+    >>> abs(transition_shift(table, fit_power_law(table))[0]) < 1e-9
+    True
     """
     exact = transition_times(spectrum.envelope(), scales, spectrum.shape, delta=delta)
     fitted = transition_times(law, scales, spectrum.shape, delta=delta)

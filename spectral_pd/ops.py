@@ -44,13 +44,27 @@ LARGEST_ODD_CORE = 1024
 
 
 def has_native() -> bool:
-    """Whether the compiled operations are there. Without them the library runs on plain torch, with the same results."""
+    """Whether the compiled operations are there. Without them the library runs on plain torch, with the same results.
+
+    Examples
+    --------
+    >>> has_native() == ("missing" not in build_info())
+    True
+    """
     return _C is not None
 
 
 def build_info() -> dict[str, str]:
-    """What was compiled: keys ``compiler``, ``torch`` (built against), ``cpu`` (instruction set in use), ``cuda``
-    (architectures, empty without); or ``missing``, the reason why there is no extension."""
+    """What was compiled.
+
+    Keys ``compiler``, ``torch`` (built against), ``cpu`` (instruction set in use), ``cuda`` (architectures, empty without);
+    or ``missing``, the reason why there is no extension.
+
+    Examples
+    --------
+    >>> sorted(build_info())
+    ['compiler', 'cpu', 'cuda', 'torch']
+    """
     return dict(_C.build_info()) if _C is not None else {"missing": _missing}
 
 
@@ -59,6 +73,23 @@ def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequ
 
     Native are two spectral axes, real storage up to 32 bits, devices the extension was built for, and for the DCT sizes
     whose odd part is at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
+
+    Parameters
+    ----------
+    name
+        One of the operations of this module.
+    tensors
+        Its inputs.
+    haar
+        Haar instead of DCT.
+    grids
+        Every grid involved, (height, width) each.
+
+    Examples
+    --------
+    >>> x = torch.ones(1, 8, 8)
+    >>> usable("embed", x, grids=[(8, 8), (16, 16)]), usable("embed", x.double(), grids=[(8, 8), (16, 16)])
+    (True, False)
     """
     if _C is None or any(len(grid) != 2 or max(grid) >= 2**16 for grid in grids):
         return False
@@ -120,6 +151,12 @@ def expand_field(
     ------
     RuntimeError
         Shapes, types or addresses outside the above (the message says which).
+
+    Examples
+    --------
+    >>> keys = torch.tensor([7])
+    >>> expand_field(torch.randn(1, 4, 8, 8), keys, (16, 16), t=0.5).shape
+    torch.Size([1, 4, 16, 16])
     """
     op = torch.ops.spectral_pd
     address = (shape[0], shape[1], t, scale, transition, first_plane, haar)
@@ -134,7 +171,20 @@ def expand_white(
 ) -> Tensor:
     """Grow planes, the new band filled from a given white field: ``scale (U x + t (w - U U^T w))``.
 
-    `white` is (..., H, W) with x's leading axes and type; the rest as :func:`expand_field`. Differentiable in both.
+    Parameters
+    ----------
+    x
+        Planes (..., h, w), float32, bfloat16 or float16.
+    white
+        White noise (..., H, W) with x's leading axes and type. Differentiable in both.
+    t, scale, haar, out
+        As :func:`expand_field`, which also says what is refused.
+
+    Examples
+    --------
+    >>> grown = expand_white(torch.ones(1, 8, 8), torch.zeros(1, 16, 16), t=0.5, scale=2.0)
+    >>> torch.allclose(grown, torch.tensor(1.0))  # a constant keeps its value when scaled by r
+    True
     """
     op = torch.ops.spectral_pd
     if out is None:
@@ -144,31 +194,81 @@ def expand_white(
 
 
 def embed(x: Tensor, shape: Sequence[int], *, scale: float = 1.0, haar: bool = False) -> Tensor:
-    """``scale U x``: planes (..., h, w) carried into the grid `shape`, zeros in the new band."""
+    """``scale U x``: planes (..., h, w) carried into the grid `shape`, zeros in the new band.
+
+    `haar`, types and errors as :func:`expand_field`.
+
+    Examples
+    --------
+    >>> embed(torch.ones(1, 8, 8), (16, 16)).square().sum().round().item()  # the energy stays
+    64.0
+    """
     return torch.ops.spectral_pd.embed(x, shape[0], shape[1], scale, haar)
 
 
 def restrict(x: Tensor, shape: Sequence[int], *, scale: float = 1.0, haar: bool = False) -> Tensor:
-    """``scale U^T x``: the low band of planes (..., H, W) on the grid `shape`."""
+    """``scale U^T x``: the low band of planes (..., H, W) on the grid `shape`.
+
+    `haar`, types and errors as :func:`expand_field`.
+
+    Examples
+    --------
+    >>> x = torch.randn(1, 8, 8)
+    >>> torch.allclose(restrict(embed(x, (16, 16)), (8, 8)), x, atol=1e-5)
+    True
+    """
     return torch.ops.spectral_pd.restrict(x, shape[0], shape[1], scale, haar)
 
 
 def render(
     key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0, first_plane: int = 0, haar: bool = False
 ) -> Tensor:
-    """The noise field on the grid `shape`: white noise of unit variance, float32 (B, planes, *shape)."""
+    """The noise field on the grid `shape`: white noise of unit variance, float32 (B, planes, *shape).
+
+    `key`, `transition`, `first_plane`, `haar` and errors as :func:`expand_field`.
+
+    Examples
+    --------
+    >>> fine, coarse = (render(torch.tensor([7]), 1, shape) for shape in ((16, 16), (8, 8)))
+    >>> torch.allclose(restrict(fine, (8, 8)), coarse, atol=1e-5)
+    True
+    """
     return torch.ops.spectral_pd.render(key, planes, shape[0], shape[1], transition, first_plane, haar)
 
 
 def normals(key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0, first_plane: int = 0) -> Tensor:
-    """The coefficients of the noise field in any basis: independent standard normals, float32 (B, planes, *shape)."""
+    """The coefficients of the noise field in any basis: independent standard normals, float32 (B, planes, *shape).
+
+    `key`, `transition`, `first_plane` and errors as :func:`expand_field`.
+
+    Examples
+    --------
+    >>> fine, coarse = (normals(torch.tensor([7]), 1, shape) for shape in ((16, 16), (8, 8)))
+    >>> torch.equal(fine[..., :8, :8], coarse)  # bit for bit
+    True
+    """
     return torch.ops.spectral_pd.normals(key, planes, shape[0], shape[1], transition, first_plane)
 
 
 def power_map(x: Tensor, maps: int = 1) -> Tensor:
     """Squared orthonormal DCT coefficients, each plane's mean removed, summed over planes: float64 (maps, h, w).
 
-    Plane p of (..., h, w) adds to map p mod `maps`: 1 for one map of all, the number of channels for one map a channel.
+    Parameters
+    ----------
+    x
+        Planes (..., h, w), float32, bfloat16 or float16.
+    maps
+        Plane p adds to map p mod `maps`: 1 for one map of all, the number of channels for one map a channel.
+
+    Raises
+    ------
+    RuntimeError
+        Another type, fewer than 2 axes, planes that are no multiple of `maps`.
+
+    Examples
+    --------
+    >>> power_map(torch.ones(2, 3, 8, 8), 3).abs().max().item()  # constants have no power
+    0.0
     """
     return torch.ops.spectral_pd.power_map(x, maps)
 

@@ -28,6 +28,14 @@ def philox4x32(counter: Sequence[Tensor | int], key: tuple[Tensor, Tensor]) -> t
     Returns
     -------
     Four int64 tensors of 32-bit words.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the example is Random123's known answer.
+
+    Examples
+    --------
+    >>> zero = torch.zeros((), dtype=torch.int64)
+    >>> [f"{int(word):08x}" for word in philox4x32((zero, zero, zero, zero), (zero, zero))]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*(torch.as_tensor(c, device=key[0].device) for c in counter))
     k0, k1 = key

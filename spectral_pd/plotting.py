@@ -41,6 +41,14 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
         Its fit; drawn with A, beta and R2 in the legend.
     ax
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import fit_power_law, power_spectrum
+    >>> measured = power_spectrum(torch.randn(8, 3, 32, 32))
+    >>> plot_spectrum(measured, fit_power_law(measured)).get_xscale()
+    'log'
     """
     ax = _axes(ax)
     omega = spectrum.frequency
@@ -80,6 +88,14 @@ def plot_activation(
         Tolerance of the curve; the plan's own when it has one.
     ax
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(50, shift=3.0), PRESETS["flux"], (128, 128), scales=(1 / 2, 1))
+    >>> ax = plot_activation(PRESETS["flux"], plan)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['activation time', 'stage 1: 64x64, 18 steps', 'stage 2: 128x128, 32 steps']
     """
     ax = _axes(ax)
     if isinstance(spectrum, (PowerLaw, Spectrum)):
@@ -110,6 +126,13 @@ def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -
         (name, pictures) pairs; pictures (K, 3 or 1, H, W) in [-1, 1], the same K and size in every row.
     ax
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ax = plot_strips([("grey", torch.zeros(4, 1, 8, 8)), ("white", torch.ones(4, 1, 8, 8))])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['grey', 'white']
     """
     ax = _axes(ax)
     strips = []

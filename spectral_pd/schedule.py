@@ -405,6 +405,17 @@ def leaving_time(
         As :func:`make_plan`.
     size, shape
         Grid of the stage and full grid.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`make_plan`.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS
+    >>> round(leaving_time(PRESETS["flux"], (64, 64), (128, 128), delta=0.01), 6)
+    0.852663
     """
     if isinstance(spectrum, SpaceTimeSpectrum):
         power = spectrum.coefficients(shape)

@@ -127,7 +127,9 @@ def snr(t: Array, power: Array) -> Array:
 def posterior_data_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the clean coefficient: ``E[x_0 | x_t] = (1-t) P / ((1-t)^2 P + t^2) x_t`` (Eq. 23).
 
-    For ``x_0 ~ N(0, P)``; 0 at t = 1 and 1 at t = 0. Parameters and errors as :func:`snr`.
+    For ``x_0 ~ N(0, P)``; 0 at t = 1 and 1 at t = 0.
+
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------
@@ -141,7 +143,9 @@ def posterior_data_gain(t: Array, power: Array) -> Array:
 def posterior_noise_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the noise: ``E[eps | x_t] = t / ((1-t)^2 P + t^2) x_t`` (Eq. 24).
 
-    For ``x_0 ~ N(0, P)``; 1 at t = 1 and 0 at t = 0. Parameters and errors as :func:`snr`.
+    For ``x_0 ~ N(0, P)``; 1 at t = 1 and 0 at t = 0.
+
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------

@@ -71,6 +71,27 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
 
     ``"covering"`` and ``"steps"``: all the stage spans, from where its states arrive to its end. ``"paper"``: from the
     previous stage's end instead (1 for the first stage), which leaves ``(b_{i-1}, a_i]``, where every stage begins, untrained.
+
+    Parameters
+    ----------
+    plan
+        The schedule.
+    draw
+        As :func:`draw_times`.
+
+    Raises
+    ------
+    ValueError
+        Another `draw`.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> [(round(b, 3), round(a, 3)) for b, a in stage_intervals(plan)]  # from the aligned start of the second stage
+    [(0.667, 1.0), (0.0, 0.8)]
+    >>> [(round(b, 3), round(a, 3)) for b, a in stage_intervals(plan, draw="paper")]
+    [(0.667, 1.0), (0.0, 0.667)]
     """
     if draw not in ("covering", "steps", "paper"):
         raise ValueError(f"draw = {draw!r} must be 'covering', 'steps' or 'paper'")

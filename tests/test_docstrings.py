@@ -1,25 +1,72 @@
-"""Every public name says what it takes, where it fails and how it is used."""
+"""Every public name says what it takes, where it fails and how it is used.
 
+Public is what the package itself holds; the modules whose functions guides and notebooks send their readers to; what a notebook
+or a page imports from another module; and every function that the table of equations names.
+"""
+
+import ast
+import csv
 import inspect
+import json
+import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
 import spectral_pd
+from spectral_pd import diagnostics, ops, plotting, solvers
 
-PUBLIC = {
-    name: value
-    for name, value in vars(spectral_pd).items()
-    if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
-}
+ROOT = Path(__file__).parent.parent
+
+
+def own(module):
+    """Classes and functions of a module, by name: its own ones, or for the package what it gathers."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and (module is spectral_pd or value.__module__ == module.__name__)
+    }
+
+
+def imported_by_readers():
+    """Names that code of a notebook or a page imports from a module of the package; adapters' code runs on its page."""
+    sources = []
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for path in (ROOT / "docs").glob("*.md"):
+        sources += re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and re.match(r"spectral_pd\.(?!adapters)", node.module or ""):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named_by_equations():
+    """Functions and classes of the table of equations."""
+    with (ROOT / "docs" / "equations.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            yield "spectral_pd." + ".".join(row["function"].split(".")[:2])
+
+
+PUBLIC = own(spectral_pd)
+_sections = (f"{module.__name__}.{name}" for module in (diagnostics, ops, plotting, solvers) for name in own(module))
+for _name in sorted({*_sections, *imported_by_readers(), *named_by_equations()}):
+    _value = pkgutil.resolve_name(_name)
+    if _value not in PUBLIC.values():
+        PUBLIC[_name.removeprefix("spectral_pd.")] = _value
 # Values the library hands out: their docstrings list attributes, and an example belongs to what makes them.
 RESULTS = {"Front", "FrontPoint", "History", "Plan", "Prediction", "Stage", "StageSample", "StepInfo"}
+RESULTS |= {f"diagnostics.{name}" for name in ("BrokenPowerLaw", "Confidence", "Curvature", "Estimate", "NoiseFloor")}
 
 
 def undocumented(function, doc):
     """Parameters of a signature that a docstring neither names nor takes over from another function."""
     names = [name for name in inspect.signature(function).parameters if name not in ("self", "args", "kwargs")]
-    taken_over = re.search(r"^\s*(Parameters|[\w, ]+\n\s+As) .*:func:", doc, re.MULTILINE) is not None
+    taken_over = re.search(r"^\s*(Parameters|[\w, ]+\n\s+As) .*:(func|meth):", doc, re.MULTILINE) is not None
     return [] if taken_over else [name for name in names if not re.search(rf"\b{name}\b", doc)]
 
 

@@ -79,6 +79,14 @@ def sample_spectral(
     ------
     ValueError, TypeError
         An unknown path, a flow sigma above 1, and whatever the plan or the sampler refuses.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, shift_times
+    >>> model = lambda x, sigma: torch.zeros_like(x)  # stands in for a denoiser
+    >>> x, sigmas = torch.randn(1, 4, 32, 32), shift_times(8, shift=3.0)
+    >>> sample_spectral(model, x, sigmas, disable=True, spectrum=PRESETS["flux"]).shape
+    torch.Size([1, 4, 32, 32])
     """
     if path not in ("flow", "edm"):
         raise ValueError(f"path = {path!r} must be 'flow' or 'edm'")
