@@ -3,9 +3,9 @@
     python build_tools/notebooks.py [--write] [--jobs N] [NAME ...]
 
 Every notebook runs from top to bottom in a fresh kernel with one thread. It fails on an exception, on anything written to
-stderr (warnings), and on text output that differs from the stored one: words must agree, numbers within one unit of their
-last printed digit or 0.1 %, whole numbers exactly. In cells tagged ``timing`` numbers are not compared. Figures are compared
-by count only. With --write the outputs just made are stored instead.
+stderr (warnings), on more than a minute of CPU time, and on text output that differs from the stored one: words must agree,
+numbers within one unit of their last printed digit or 0.1 %, whole numbers exactly. In cells tagged ``timing`` numbers are
+not compared. Figures are compared by count only. With --write the outputs just made are stored instead.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,6 +26,8 @@ from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 RELATIVE = 1e-3
+LONGEST = 60.0
+"""CPU seconds a notebook may take: what a reader waits for, whatever else the machine does."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -89,23 +91,30 @@ def problems(stored: Any, fresh: Any) -> list[str]:
     return found
 
 
+def cpu_seconds() -> float:
+    """CPU time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def execute(path: Path, write: bool) -> tuple[str, float, list[str]]:
-    """Run one notebook: its name, the seconds it took, what is wrong with it."""
+    """Run one notebook: its name, the CPU seconds it took, what is wrong with it."""
     stored = nbformat.read(path, as_version=4)
     fresh = nbformat.from_dict(stored)
     fresh.metadata = nbformat.from_dict(METADATA)
-    start = time.perf_counter()
+    start = cpu_seconds()
     try:
         quiet = ["--log-level=ERROR"]
         client = NotebookClient(fresh, timeout=300, kernel_name="python3", record_timing=False, extra_arguments=quiet)
         client.execute(cwd=str(path.parent))
     except CellExecutionError as error:
         tail = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip().splitlines()[-12:]
-        return path.name, time.perf_counter() - start, ["\n".join(tail)]
-    seconds = time.perf_counter() - start
+        return path.name, cpu_seconds() - start, ["\n".join(tail)]
+    seconds = cpu_seconds() - start
+    found = [f"took {seconds:.0f} s of CPU time, more than {LONGEST:.0f} s"] if seconds > LONGEST else []
     if not write:
-        return path.name, seconds, problems(stored, fresh)
-    found = [problem for problem in problems(fresh, fresh) if "stderr" in problem]
+        return path.name, seconds, found + problems(stored, fresh)
+    found += [problem for problem in problems(fresh, fresh) if "stderr" in problem]
     if not found:
         nbformat.write(fresh, path)
     return path.name, seconds, found
