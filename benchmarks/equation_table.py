@@ -19,16 +19,25 @@ def equation_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def notebook_checks() -> dict[str, list[str]]:
-    """Label of a check -> notebooks with a cell that begins with ``# Checks:`` and names it."""
-    found: dict[str, list[str]] = {}
+def checking_cells() -> list[tuple[str, list[str], str]]:
+    """(notebook, labels, code) of every cell that begins with ``# Checks:``."""
+    found = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
-            first = "".join(cell["source"]).partition("\n")[0]
+            code = "".join(cell["source"])
+            first = code.partition("\n")[0]
             if cell["cell_type"] == "code" and first.startswith("# Checks: "):
-                for label in first.removeprefix("# Checks: ").split("; "):
-                    if path.name not in found.setdefault(label, []):
-                        found[label].append(path.name)
+                found.append((path.name, first.removeprefix("# Checks: ").split("; "), code))
+    return found
+
+
+def notebook_checks() -> dict[str, list[str]]:
+    """Label of a check -> notebooks with a cell that names it."""
+    found: dict[str, list[str]] = {}
+    for name, labels, _ in checking_cells():
+        for label in labels:
+            if name not in found.setdefault(label, []):
+                found[label].append(name)
     return found
 
 

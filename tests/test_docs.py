@@ -234,6 +234,11 @@ def test_a_stale_block_is_noticed(monkeypatch):
     assert write_docs.render(tampered) == text
 
 
+def test_every_figure_is_on_a_page():
+    shown = {path.name for page in PAGES for path in map(Path, re.findall(r"\]\(([^)]+\.png)\)", page.read_text()))}
+    assert {path.name for path in (ROOT / "docs" / "figures").glob("*.png")} <= shown
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_local_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
@@ -259,6 +264,15 @@ def test_every_equation_has_a_notebook_cell(row, tables):
     assert tables.row_notebooks(row, tables.notebook_checks()), (
         f"no cell begins with '# Checks: ...' and {row['what']!r}"
     )
+
+
+@pytest.mark.parametrize("row", EQUATIONS, ids=lambda row: row["equation"])
+def test_a_cell_that_checks_an_equation_uses_its_function(row, tables):
+    """Or, for a basis, the object that the library makes of its class."""
+    labels = {*tables.row_labels(row), row["what"]}
+    code = "".join(code for _, named, code in tables.checking_cells() if labels & set(named))
+    name = row["function"].rpartition(".")[2]
+    assert re.search(rf"\b({name}|{name.removesuffix('Basis').upper()})\b", code), f"no cell for {labels} uses {name}"
 
 
 def test_notebooks_claim_only_what_the_table_knows(tables):
