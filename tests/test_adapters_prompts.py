@@ -6,7 +6,10 @@ its own ``encode_prompt`` runs.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ import tokenizers
 import transformers
 from tiny_pipelines import FAMILIES, FLUX, FLUX2, KLEIN, QWEN, SD3, WAN, Z_IMAGE, Family, generator, seeded
 
-from spectral_pd.adapters import adapt, progressive
+from spectral_pd.adapters import SpectralScheduler, adapt, progressive
 
 PAD, END = 0, 1
 CHAT = """{% for message in messages %}<{{ message.role }}>
@@ -188,3 +191,29 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments with lists of their own: a stock pipeline may write into the list it is given."""
     return {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+def test_snippets_with_a_pipeline_run_as_pasted():
+    """README and docs/adapters.md, tiny pipelines in the place of `pipe`; the video is made smaller by text replacement."""
+    root = Path(__file__).parent.parent
+    readme = re.search(r"((?:^ {4}.*progressive.*\n\n?)+)", (root / "README.md").read_text(), re.MULTILINE)
+    page = (root / "docs" / "adapters.md").read_text()
+    first, loop = re.findall(r"^```\n(.*?)```", page, re.MULTILINE | re.DOTALL)
+    pipe = FLUX.build()
+    pipe.register_modules(**COMPONENTS[FLUX.name]())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.tokenizer_max_length, pipe.default_sample_size = 48, 16
+    for snippet in (textwrap.dedent(readme[1]), first):
+        scope: dict[str, Any] = {"pipe": pipe, "g": generator()}
+        exec(compile(snippet, "README.md or docs/adapters.md", "exec"), scope)
+        (image,) = scope["images"]
+        assert image.size == (16 * pipe.vae_scale_factor,) * 2
+
+    small = loop.replace("height=480, width=832", "height=64, width=64, num_frames=5, max_sequence_length=48")
+    assert small != loop
+    pipe = WAN.build()
+    pipe.register_modules(**COMPONENTS[WAN.name]())
+    pipe.set_progress_bar_config(disable=True)
+    scope = {"pipe": pipe, "prompt": "a cat", "g": generator(), "adapt": adapt, "SpectralScheduler": SpectralScheduler}
+    exec(compile(small, "docs/adapters.md", "exec"), scope)
+    assert scope["video"].shape[-3:-1] == (64, 64)
