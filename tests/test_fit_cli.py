@@ -185,6 +185,14 @@ def test_one_scale_has_no_transition():
     assert "t*" not in str(plain)
 
 
+def test_the_bar_shows_rate_time_left_and_samples(latents, capsys):
+    measure(latents, progress=True, replicates=0)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert re.search(r"measuring: 100%.* 5/5 \[\d\d:\d\d<\d\d:\d\d, .+batch(/s)?, 70 samples\]", last), last
+    measure(latents, replicates=0)
+    assert capsys.readouterr().err == ""
+
+
 def test_few_samples_are_said_to_be_few():
     x = randn(1, 3, 16, 16, seed=2)
     one = measure(x)
@@ -335,7 +343,7 @@ def test_loaders_that_would_count_samples_twice_are_refused(tmp_path, monkeypatc
 # -- interrupted ------------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -359,7 +367,7 @@ def test_killed_run_goes_on_bit_for_bit(latents, tmp_path, script, number):
     assert not out.exists()
     done = int(torch.load(state, weights_only=True)["done"])
     assert 0 < done < 24  # in the middle of 24 batches
-    subprocess.run([sys.executable, str(script), "0", *map(str, common)], env=environment(), check=True, timeout=120)
+    fit(*common)
     resumed = read(out)
     fit(latents, "--batch-size", 3, "--json", tmp_path / "whole.json")
     whole = read(tmp_path / "whole.json")
