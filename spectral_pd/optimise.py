@@ -9,7 +9,8 @@ plan is then ordinary minimisation of
 over the stage sizes, the steps of each stage and every time of the grid. The first is also the root mean square distance to
 the exact solution from the same noise, relative to the field. Two errors compete in it: the solver's own, made by every
 step in every band, and that of a band that enters late, as noise of level T where the exact solution has already shrunk or
-grown to ``sqrt((1-T)^2 P + T^2)``. The delta rule (Eq. 10) bounds the second and knows nothing of the first (docs/plans.md).
+grown to ``sqrt((1-T)^2 P + T^2)``. The delta rule (Eq. 10) bounds the second and knows nothing of the first: the right delta is
+in proportion to the solver's error (docs/plans.md).
 
 Method: coefficients are grouped by stage of birth and power into about a hundred nodes. All ways to spend the budget are
 tried on a family of shifted grids and on the delta rule's grids; the best for each number of stages are refined by
@@ -406,6 +407,11 @@ class _Limits:
     leave: Callable[[Shape], float]
     """Time after which a stage of that grid makes no more steps; 0 allows any."""
 
+    @property
+    def fixed(self) -> bool:
+        """Whether times come from a given grid or a family of grids; else they are free."""
+        return self.times is not None or self.shifts is not None
+
     def family(self, steps: int) -> tuple[tuple[float, ...], ...]:
         """The only time grids allowed for a number of steps; empty when times are free."""
         if self.times is not None:
@@ -474,7 +480,7 @@ class _Limits:
             plan.cost(self.cost) <= self.allowed
             and len(plan.stages) <= self.stages
             and self.steps in (None, plan.nfe)
-            and ((self.times is None and self.shifts is None) or plan.times in self.family(plan.nfe))
+            and (not self.fixed or plan.times in self.family(plan.nfe))
             and all(s.steps == 0 or plan.times[s.stop - 1] >= self.leave(s.shape) for s in plan.stages[:-1])
         )
 
@@ -508,7 +514,7 @@ def _seeds(bench: _Bench, limits: _Limits, shapes: tuple[Shape, ...]) -> list[_C
         grids = np.array(limits.family(sum(split)) or [_shifted(sum(split), shift) for shift in SHIFTS])
         choice = _Choice(shapes, split, ())
         errors = bench.errors(choice, grids, coarse=True)
-        if limits.family(1):  # a free grid that is late can still be moved
+        if limits.fixed:  # a free grid that is late can still be moved
             errors[[limits.late(replace(choice, times=tuple(grid))) for grid in grids]] = math.inf
         k = int(errors.argmin())
         seeds.append(replace(choice, times=tuple(grids[k].tolist()), error=float(errors[k])))
@@ -588,10 +594,12 @@ def _climb(bench: _Bench, limits: _Limits, choice: _Choice, work: float) -> _Cho
 
 def _restarted(bench: _Bench, limits: _Limits, choice: _Choice) -> _Choice:
     """The better of a choice and the same stages refined from shifted grids."""
+    if limits.fixed:
+        return choice
     fresh = [
         _refine(bench, limits, replace(choice, times=_shifted(sum(choice.split), shift)), 12) for shift in SHIFTS[:3]
     ]
-    return min([choice, *fresh] if not limits.family(1) else [choice], key=lambda c: c.error)
+    return min([choice, *fresh], key=lambda c: c.error)
 
 
 def _search(bench: _Bench, limits: _Limits, spectra: Sequence[Any]) -> tuple[list[_Choice], list[_Choice]]:

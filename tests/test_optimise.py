@@ -200,6 +200,23 @@ def test_free_beats_shifted_beats_given():
     assert by_stages[0] > by_stages[1] >= by_stages[2]
 
 
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+def test_the_right_delta_follows_the_solvers_error(solver, order):
+    """Four times the budget: delta falls to 4^-order of itself and hardly moves as a multiple of the error (docs/plans.md)."""
+    law, shape = PRESETS["flux"], (64, 64)
+    shifts = tuple(np.geomspace(1, 16, 15))
+
+    def balance(budget):
+        options = dict(scales=(0.5,), stages=2, shifts=shifts, solver=solver)
+        plan = optimise_plan(law, shape, token_cost(shape, patch=2), budget=budget, **options)
+        delta = velocity_error(plan.transition_times[0], float(law.at(shape)(16.0)))
+        return delta, delta / error(plan, GaussianField(law, shape), solver)
+
+    (few, ratio_few), (many, ratio_many) = balance(12), balance(48)
+    assert many / few == pytest.approx(4.0**-order, rel=0.5)
+    assert ratio_many / ratio_few == pytest.approx(1, abs=0.5)
+
+
 def test_sampler_on_the_bench_reaches_the_predicted_error():
     """Relative W2 is the root mean square distance to the exact solution from the same noise."""
     plan = optimal(5)
