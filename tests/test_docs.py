@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_floors import FLOORS
 
 import spectral_pd
 from spectral_pd.__main__ import build_parser, main
@@ -232,6 +233,14 @@ def test_a_stale_block_is_noticed(monkeypatch):
     tampered = re.sub(r"(\| 0\.96 \| )\d+", r"\g<1>999", text)
     assert tampered != text
     assert write_docs.render(tampered) == text
+
+
+def test_contributing_has_the_floors():
+    listed = (ROOT / "CONTRIBUTING.md").read_text().partition("**Where things live.**")[2].partition("\n- ")[0]
+    for number, names in re.findall(r"(\d) ([^|]*?)(?= \||\.\Z)", listed):
+        floor = {name for name, at in FLOORS.items() if at == int(number)} - {"__init__"}
+        assert set(re.findall(r"[a-z_]+", names.replace("command line", ""))) == floor
+    assert len(re.findall(r" \|", listed)) == 7
 
 
 def test_every_figure_is_on_a_page():
