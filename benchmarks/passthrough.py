@@ -6,7 +6,10 @@ beside Eq. 19; (2) plain sampling against sampling with every frequency held at 
 time, for delta from 1e-4 to 0.3. For the Gaussian field the power lost has a closed form, ``delta / (1 + P)``. Rows go to
 results/passthrough_error.csv and results/passthrough.csv, the figure to docs/figures/passthrough.png.
 
-    python benchmarks/passthrough.py [--samples 128]
+With --transformer the same sweep on the small trained transformer of benchmarks/tiny_dit instead, to
+results/passthrough_transformer.csv (a minute or two).
+
+    python benchmarks/passthrough.py [--samples 128] [--transformer]
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ from spectral_pd import (
     shift_times,
     velocity_error,
 )
-from spectral_pd.demo import halved, photographs, psnr, random_crops
-from spectral_pd.solvers import Velocity
+from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer
+from spectral_pd.solvers import SolverName, Velocity
 from spectral_pd.spectrum import radial_bins
 
 SHAPE = (32, 32)
@@ -69,22 +72,33 @@ def error_rows(model: str, velocity: Velocity, data: Tensor, power: Tensor, rng:
     return rows
 
 
-def held_share(law: PowerLaw, times: tuple[float, ...], delta: float) -> float:
+def held_share(law: PowerLaw, shape: tuple[int, int], times: tuple[float, ...], delta: float) -> float:
     """Share of the coefficients, over all steps, that the passthrough replaces."""
-    active = activation_map(law, SHAPE, delta)
+    active = activation_map(law, shape, delta)
     return float(np.mean([float((active < t).double().mean()) for t in times[1:]]))
 
 
-def sweep(model: str, velocity: Velocity, noise: Tensor, law: PowerLaw) -> tuple[list[dict], dict[float, Tensor]]:
+def sweep(
+    model: str,
+    velocity: Velocity,
+    noise: Tensor,
+    law: PowerLaw,
+    *,
+    steps: int = STEPS,
+    shift: float = 3.0,
+    solver: SolverName = "euler",
+) -> tuple[list[dict], dict[float, Tensor]]:
     """One row for each delta, and the pictures; delta 0 stands for plain sampling."""
-    times = shift_times(STEPS, shift=3.0)
-    plain = sample(velocity, noise, make_plan(times, None, SHAPE, scales=(1,), transition_times=()))
-    frequency = DCT.frequency(SHAPE)
-    top = (frequency > 8) & (frequency <= 16)
+    shape = (noise.shape[-2], noise.shape[-1])
+    times = shift_times(steps, shift=shift)
+    whole = make_plan(times, None, shape, scales=(1,), transition_times=())
+    plain = sample(velocity, noise, whole, solver=solver)
+    frequency = DCT.frequency(shape)
+    top = (frequency > min(shape) / 4) & (frequency <= min(shape) / 2)
     power = law(frequency[top])
     rows, pictures = [], {0.0: plain}
     for delta in tqdm(DELTAS, desc=f"delta, {model}", unit="run"):
-        x = passthrough(velocity, noise, times, law, delta)
+        x = passthrough(velocity, noise, times, law, delta, solver=solver)
         pictures[delta] = x
         band = [float(DCT.forward(v.double())[..., top].square().sum()) for v in (x, plain)]
         distance = psnr(x, plain)
@@ -92,8 +106,8 @@ def sweep(model: str, velocity: Velocity, noise: Tensor, law: PowerLaw) -> tuple
             {
                 "model": model,
                 "delta": f"{delta:g}",
-                "steps": STEPS,
-                "held": f"{held_share(law, times, delta):.3f}",
+                "steps": steps,
+                "held": f"{held_share(law, shape, times, delta):.3f}",
                 "top_octave_power_lost": f"{1 - band[0] / band[1]:.5g}",
                 "delta_over_1_plus_p": f"{float((power * delta / (1 + power)).sum() / power.sum()):.5g}",
                 "relative_rms": f"{float((x - plain).double().norm() / plain.double().norm()):.5g}",
@@ -172,6 +186,19 @@ def write(path: Path, rows: list[dict]) -> None:
         writer.writerows({**row, **environment()} for row in rows)
 
 
+def run_transformer(out: Path, samples: int = 16) -> None:
+    """The sweep on the trained network, from its own noise and over the times it is usually sampled with."""
+    found = small_transformer()
+    if found is None:
+        raise FileNotFoundError("benchmarks/tiny_dit has no weights.safetensors: train it first")
+    velocity, law = found
+    noise = torch.randn(samples, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    rows, _ = sweep("small transformer", velocity, noise, law, steps=32, shift=2.0, solver="dpmpp_2m")
+    write(out / "passthrough_transformer.csv", rows)
+    for row in rows:
+        print("  ".join(map(str, row.values())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=128)
@@ -179,7 +206,11 @@ def main() -> None:
     parser.add_argument(
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "passthrough.png"
     )
+    parser.add_argument("--transformer", action="store_true", help="only the small trained transformer's sweep")
     args = parser.parse_args()
+    if args.transformer:
+        run_transformer(args.out)
+        return
 
     rng = torch.Generator().manual_seed(0)
     crops = random_crops(list(photographs().values()), CROPS, 64, generator=rng)
