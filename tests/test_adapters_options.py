@@ -303,17 +303,18 @@ def test_an_offloaded_model_is_fetched_for_the_whole_run(family):
     assert "fetch" in events
 
 
-@pytest.mark.skipif(
-    not torch.accelerator.is_available() and tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 37),
-    reason="this diffusers offloads groups only where there is an accelerator",
-)
 def test_group_offload_brings_the_layers_in_at_every_stage():
     """diffusers' own offload, layer by layer; emptying caches at a transition leaves its hooks alone."""
     plain = run(FLUX)
     pipe = fresh(FLUX)
-    pipe.transformer.enable_group_offload(
-        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
-    )
+    cpu = torch.device("cpu")
+    try:
+        pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    except AttributeError as error:
+        # diffusers 0.36 and 0.37 ask torch.accelerator, which is None here, for its type.
+        if torch.accelerator.is_available() or "'NoneType' object has no attribute 'type'" not in str(error):
+            raise
+        pytest.skip("this diffusers offloads groups only where there is an accelerator")
     for _ in range(2):
         torch.testing.assert_close(run(FLUX, pipe), plain)
 
