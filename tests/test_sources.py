@@ -1,6 +1,7 @@
 """Reading data: pictures, stored latents, videos, data sets, loaders, an autoencoder; and everything that can be wrong."""
 
 import itertools
+import pickle
 import re
 
 import numpy as np
@@ -529,6 +530,21 @@ def test_encoder_refuses_other_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(ValueError, match="describes a 'UNet2DModel'; an AutoencoderKL model is needed"):
         Encoder.load(tmp_path)
+
+
+def test_sources_travel_to_workers(folder, film, tmp_path_factory):
+    """Where workers are spawned, a source comes by pickle, in the middle of its reading."""
+    arrays = tmp_path_factory.mktemp("arrays")
+    save(arrays / "x.npy", randn(5, 3, 16, 16, seed=14))
+    for source in (
+        Images(find_files([folder / "deep"]), 1, size=(16, 16)),
+        open_source(arrays, batch_size=2),
+        Videos([film], clip=4),
+    ):
+        first = source[0].values
+        copy = pickle.loads(pickle.dumps(source))
+        assert torch.equal(copy[0].values, first)
+        assert torch.equal(copy[1].values, source[1].values)
 
 
 def test_sources_are_sources(folder):
