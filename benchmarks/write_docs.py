@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 import statistics
 import sys
@@ -374,6 +375,24 @@ def optimal_interplay() -> str:
     return chosen("optimal_plans_interplay", columns)
 
 
+def optimal_balance() -> str:
+    """How the best delta and the error fall with the budget, for two stages on shifted grids, and their ratio."""
+    data = [row for row in rows("optimal_plans_interplay") if (row["grid"], row["stages"]) == ("shifted", "2")]
+    label = {"euler": "Euler, 1", "heun": "Heun, 2", "dpmpp_2m": "DPM-Solver++(2M), 2"}
+    body = []
+    for solver in dict.fromkeys(row["solver"] for row in data):
+        chosen = [row for row in data if row["solver"] == solver]
+        late = [row for row in chosen if float(row["budget"]) >= 16]
+
+        def power(column: str, late: list[dict[str, str]] = late) -> str:
+            budget, value = ([math.log(float(row[name])) for row in late] for name in ("budget", column))
+            return f"{statistics.linear_regression(budget, value).slope:.2f}"
+
+        ratio = [float(row["delta_over_error"]) for row in chosen]
+        body.append([label[solver], power("relative_w2"), power("deltas"), f"{min(ratio):g} to {max(ratio):g}"])
+    return markdown(["solver, order", "error falls as budget^", "delta falls as budget^", "delta / error"], body)
+
+
 def optimal_nonlinear() -> str:
     """Gaussian prediction against the posterior mean of photograph crops."""
     columns = {"solver": "solver", "budget": "budget", "rule": "rule", "split": "split", "predicted_w2": "predicted"}
@@ -465,6 +484,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed": same_seed,
     "optimal_flux": optimal_flux,
     "optimal_interplay": optimal_interplay,
+    "optimal_balance": optimal_balance,
     "optimal_nonlinear": optimal_nonlinear,
     "optimal_transformer": optimal_transformer,
     "editing_transformer": editing_transformer,
