@@ -231,7 +231,8 @@ def spectra_throughput() -> str:
     return (
         f"{table}\nA stream of {last['candidate']} went through one meter at {last['gigabytes_per_second']} GB/s (only read: "
         f"{last['read_gigabytes_per_second']} GB/s); resident memory was {first['resident_megabytes']} MB after "
-        f"{first['candidate']} and {last['resident_megabytes']} MB at the end.\n\n{last['device']}, {last['threads']} thread, torch {last['torch']}, commit {last['commit']}.\n"
+        f"{first['candidate']} and {last['resident_megabytes']} MB at the end.\n\n"
+        f"{last['device']}, {last['threads']} thread, torch {last['torch']}, commit {last['commit']}.\n"
     )
 
 
