@@ -14,8 +14,8 @@ mode           low band                    new band      source
 
 ``noised`` noises the low band to the time at which stage k - 1 ends, expands and aligns: a valid flow-matching state, and
 on the last stage exactly SDEdit of the low-pass filtered picture. ``clean`` puts the low band in as it is: no noise to hide
-in, and to a denoiser, which reads it as ``(1 - t) x_0 + t eps``, a picture ``1 / (1 - t)`` times as strong. The exact denoiser of
-bounded pictures follows it all the more closely; a linear one amplifies it; so does a network, which was never shown such
+in, and to a denoiser, which reads it as ``(1 - t) x_0 + t eps``, a picture ``1 / (1 - t)`` times as strong. The exact denoiser
+of bounded pictures follows it all the more closely; a linear one amplifies it; so does a network, which was never shown such
 states: pictures come out overexposed (docs/editing.md).
 
 Exactly, for a Gaussian field and its exact flow: with ``SNR = (1-t)^2 P / t^2`` (Eq. 15) and ``g = sqrt(SNR / (1 + SNR))`` a
@@ -74,8 +74,8 @@ def edit(
         apart: the whole picture is noised to the plan's first time (SDEdit, run progressively), and a plan that starts at
         t = 1 forgets it.
     mode
-        ``"noised"``, for any model, or ``"clean"``; see the module's text. The second needs ``stage >= 1``; on the stage clock it continues
-        from the grid time of the transition, since nothing is aligned.
+        ``"noised"``, for any model, or ``"clean"``; see the module's text. The second needs ``stage >= 1``; on the stage
+        clock it continues from the grid time of the transition, since nothing is aligned.
     noise, seed, generator
         Exactly one: a white field of the image's shape or a :class:`~spectral_pd.NoiseField`; an int seed (item i of the
         batch has seed + i); a generator (one draw is made from it).
