@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import pytest
@@ -421,6 +422,41 @@ def test_multistep_schedulers_are_repeated_by_a_solver(name, steps):
     ).std() > 1e-3
     result = progressive(pipe, generator=generator(), transition_times=(0.9,), **arguments).frames
     assert torch.isfinite(result).all()
+
+
+DYNAMIC = {"use_dynamic_shifting": True, "time_shift_type": "exponential"}
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "options"),
+    [
+        (FLUX, "UniPC", DYNAMIC),
+        (FLUX, "DPM++ 2M", DYNAMIC),
+        (FLUX2, "DPM++ 2M", DYNAMIC),
+        (SD3, "UniPC", {"flow_shift": 3.0}),
+        (QWEN, "UniPC", {"flow_shift": 3.0}),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else str(value),
+)
+def test_image_pipelines_with_multistep_schedulers(family, name, options):
+    """The shift is dynamic or static as configured, and the pipeline's scheduler and its configuration are left alone."""
+    pipe = fresh(family)
+    pipe.scheduler = MULTISTEP[name](prediction_type="flow_prediction", use_flow_sigmas=True, **options)
+    if family is QWEN and "sigmas" not in inspect.signature(pipe.scheduler.set_timesteps).parameters:
+        pytest.skip("this diffusers' UniPC takes no sigmas")
+    configured = dict(pipe.scheduler.config)
+    arguments = family.arguments(guided=False)
+    one = getattr(progressive(pipe, generator=generator(), scales=(1,), **arguments), family.output)
+    assert dict(pipe.scheduler.config) == configured
+    stock = getattr(pipe(generator=generator(), **arguments), family.output)
+    torch.testing.assert_close(one, stock, rtol=0, atol=1e-5)
+
+
+def test_a_scheduler_that_takes_no_sigmas_is_refused_with_a_way_out():
+    pipe = fresh(Z_IMAGE)
+    pipe.scheduler = MULTISTEP["DPM++ 2M"](prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
+        progressive(pipe, **Z_IMAGE.arguments(sigmas=[1.0, 0.5]))
 
 
 def test_unipc_is_second_order_and_carries_over_a_transition():

@@ -71,7 +71,6 @@ class Adapter(ABC):
             if not _is_empty(getattr(arguments, name, None)):
                 raise ValueError(f"{name} is not supported by progressive sampling yet: {needed}; remove the argument")
         check_scheduler(pipe.scheduler)
-        self._whole_timesteps = has_whole_timesteps(pipe.scheduler)
         # Most signatures say None, and the call itself fills in the model's native size before it checks anything.
         for side in ("height", "width"):
             if not getattr(arguments, side, True):
@@ -82,6 +81,7 @@ class Adapter(ABC):
             pipe.check_inputs(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)})
         self._stage: Grid | None = None
         self._step = self._steps = 0
+        self._whole_timesteps: dict[float, int] = {}  # of a scheduler that has no others, at the times of its grid
         pipe._interrupt = False
         # Properties of the pipeline that callbacks and its encoders read; the stock call sets them first, too.
         for name in ("guidance_scale", "joint_attention_kwargs", "attention_kwargs", "clip_skip"):
@@ -89,6 +89,7 @@ class Adapter(ABC):
                 setattr(pipe, f"_{name}", getattr(arguments, name))
         with torch.no_grad():  # as the stock call; a text encoder's graph would be held for the whole run
             self.encode()
+        self.times()  # what the scheduler cannot do is refused now
         if any(n % self.multiple_of for n in self.grid):
             raise ValueError(
                 f"latent grid {self.grid} must be a multiple of {self.multiple_of}; change height or width"
@@ -216,7 +217,52 @@ class Adapter(ABC):
     def timestep(self, t: float, batch: int) -> Tensor:
         """``1000 t`` for every item, rounded as the pipeline's timesteps are: to float32, or down to whole numbers."""
         timestep = torch.full((batch,), t, dtype=torch.float32, device=self.device) * 1000
-        return timestep.floor() if self._whole_timesteps else timestep
+        if not self._whole_timesteps:
+            return timestep
+        # At a time of the scheduler's own grid it is the scheduler's number: cut off before sigma was rounded to float32.
+        known = self._whole_timesteps.get(t)
+        return timestep.floor() if known is None else torch.full_like(timestep, known)
+
+    def scheduler_times(
+        self, *, sigmas: Sequence[float] | None = None, mu: float | None = None, scheduler: Any = None
+    ) -> tuple[float, ...]:
+        """The time grid the pipeline's scheduler would run, N + 1 floats ending at 0; the scheduler itself is not touched.
+
+        Parameters
+        ----------
+        sigmas
+            Unshifted sigmas to be used in place of the scheduler's own spacing, or None.
+        mu
+            Log of the dynamic shift for the FULL size; used where the scheduler is configured for one.
+        scheduler
+            Another one than the pipeline's; its own ``set_timesteps`` does the shifting.
+
+        Raises
+        ------
+        ValueError
+            Sigmas for a scheduler that spaces its steps only by itself.
+        """
+        import numpy as np
+
+        # A deep copy: some write their shift into their configuration.
+        scheduler = copy.deepcopy(self.pipe.scheduler if scheduler is None else scheduler)
+        accepted = inspect.signature(scheduler.set_timesteps).parameters
+        if sigmas is not None and "sigmas" not in accepted:
+            raise ValueError(
+                f"scheduler {type(scheduler).__name__} takes no sigmas, by which this call spaces its steps; set "
+                f"pipe.scheduler to FlowMatchEulerDiscreteScheduler, with solver='dpmpp_2m' for a multistep method"
+            )
+        shift = {"mu": mu} if scheduler.config.get("use_dynamic_shifting") and "mu" in accepted else {}
+        if sigmas is None:
+            scheduler.set_timesteps(self.arguments.num_inference_steps, **shift)
+        else:
+            scheduler.set_timesteps(
+                sigmas=np.asarray(sigmas), **shift
+            )  # the multistep ones compute with it as an array
+        times = tuple(float(s) for s in scheduler.sigmas)
+        if not scheduler.timesteps.is_floating_point():
+            self._whole_timesteps = dict(zip(times, scheduler.timesteps.tolist(), strict=False))
+        return times
 
     def cache_context(self, network: Any, branch: str, t: float) -> AbstractContextManager[Any]:
         """The network's cache context: tells feature caches the guidance branch, the noise level and the step."""
@@ -385,41 +431,6 @@ def check_scheduler(scheduler: Any) -> None:
             raise ValueError(
                 f"scheduler {name} has {option}=True, which progressive sampling cannot follow; turn it off"
             )
-
-
-def has_whole_timesteps(scheduler: Any) -> bool:
-    """Whether a scheduler hands the network whole timesteps, as the multistep ones do."""
-    scheduler = copy.copy(scheduler)
-    dynamic = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
-    scheduler.set_timesteps(2, **dynamic)
-    return not scheduler.timesteps.is_floating_point()
-
-
-def scheduler_times(
-    scheduler: Any, steps: int, *, sigmas: Sequence[float] | None = None, mu: float | None = None
-) -> tuple[float, ...]:
-    """The time grid a pipeline's scheduler would run, N + 1 floats ending at 0; the scheduler itself is not touched.
-
-    Parameters
-    ----------
-    scheduler
-        The pipeline's scheduler; its own ``set_timesteps`` does the shifting.
-    steps
-        Number of steps.
-    sigmas, mu
-        Passed on when not None: unshifted sigmas, and the log of the dynamic shift for the FULL size.
-    """
-    scheduler = copy.copy(scheduler)
-    given = {"sigmas": sigmas, "mu": mu}
-    accepted = inspect.signature(scheduler.set_timesteps).parameters
-    keywords = {name: value for name, value in given.items() if value is not None and name in accepted}
-    if sigmas is not None and "sigmas" not in accepted:
-        raise ValueError(f"scheduler {type(scheduler).__name__} takes no sigmas=; remove the argument")
-    if sigmas is None:
-        scheduler.set_timesteps(steps, **keywords)
-    else:
-        scheduler.set_timesteps(**keywords)
-    return tuple(float(s) for s in scheduler.sigmas)
 
 
 def linear_mu(tokens: int, config: Mapping[str, Any], *, max_shift: float = 1.15) -> float:

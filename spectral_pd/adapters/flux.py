@@ -19,7 +19,6 @@ from spectral_pd.adapters.base import (
     batch_size,
     linear_mu,
     pack,
-    scheduler_times,
     uniform_sigmas,
     unpack,
 )
@@ -83,7 +82,7 @@ class FluxAdapter(Adapter):
         if config.get("use_flow_sigmas"):
             sigmas = None  # a multistep flow scheduler spaces its own
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
-        return scheduler_times(self.pipe.scheduler, a.num_inference_steps, sigmas=sigmas, mu=linear_mu(tokens, config))
+        return self.scheduler_times(sigmas=sigmas, mu=linear_mu(tokens, config))
 
     def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
         return unpack(latents, grid)

@@ -17,7 +17,7 @@ import torch
 from diffusers.pipelines.flux2.pipeline_output import Flux2PipelineOutput
 from torch import Tensor
 
-from spectral_pd.adapters.base import Adapter, Grid, batch_size, scheduler_times, uniform_sigmas
+from spectral_pd.adapters.base import Adapter, Grid, batch_size, uniform_sigmas
 from spectral_pd.spectrum import PRESETS
 
 
@@ -84,7 +84,7 @@ class Flux2Adapter(Adapter):
             sigmas = None
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
         mu = empirical_mu(tokens, a.num_inference_steps)
-        return scheduler_times(scheduler, a.num_inference_steps, sigmas=sigmas, mu=mu)
+        return self.scheduler_times(sigmas=sigmas, mu=mu)
 
     def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
         return unpatchify(latents)

@@ -19,7 +19,6 @@ from spectral_pd.adapters.base import (
     batch_size,
     linear_mu,
     pack,
-    scheduler_times,
     uniform_sigmas,
     unpack,
 )
@@ -66,7 +65,7 @@ class QwenImageAdapter(Adapter):
         sigmas = uniform_sigmas(a.num_inference_steps) if a.sigmas is None else a.sigmas
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
         mu = linear_mu(tokens, scheduler.config)
-        return scheduler_times(scheduler, a.num_inference_steps, sigmas=sigmas, mu=mu)
+        return self.scheduler_times(sigmas=sigmas, mu=mu)
 
     def from_latents(self, latents: Tensor, grid: Grid) -> Tensor:
         return unpack(latents, grid)

@@ -13,7 +13,7 @@ import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_output import StableDiffusion3PipelineOutput
 from torch import Tensor
 
-from spectral_pd.adapters.base import Adapter, batch_size, linear_mu, scheduler_times
+from spectral_pd.adapters.base import Adapter, batch_size, linear_mu
 from spectral_pd.spectrum import PRESETS
 
 _IP_ADAPTER = "the image embeddings would have to be routed into both guidance branches"
@@ -71,7 +71,7 @@ class StableDiffusion3Adapter(Adapter):
             patch = self.pipe.transformer.config.patch_size
             tokens = (self.grid[0] // patch) * (self.grid[1] // patch)
             mu = linear_mu(tokens, scheduler.config, max_shift=1.16)
-        return scheduler_times(scheduler, a.num_inference_steps, sigmas=a.sigmas, mu=mu)
+        return self.scheduler_times(sigmas=a.sigmas, mu=mu)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         a = self.arguments

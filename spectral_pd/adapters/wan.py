@@ -12,7 +12,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 from torch import Tensor
 
-from spectral_pd.adapters.base import Adapter, batch_size, scheduler_times
+from spectral_pd.adapters.base import Adapter, batch_size
 from spectral_pd.spectrum import PRESETS
 
 
@@ -59,7 +59,7 @@ class WanAdapter(Adapter):
         return [m for m in (self.pipe.transformer, self.pipe.transformer_2) if m is not None]
 
     def times(self) -> tuple[float, ...]:
-        return scheduler_times(self.pipe.scheduler, self.arguments.num_inference_steps)
+        return self.scheduler_times()
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         pipe, a = self.pipe, self.arguments

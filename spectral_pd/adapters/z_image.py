@@ -14,7 +14,7 @@ from diffusers.pipelines.z_image import pipeline_z_image
 from diffusers.pipelines.z_image.pipeline_output import ZImagePipelineOutput
 from torch import Tensor
 
-from spectral_pd.adapters.base import Adapter, batch_size, linear_mu, scheduler_times
+from spectral_pd.adapters.base import Adapter, batch_size, linear_mu
 from spectral_pd.spectrum import PRESETS
 
 
@@ -74,7 +74,7 @@ class ZImageAdapter(Adapter):
             scheduler = copy.copy(scheduler)
             scheduler.sigma_min = 0.0
         tokens = (self.grid[0] // 2) * (self.grid[1] // 2)
-        times = scheduler_times(scheduler, n, sigmas=sigmas, mu=linear_mu(tokens, scheduler.config))
+        times = self.scheduler_times(sigmas=sigmas, mu=linear_mu(tokens, scheduler.config), scheduler=scheduler)
         return tuple(dict.fromkeys(times))  # without steps of no length
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
