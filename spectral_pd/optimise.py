@@ -12,10 +12,10 @@ step in every band, and that of a band that enters late, as noise of level T whe
 grown to ``sqrt((1-T)^2 P + T^2)``. The delta rule (Eq. 10) bounds the second and knows nothing of the first: the right delta is
 in proportion to the solver's error (docs/plans.md).
 
-Method: coefficients are grouped by stage of birth and power into about a hundred nodes. All ways to spend the budget are
-tried on a family of shifted grids and on the delta rule's grids; the best for each number of stages are refined by
-Levenberg-Marquardt on the log-odds of the times, with exchanges of steps between stages and of stage sizes. No randomness;
-the winner is chosen by the exact prediction. Plans are on the full clock.
+Method: coefficients are grouped by stage of birth and power into about a hundred nodes. Ways to spend the budget, thinned where
+there are many, are tried on a family of shifted grids, beside the delta rule's plans; the best for each number of stages are
+refined by Levenberg-Marquardt on the log-odds of the times, with exchanges of steps between stages and of stage sizes. No
+randomness; the winner is chosen by the exact prediction. Plans are on the full clock.
 """
 
 from __future__ import annotations
