@@ -290,6 +290,15 @@ def passthrough() -> str:
     return f"{markdown(header, body)}\n{note}\n"
 
 
+def passthrough_transformer() -> str:
+    """The same sweep on the small trained transformer."""
+    columns = {"delta": "delta", "held": "held", "top_octave_power_lost": "power lost, top octave"}
+    columns |= {"delta_over_1_plus_p": "delta / (1 + P)", "relative_rms": "RMS change"}
+    return chosen(
+        "passthrough_transformer", columns | {"psnr_median": "median PSNR, dB", "same_picture": "same picture"}
+    )
+
+
 def passthrough_error() -> str:
     """Measured velocity error over the closed form of Eq. 19, by time and frequency."""
     data = rows("passthrough_error")
@@ -506,6 +515,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "editing": editing,
     "passthrough": passthrough,
     "passthrough_error": passthrough_error,
+    "passthrough_transformer": passthrough_transformer,
     "kernels": kernels,
     "cuda_kernels": cuda_kernels,
     "equations": equations,
