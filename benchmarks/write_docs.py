@@ -314,14 +314,6 @@ def passthrough_error() -> str:
     return markdown(header, [[t, *(ratio(model, t, omega) for model, omega in columns)] for t in times])
 
 
-def _interval(row: dict[str, str], name: str, form: str) -> str:
-    """A value with its interval, where the row has one."""
-    value = f"{float(row[name]):{form}}"
-    if not row[f"{name}_low"]:
-        return value
-    return f"{value} [{float(row[f'{name}_low']):{form}}, {float(row[f'{name}_high']):{form}}]"
-
-
 def tiny_dit() -> str:
     """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
     data = rows("tiny_dit")
@@ -360,6 +352,36 @@ def pareto() -> str:
     )
     first = data[0]
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
+
+
+def pareto_best() -> str:
+    """For each measured speedup and metric the training-free way that comes closest, and what it leaves behind."""
+    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(("control", "fine-tuned"))]
+    metrics = {
+        "psnr": "PSNR",
+        "spectrum_full": "spectrum",
+        "wasserstein_full": "Wasserstein",
+        "natural_photos": "naturalness",
+    }
+    body = []
+    for speedup in (1.5, 2.0, 3.0):
+        fast_enough = [row for row in data if float(row["speedup"]) >= speedup]
+        for name, label in metrics.items():
+            best: dict[str, dict[str, str]] = {}
+            for row in sorted(fast_enough, key=lambda row: float(row[name]), reverse=name == "psnr"):
+                best.setdefault(row["curve"], row)
+            first, second, *_ = best.values()
+            fewer = best["full resolution, fewer steps"]
+            told = [f"{row['curve']}{', delta ' + row['delta'] if row['delta'] else ''}" for row in (first, second)]
+            clear = float(first[name + "_low"]) > float(second[name + "_high"]) or (
+                float(first[name + "_high"]) < float(second[name + "_low"])
+            )
+            values = [f"{float(row[name]):.3g}" for row in (first, second, fewer)]
+            body.append(
+                [f"{speedup:g}x", label, told[0], values[0], told[1], values[1], "yes" if clear else "no", values[2]]
+            )
+    header = ["speedup at least", "closest in", "best way", "", "next best way", "", "intervals apart", "fewer steps"]
+    return markdown(header, body) + "\n"
 
 
 def chosen(name: str, columns: dict[str, str], keep: Callable[[dict[str, str]], bool] = lambda row: True) -> str:
@@ -453,24 +475,28 @@ def video_cost() -> str:
 
 def kernels() -> str:
     """Native operations against the fastest other candidate of each case and against the floor, on one and two threads."""
+    from kernels import CASES, OTHERS
+
     one, two = kernel_cases("1"), kernel_cases("2")
+    wanted = {(case.operation, case.name): case for case in CASES + OTHERS}
     body = []
     for case, candidates in one.items():
         fastest = fastest_other(candidates)
-        gate = fastest["gate"]
-        missed = " (missed)" if gate and float(fastest["ratio"]) < float(gate) else ""
+        gate, aim = wanted[case].gate, wanted[case].aim
+        missed = " (missed)" if gate and float(fastest["ratio"]) < gate else ""
         body.append(
             [
                 *case,
                 candidates["native"]["ns_per_sample"],
                 fastest["candidate"],
                 fastest["ratio"],
-                f"{gate}{missed}",
-                f"{1 / float(candidates['floor']['ratio']):.2f}",
+                "" if gate is None else f"{gate}{missed}",
+                "" if aim is None else str(aim),
+                f"{float(candidates['native']['ns_per_sample']) / float(candidates['floor']['ns_per_sample']):.1f}",
                 fastest_other(two[case])["ratio"] if case in two else "",
             ]
         )
-    header = ["operation", "grids", "ns a sample", "fastest other", "times faster", "gate", "times the floor"]
+    header = ["operation", "grids", "ns a sample", "fastest other", "times faster", "gate", "aim", "times the floor"]
     table = markdown([*header, "times faster on two threads"], body)
     return f"{table}\n{kernel_note(next(iter(one.values())))}\n"
 
@@ -521,6 +547,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "equations": equations,
     "tiny_dit": tiny_dit,
     "pareto": pareto,
+    "pareto_best": pareto_best,
 }
 
 
