@@ -70,6 +70,12 @@ def check_state(x: Tensor, name: str = "x", dims: int = 2) -> Tensor:
     return x
 
 
+def check_axis(n_low: int, n_high: int) -> None:
+    """Raise TypeError unless both sizes of an axis are integers."""
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (n_low, n_high)):
+        raise TypeError(f"an axis from {n_low!r} to {n_high!r}: sizes must be integers, e.g. isometry(8, 16)")
+
+
 def check_basis(basis: Basis) -> Basis:
     """Return `basis` if it is one; TypeError otherwise."""
     if not isinstance(basis, Basis):
@@ -218,9 +224,10 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
     coarse, fine = check_shape(coarse, "coarse"), check_shape(fine, "fine")
     check_target(basis, "fine", coarse, fine)
     dims = len(fine)
-    generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn((2, *fine), generator=generator, dtype=torch.float64) for _ in range(2))
-    low = torch.randn((2, *coarse), generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)
+    options: Any = {"dtype": torch.float64, "device": "cpu"}
+    x, y = (torch.randn((2, *fine), generator=generator, **options) for _ in range(2))
+    low = torch.randn((2, *coarse), generator=generator, **options)
 
     def promise(name: str, actual: Tensor, expected: Tensor) -> None:
         if actual.shape != expected.shape:
@@ -235,7 +242,7 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
     promise("inverse must be the transpose of forward", (c * y).sum(), (x * basis.inverse(y, dims=dims)).sum())
     for n_low, n_high in zip(coarse, fine, strict=True):
         u = basis.isometry(n_low, n_high)
-        promise("isometry must satisfy U^T U = I", u.T @ u, torch.eye(n_low, dtype=torch.float64))
+        promise("isometry must satisfy U^T U = I", u.T @ u, torch.eye(n_low, **options))
     grown = basis.embed(low, fine)
     promise("restrict must undo embed", basis.restrict(grown, coarse), low)
     promise("restrict must be the transpose of embed", (grown * x).sum(), (low * basis.restrict(x, coarse)).sum())
@@ -243,7 +250,7 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
         expected = torch.zeros_like(x)
         expected[corner(coarse)] = basis.forward(low, dims=dims)
         promise("coefficients of the coarse grid must be the low corner", basis.forward(grown, dims=dims), expected)
-    ones = torch.ones((1, *coarse), dtype=torch.float64)
+    ones = torch.ones((1, *coarse), **options)
     constant = size_ratio(coarse, fine) * basis.embed(ones, fine)
     promise("a constant picture must stay one", constant, torch.ones_like(constant))
     frequency = basis.frequency(fine)
@@ -285,6 +292,7 @@ class SeparableBasis(Basis):
     def isometry(
         self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
     ) -> Tensor:
+        check_axis(n_low, n_high)
         self.check(n_low, n_high)
         # A copy: the caller may write into it, the cache must not change.
         return _separable_isometry(self, n_low, n_high).to(dtype=dtype, device=device, copy=True)
@@ -305,8 +313,7 @@ class SeparableBasis(Basis):
 
     def frequency(self, shape: Sequence[int]) -> Tensor:
         shape = check_shape(shape)
-        axes = [self.axis_frequency(n) * (min(shape) / n) for n in shape]
-        return radius(axes)
+        return radius([self.axis_frequency(n).cpu() * (min(shape) / n) for n in shape])
 
 
 def radius(axes: Sequence[Tensor]) -> Tensor:
@@ -315,20 +322,23 @@ def radius(axes: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*squares)).sum(0).sqrt()
 
 
-# Matrices and isometries are pure functions of their sizes; the cache only saves rebuilding them in every call.
+# Matrices and isometries are pure functions of their sizes; the cache only saves rebuilding them in every call. They outlive
+# the call that makes them: ordinary CPU tensors, whatever default device or inference mode it runs under.
 @lru_cache(maxsize=64)
 def _cached_matrix(basis: SeparableBasis, n: int) -> Tensor:
-    return basis.matrix(n)
+    with torch.inference_mode(False):
+        return basis.matrix(n).cpu()
 
 
 @lru_cache(maxsize=64)
 def _separable_isometry(basis: SeparableBasis, n_low: int, n_high: int) -> Tensor:
-    return _cached_matrix(basis, n_high)[:n_low].T @ _cached_matrix(basis, n_low)
+    with torch.inference_mode(False):
+        return _cached_matrix(basis, n_high)[:n_low].T @ _cached_matrix(basis, n_low)
 
 
 def _grid(n: int) -> Tensor:
     """Pixel centres (j + 1/2) / n of an axis, float64."""
-    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return (torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) / n
 
 
 class CosineBasis(SeparableBasis):
@@ -345,13 +355,13 @@ class CosineBasis(SeparableBasis):
     name = "dct"
 
     def matrix(self, n: int) -> Tensor:
-        k = torch.arange(n, dtype=torch.float64)
+        k = torch.arange(n, dtype=torch.float64, device="cpu")
         c = math.sqrt(2 / n) * torch.cos(math.pi * k[:, None] * _grid(n))
         c[0] = 1 / math.sqrt(n)
         return c
 
     def axis_frequency(self, n: int) -> Tensor:
-        return torch.arange(n, dtype=torch.float64) / 2
+        return torch.arange(n, dtype=torch.float64, device="cpu") / 2
 
 
 class FourierBasis(SeparableBasis):
@@ -372,7 +382,7 @@ class FourierBasis(SeparableBasis):
     name = "fourier"
 
     def matrix(self, n: int) -> Tensor:
-        rows = torch.arange(n)
+        rows = torch.arange(n, device="cpu")
         k = self.axis_frequency(n)
         angle = 2 * math.pi * k[:, None] * _grid(n)
         c = math.sqrt(2 / n) * torch.where((rows % 2 == 1)[:, None], angle.sin(), angle.cos())
@@ -382,7 +392,7 @@ class FourierBasis(SeparableBasis):
         return c
 
     def axis_frequency(self, n: int) -> Tensor:
-        return ((torch.arange(n, dtype=torch.float64) + 1) / 2).floor()
+        return ((torch.arange(n, dtype=torch.float64, device="cpu") + 1) / 2).floor()
 
 
 class HaarBasis(Basis):
@@ -414,6 +424,7 @@ class HaarBasis(Basis):
     def isometry(
         self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
     ) -> Tensor:
+        check_axis(n_low, n_high)
         self.check(n_low, n_high)
         repeat = n_high // n_low
         eye = torch.eye(n_low, dtype=torch.float64, device=device)
@@ -459,14 +470,14 @@ class HaarBasis(Basis):
         levels = self.levels(shape)
         # The remaining LL band of n >> levels samples reaches from 0 to its Nyquist, half its size; centre: a quarter.
         shorter = min(shape)
-        value = radius([torch.full((n,), (shorter >> levels) / 4, dtype=torch.float64) for n in shape])
+        value = radius([torch.full((n,), (shorter >> levels) / 4, dtype=torch.float64, device="cpu") for n in shape])
         if max(n >> levels for n in shape) == 1:
             value[(0,) * len(shape)] = 0.0  # a single LL sample is the mean
         for level in reversed(range(levels)):
             nyquist = (shorter >> level) / 2
             sizes = [n >> level for n in shape]
             # Low bands reach from 0 to half the Nyquist, high bands from there to the Nyquist.
-            halves = torch.tensor([0.25, 0.75], dtype=torch.float64) * nyquist
+            halves = torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * nyquist
             band = radius([halves.repeat_interleave(n // 2) for n in sizes])
             coarse = corner([n // 2 for n in sizes])
             band[coarse] = value[coarse]

@@ -285,7 +285,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     step_with = find_solver(solver)
     basis = field.basis
     first = plan.stages[0]
-    gain = torch.ones(first.shape, dtype=torch.float64)
+    gain = torch.ones_like(field.power(first.shape))
     if plan.clock == "full":
         gain = gain / align_scale(first.times[0], first.ratio)
     history: History | None = None

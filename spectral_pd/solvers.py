@@ -48,7 +48,7 @@ def euler(
 
     Returns
     -------
-    (x_next, None))
+    (x_next, None)
 
     Examples
     --------

@@ -374,7 +374,8 @@ def load_spectrum(path: str | Path) -> PowerLaw | Spectrum:
 
 # P(Poisson(1) <= k) times 2^32, rounded down: a 32-bit word at or above entry k counts at least k + 1.
 _POISSON = torch.tensor(
-    [int(2**32 * math.fsum(math.exp(-1) / math.factorial(j) for j in range(k + 1))) for k in range(12)]
+    [int(2**32 * math.fsum(math.exp(-1) / math.factorial(j) for j in range(k + 1))) for k in range(12)],
+    device="cpu",
 )
 _BOOTSTRAP_STREAM = 0x42 << 24
 """Top byte of the fourth counter word: noise fields (spectral_pd.noise) have their layout number, 1, there."""
@@ -410,10 +411,10 @@ def poisson_weights(index: Tensor, replicates: int, *, seed: int = 0) -> Tensor:
 def _sectors(basis: Basis, shape: tuple[int, ...]) -> Tensor:
     """0 where no axis dominates, a + 1 where the frequency along axis a is at least twice that along every other."""
     if not isinstance(basis, SeparableBasis) or len(shape) < 2:
-        return torch.zeros(shape, dtype=torch.int64)
-    axes = [basis.axis_frequency(n) * (min(shape) / n) for n in shape]
+        return torch.zeros(shape, dtype=torch.int64, device="cpu")
+    axes = [basis.axis_frequency(n).cpu() * (min(shape) / n) for n in shape]
     grids = torch.meshgrid(*axes, indexing="ij")
-    sector = torch.zeros(shape, dtype=torch.int64)
+    sector = torch.zeros(shape, dtype=torch.int64, device="cpu")
     for a, along in enumerate(grids):
         others = torch.stack([g for b, g in enumerate(grids) if b != a]).amax(0)
         sector[along >= 2 * others] = a + 1
@@ -536,9 +537,9 @@ class SpectrumMeter:
         self._bins = torch.where((bins >= 1) & (bins <= last), column, self._columns).flatten()
         self._frames = 0
         self._counted = False
-        self._power = torch.zeros((0, self._columns), dtype=torch.float64)
-        self._replicates = torch.zeros((replicates, self._columns), dtype=torch.float64)
-        self._weight = torch.zeros(replicates, dtype=torch.float64)
+        self._power = torch.zeros((0, self._columns), dtype=torch.float64, device="cpu")
+        self._replicates = torch.zeros((replicates, self._columns), dtype=torch.float64, device="cpu")
+        self._weight = torch.zeros(replicates, dtype=torch.float64, device="cpu")
 
     @property
     def planes(self) -> int:
@@ -593,7 +594,7 @@ class SpectrumMeter:
 
         if self.channels is None:
             self.channels = channels
-            self._power = torch.zeros((channels, self._columns), dtype=torch.float64)
+            self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)
         # Also from the CPU, where a loaded state lies: a run that goes on must round like one that never stopped.
         tables = (self._power, self._replicates, self._weight)
         self._power, self._replicates, self._weight = (table.to(batch.device) for table in tables)
@@ -629,7 +630,7 @@ class SpectrumMeter:
         if index is None:
             index = self.samples
         if isinstance(index, int):
-            numbers = torch.arange(index, index + samples)
+            numbers = torch.arange(index, index + samples, device="cpu")
         else:
             numbers = torch.as_tensor(index)
         if numbers.shape != (samples,) or numbers.is_floating_point() or bool((numbers < 0).any()):
@@ -874,7 +875,7 @@ def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarra
     count = torch.bincount(bins[kept], minlength=last + 1)[1:].to(torch.float64)
     total = torch.bincount(bins[kept], weights=values, minlength=last + 1)[1:]
     filled = count > 0
-    k = torch.arange(1, last + 1, dtype=torch.float64)
+    k = torch.arange(1, last + 1, dtype=torch.float64, device="cpu")
     return k[filled].numpy(), (total[filled] / count[filled]).numpy(), count[filled].numpy()
 
 

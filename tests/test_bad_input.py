@@ -153,6 +153,8 @@ CASES = {
     ),
     "haar at 3": (lambda: HAAR.isometry(4, 12), V, r"haar basis: an axis of 4 cannot grow to 12"),
     "isometry of size 0": (lambda: DCT.isometry(0, 4), V, r"dct basis: an axis of 0 cannot grow to 4"),
+    "isometry of a fraction": (lambda: DCT.isometry(2.5, 4), T, r"an axis from 2\.5 to 4: sizes must be integers"),
+    "isometry of a name": (lambda: HAAR.isometry("2", 4), T, r"an axis from '2' to 4: sizes must be integers"),
     "too few axes": (lambda: DCT.forward(torch.zeros(4)), V, r"x has shape \(4,\); it needs at least 2 axes"),
     "integer picture": (
         lambda: DCT.forward(torch.zeros(4, 4, dtype=torch.int32)),

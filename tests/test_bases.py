@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from strategies import INTERESTING, bases, basis_pairs, dtypes, grids, randn, seeds
 from tolerances import assert_close
 
-from spectral_pd import BASES, DCT, FOURIER, HAAR, SeparableBasis
+from spectral_pd import BASES, DCT, FOURIER, HAAR, GaussianField, SeparableBasis
+from spectral_pd import bases as module
 from spectral_pd.bases import corner, size_ratio
 
 
@@ -26,7 +27,7 @@ def pad(c, shape):
 
 @pytest.mark.parametrize("basis", [DCT, FOURIER], ids=repr)
 def test_isometry_all_pairs(basis):
-    for m in range(1, 41):
+    for m in range(1, 65):
         for n in range(1, m + 1):
             u = basis.isometry(n, m)
             assert u.shape == (m, n)
@@ -45,6 +46,40 @@ def test_isometry_is_the_callers_own():
     """Writing into a returned matrix must not reach later calls."""
     DCT.isometry(3, 5).zero_()
     assert_close(DCT.isometry(3, 5).square().sum(), 3.0)
+
+
+def empty_caches():
+    module._cached_matrix.cache_clear()
+    module._separable_isometry.cache_clear()
+
+
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_matrices_made_in_inference_mode_serve_training(basis):
+    """The first call may be a sampling run in inference mode, the next one with gradients."""
+    x = randn(2, 4, 6, seed=1)
+    empty_caches()
+    with torch.inference_mode():
+        expected = basis.embed(x, (8, 12)), basis.forward(x)
+    x = x.requires_grad_()
+    results = basis.embed(x, (8, 12)), basis.forward(x)
+    for result, first in zip(results, expected, strict=True):
+        result.sum().backward()
+        assert torch.equal(result, first)
+
+
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_default_device_is_not_used(basis):
+    """Under ``torch.set_default_device``, states stay where they are and matrices kept for later are ordinary ones."""
+    x = randn(2, 4, 6, seed=1)
+    empty_caches()
+    expected = basis.embed(x, (8, 12)), basis.forward(x), basis.frequency((8, 12))
+    power = GaussianField(lambda omega: 1 / (1 + omega), (8, 12), basis).power()
+    empty_caches()
+    with torch.device("meta"):
+        results = basis.embed(x, (8, 12)), basis.forward(x), basis.frequency((8, 12))
+        assert torch.equal(GaussianField(lambda omega: 1 / (1 + omega), (8, 12), basis).power(), power)
+    for result, first in zip((*results, basis.forward(x)), (*expected, expected[1]), strict=True):
+        assert torch.equal(result, first)
 
 
 @given(case=basis_pairs(), dtype=dtypes, seed=st.integers(0, 2**16))
@@ -313,7 +348,7 @@ def complement_covariance(isometry, n, m):
 def test_covariance_of_low_band_plus_complement_is_the_identity(basis):
     pairs = [(n, n * k) for n in (1, 3, 8) for k in (1, 2, 4)]
     if basis is not HAAR:
-        pairs += [(n, m) for m in range(1, 33) for n in range(1, m + 1)]
+        pairs += [(n, m) for m in range(1, 65) for n in range(1, m + 1)]
     for n, m in pairs:
         assert_close(complement_covariance(basis.isometry, n, m), torch.eye(m, dtype=torch.float64))
 
