@@ -121,7 +121,8 @@ def snr(t: Array, power: Array) -> Array:
     if isinstance(t, float) and t == 0.0:
         return math.inf if isinstance(power, float) else power * math.inf
     with np.errstate(divide="ignore"):
-        return ((1 - t) / t) ** 2 * power
+        ratio = (1 - t) / t
+    return ratio * ratio * power  # not ratio**2, which raises for floats that overflow
 
 
 def posterior_data_gain(t: Array, power: Array) -> Array:
@@ -434,7 +435,7 @@ def transition_times(
     times = []
     for scale in scales[:-1]:
         cut = scale * max_frequency(shape)
-        # Half a cycle is the finest spacing any basis resolves (DCT index k is k/2 cycles).
+        # Half a cycle: the spacing of DCT coefficients along the shorter side (index k is k/2 cycles).
         omega = np.append(np.arange(0.5, cut, 0.5), cut)
         power = np.asarray(spectrum(omega), dtype=np.float64)
         times.append(float(activation_time(check_power(power.min(keepdims=True)), delta)[0]))

@@ -19,6 +19,15 @@ bases = st.sampled_from((DCT, HAAR, FOURIER))
 dtypes = st.sampled_from((torch.float64, torch.float32))
 
 
+def float32(value):
+    """A number as a float32 tensor without axes."""
+    return torch.tensor(value, dtype=torch.float32)
+
+
+kinds = st.sampled_from((float, float32))
+"""What a closed form is given: Python floats (float64) or float32 tensors."""
+
+
 @st.composite
 def grids(draw, min_dims=1, max_dims=3):
     """A grid of 1 to 3 axes; three axes are kept small."""

@@ -152,6 +152,27 @@ GROWTH = [
 ]
 
 
+def covariance(grow, coarse, fine):
+    """Covariance of ``grow(x, w)`` for independent white x and w: the sum of both linear maps' ``A A^T``, exactly."""
+    n, m = math.prod(coarse), math.prod(fine)
+    by_x = grow(torch.eye(n, dtype=torch.float64).reshape(n, *coarse), torch.zeros(n, *fine, dtype=torch.float64))
+    by_w = grow(torch.zeros(m, *coarse, dtype=torch.float64), torch.eye(m, dtype=torch.float64).reshape(m, *fine))
+    return sum(rows.reshape(-1, m).T @ rows.reshape(-1, m) for rows in (by_x, by_w))
+
+
+@given(case=basis_pairs())
+def test_covariance_of_grown_white_noise_is_the_identity(case):
+    basis, coarse, fine = case
+    actual = covariance(lambda x, w: expand(x, fine, 1.0, noise=w, basis=basis), coarse, fine)
+    assert_close(actual, torch.eye(math.prod(fine), dtype=torch.float64))
+
+
+def test_covariance_check_fails_without_the_complement():
+    """Negative control: ``U x + w`` holds the low band twice."""
+    wrong = covariance(lambda x, w: DCT.embed(x, (6,)) + w, (4,), (6,))
+    assert (wrong - torch.eye(6, dtype=torch.float64)).abs().max() > 0.5
+
+
 @pytest.mark.parametrize(("basis", "coarse", "fine"), GROWTH)
 def test_white_noise_in_is_white_noise_out(basis, coarse, fine, rng):
     """At t = 1: variance one in every pixel, no covariance, kappa = 1 and the time stays 1."""
