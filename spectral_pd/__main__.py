@@ -10,29 +10,34 @@ import math
 import sys
 from collections.abc import Sequence
 
+import torch
+
 from spectral_pd import __version__, measure
 from spectral_pd.measure import number
 from spectral_pd.optimise import optimise_plan
-from spectral_pd.schedule import Plan, make_plan, shift_times, token_cost
+from spectral_pd.schedule import Cost, Plan, make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
 from spectral_pd.spectrum import PRESETS, PowerLaw, Spectrum, load_spectrum
 
 
+def transformer_cost(args: argparse.Namespace, sizes: Sequence[int]) -> Cost:
+    """Cost of a step by ``--multiple-of`` (the patch), ``--text-tokens`` and ``--attention``, in full-size steps."""
+    return token_cost(sizes, patch=args.multiple_of, text_tokens=args.text_tokens, attention=args.attention)
+
+
 def best_plan(args: argparse.Namespace, spectrum: PowerLaw | Spectrum, sizes: Sequence[int]) -> Plan:
     """The plan of least predicted error for ``--budget`` full-size steps."""
-    patch = args.multiple_of
-    cost = token_cost(sizes, patch=patch, text_tokens=args.text_tokens, attention=args.attention)
     shifts = {"free": None, "shifted": [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]}[args.grid]
     return optimise_plan(
         spectrum,
         sizes,
-        cost,
+        transformer_cost(args, sizes),
         budget=args.budget,
         solver=args.solver,
         scales=args.scales,
         shifts=shifts,
         delta=args.delta,
-        multiple_of=patch,
+        multiple_of=args.multiple_of,
     )
 
 
@@ -44,7 +49,10 @@ def run_plan(args: argparse.Namespace) -> None:
     if args.budget is not None:
         print(best_plan(args, spectrum, sizes))
         return
+    if args.mu is not None and args.mu > 700:
+        raise ValueError(f"--mu {args.mu:g}: exp(mu) is too large for a shift; FLUX.1 at 1024x1024 has 1.15")
     shift = math.exp(args.mu) if args.mu is not None else args.shift
+    counted = args.attention or args.text_tokens
     plan = make_plan(
         shift_times(args.steps, shift=shift),
         spectrum,
@@ -53,6 +61,7 @@ def run_plan(args: argparse.Namespace) -> None:
         delta=args.delta,
         multiple_of=args.multiple_of,
         clock=args.clock,
+        cost=transformer_cost(args, sizes) if counted else None,
         unreached="force" if args.force else "error",
     )
     print(plan)
@@ -61,15 +70,31 @@ def run_plan(args: argparse.Namespace) -> None:
 def run_demo(args: argparse.Namespace) -> None:
     from spectral_pd.demo import run_demo
 
+    # Many small steps: one thread takes half a minute anywhere; several, on a machine that does something else as well, wait
+    # for each other, and the time ratios of the table would be those of the waiting.
+    torch.set_num_threads(1)
     print(run_demo(args.figure, size=args.size, steps=args.steps, seed=args.seed))
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Names the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default is None or default is False or default is argparse.SUPPRESS:
+            return text
+        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The argument parser; its help is the command line's manual."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
+    formatter = HelpFormatter
     parser = argparse.ArgumentParser(
         prog="spectral-pd",
         description="Spectral Progressive Diffusion: run the early denoising steps on small grids, exactly.",
+        epilog="'spectral-pd COMMAND --help' explains a command. Begin with 'spectral-pd demo'. Exit status: 0 success, 1 a "
+        "problem with the data or numbers given (one line on standard error), 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"spectral_pd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -94,45 +119,65 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     source = plan.add_mutually_exclusive_group(required=True)
-    source.add_argument("--preset", choices=sorted(PRESETS), help="a published power law")
+    source.add_argument(
+        "--preset", choices=sorted(PRESETS), help="power law of a model; the plan says if it is borrowed"
+    )
     source.add_argument("--spectrum", metavar="JSON", help="what 'fit --json' or 'fit --table' wrote")
-    plan.add_argument("--size", type=int, nargs="+", required=True, help="full grid (latent size): one side, or H W")
-    plan.add_argument("--scales", type=number, nargs="+", default=[0.5, 1.0], help="increasing, ending at 1")
-    plan.add_argument("--steps", type=int, default=50, help="solver steps")
+    plan.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        required=True,
+        help="full grid (latent size): one side, or every axis, e.g. H W",
+    )
+    plan.add_argument(
+        "--scales", type=number, nargs="+", metavar="S", default=[0.5, 1.0], help="increasing, ending at 1, e.g. 1/2 1"
+    )
+    plan.add_argument("--steps", type=int, metavar="N", default=50, help="solver steps")
     shift = plan.add_mutually_exclusive_group()
-    shift.add_argument("--shift", type=number, default=1.0, help="resolution shift s of the time grid")
-    shift.add_argument("--mu", type=number, help="dynamic shift: s = exp(mu); FLUX.1 at 1024x1024 has 1.15")
-    plan.add_argument("--delta", type=number, default=0.01, help="tolerated velocity error, inside (0, 1)")
-    plan.add_argument("--multiple-of", type=int, default=1, help="stage sizes are multiples of this (patch size)")
+    shift.add_argument(
+        "--shift", type=number, metavar="S", default=1.0, help="resolution shift s of the time grid; 1 is none"
+    )
+    shift.add_argument(
+        "--mu", type=number, metavar="M", help="dynamic shift: s = exp(mu); FLUX.1 at 1024x1024 has 1.15"
+    )
+    plan.add_argument("--delta", type=number, metavar="D", default=0.01, help="tolerated velocity error, inside (0, 1)")
+    plan.add_argument(
+        "--multiple-of", type=int, metavar="N", default=1, help="stage sizes are multiples of this, the patch size"
+    )
     plan.add_argument("--clock", choices=("full", "stage"), default="full", help="'stage' is the paper's")
+    plan.add_argument(
+        "--attention", type=number, metavar="A", default=0.0, help="share of attention in the cost of a full-size step"
+    )
+    plan.add_argument(
+        "--text-tokens", type=int, metavar="N", default=0, help="text tokens that every step also processes"
+    )
     plan.add_argument("--force", action="store_true", help="move a transition never reached to the last step")
     best = plan.add_argument_group(
         "the best plan for a budget",
         "With --budget the steps, the time grid and the transitions are chosen for the least predicted error, sizes among "
         "--scales; --steps, --shift, --mu and --clock are not used, and --delta bounds how late a stage may be left.",
     )
-    best.add_argument("--budget", type=number, help="what the run may cost, in steps at full size")
+    best.add_argument("--budget", type=number, metavar="B", help="what the run may cost, in steps at full size")
     best.add_argument("--solver", choices=sorted(SOLVERS), default="euler", help="solver the plan is for")
     best.add_argument(
         "--grid", choices=("free", "shifted"), default="free", help="times: any, or shifted uniform grids"
     )
-    best.add_argument(
-        "--attention", type=number, default=0.0, help="share of attention in the cost of a full-size step"
-    )
-    best.add_argument("--text-tokens", type=int, default=0, help="text tokens that every step also processes")
     plan.set_defaults(run=run_plan)
 
     demo = commands.add_parser(
         "demo",
         help="measure, plan and sample on real photographs",
         description="Measure photographs that ship with scikit-learn and scikit-image, then sample two models whose exact "
-        "denoisers are known, progressively and at full resolution, from the same noise.",
+        "denoisers are known (in a checkout also a trained transformer), progressively and at full resolution, from the same "
+        "noise.",
         formatter_class=formatter,
     )
-    demo.add_argument("--figure", metavar="OUT.png", help="draw spectrum, activation curve and samples")
-    demo.add_argument("--size", type=int, default=512, help="side of the Gaussian field")
-    demo.add_argument("--steps", type=int, default=50, help="solver steps")
-    demo.add_argument("--seed", type=int, default=0, help="of crops and noise")
+    demo.add_argument("--figure", metavar="OUT.png", default="demo.png", help="spectrum, activation curve and samples")
+    demo.add_argument("--size", type=int, metavar="N", default=512, help="side of the Gaussian field")
+    demo.add_argument("--steps", type=int, metavar="N", default=50, help="solver steps")
+    demo.add_argument("--seed", type=int, metavar="N", default=0, help="of crops and noise")
     demo.set_defaults(run=run_demo)
     return parser
 
@@ -143,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        print(f"spectral-pd {args.command}: error: {error}", file=sys.stderr)
+        text = str(error).replace("unreached='force'", "--force")  # the remedy as this command line spells it
+        print(f"spectral-pd {args.command}: error: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

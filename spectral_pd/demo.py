@@ -225,6 +225,8 @@ def run_demo(
     ------
     ModuleNotFoundError
         The demo extra is not installed.
+    FileNotFoundError
+        The figure's folder does not exist.
     """
     if figure is not None:
         try:
@@ -232,6 +234,8 @@ def run_demo(
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(EXTRA) from error
         matplotlib.use("Agg")
+        if not Path(figure).absolute().parent.is_dir():  # now, not after a minute of sampling
+            raise FileNotFoundError(f"figure = {str(figure)!r}: its folder does not exist; make it first")
     generator = torch.Generator().manual_seed(seed)
     pictures = photographs()
     shift = 3.0

@@ -166,6 +166,8 @@ class Plan:
         Cost of one step as a function of the grid, when given to :func:`make_plan`.
     notes
         Why the plan is what it is, when something was chosen (:func:`~spectral_pd.optimise_plan`).
+    patch
+        Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
     """
 
     times: tuple[float, ...]
@@ -175,6 +177,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     cost_function: Cost | None = None
     notes: tuple[str, ...] = ()
+    patch: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,6 +193,11 @@ class Plan:
     def split(self) -> tuple[int, ...]:
         """Steps of each stage, e.g. (18, 32)."""
         return tuple(stage.steps for stage in self.stages)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Patches of each stage's grid, coarse to full: what a transformer sees of it, without its text."""
+        return tuple(stage.pixels // math.prod(self.patch) for stage in self.stages)
 
     @property
     def transition_times(self) -> tuple[float, ...]:
@@ -226,8 +234,10 @@ class Plan:
         head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
         if self.delta is not None and len(self.stages) > 1:
             head += f", delta={self.delta:g}"
-        unit = "cost" if self.cost_function else "points"
+        unit = "tokens" if math.prod(self.patch) > 1 else "points"
         columns = ["stage", "scale", "size", "ratio", "steps", "local times", "t*", "grid T", unit, "share"]
+        if self.cost_function:
+            columns.insert(-1, "cost")
         total = self.cost()
         rows = []
         for i, stage in enumerate(self.stages):
@@ -243,7 +253,8 @@ class Plan:
                     f"{stage.times[0]:.4f} -> {stage.times[-1]:.4f}",
                     "-" if wanted is None else f"{wanted:.6f}",
                     "-" if wanted is None else f"{self.times[stage.stop]:.6f}",
-                    f"{each:.6g}",
+                    str(self.tokens[i]),
+                    *([f"{each:.6g}"] if self.cost_function else []),
                     f"{stage.steps * each / total:.1%}",
                 ]
             )
@@ -537,7 +548,15 @@ def make_plan(
         )
         for i in range(len(scales))
     )
-    return Plan(times, stages, clock, None if transition_times is not None else delta, tuple(warnings), cost)
+    return Plan(
+        times,
+        stages,
+        clock,
+        delta=None if transition_times is not None else delta,
+        warnings=tuple(warnings),
+        cost_function=cost,
+        patch=multiples,
+    )
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -31,6 +31,18 @@ def test_plan_prints_the_flux_split(capsys):
     assert "predicted speedup" in out
 
 
+def test_plan_counts_tokens_and_attention(capsys):
+    options = ["--preset", "flux", "--size", "128", "--mu", "1.15", "--multiple-of", "2"]
+    _, plain, _ = run(capsys, "plan", *options)
+    assert "by grid points" in plain
+    status, out, _ = run(capsys, "plan", *options, "--attention", "0.2", "--text-tokens", "512")
+    assert status == 0
+    header, first, second = (line.split() for line in out.splitlines()[1:4])
+    assert header[-3:] == ["tokens", "cost", "share"]
+    assert [row[10:12] for row in (first, second)] == [["1024", "0.288889"], ["4096", "1"]]
+    assert f"by cost function: {50 / (18 * 0.288889 + 32):.2f}x" in out
+
+
 def test_plan_reads_what_fit_wrote(capsys, tmp_path):
     generator = torch.Generator().manual_seed(0)
     np.save(tmp_path / "latents.npy", torch.randn(8, 4, 32, 32, generator=generator).cumsum(-1).cumsum(-2).numpy())
@@ -78,6 +90,10 @@ def test_plan_for_a_budget(capsys):
         (["plan", "--preset", "flux", "--size", "128", "--scales", "0.7", "0.5"], "strictly increasing"),
         (["plan", "--preset", "flux", "--size", "128", "--delta", "1"], "delta"),
         (["plan", "--preset", "flux", "--size", "128", "--steps", "1"], "never reached"),
+        (["plan", "--preset", "flux", "--size", "128", "--steps", "1"], "fewer scales, or --force"),
+        (["plan", "--preset", "flux", "--size", "128", "--mu", "900"], "--mu 900: exp(mu) is too large"),
+        (["plan", "--preset", "flux", "--size", "128", "--attention", "2"], "attention = 2.0 must be in [0, 1]"),
+        (["demo", "--figure", "no/such/folder/demo.png"], "its folder does not exist; make it first"),
         (["plan", "--preset", "flux", "--size", "129", "--multiple-of", "2"], "multiple_of"),
         (["plan", "--spectrum", "missing.json", "--size", "32"], "missing.json"),
     ],
@@ -97,6 +113,27 @@ def test_a_bad_file_is_named(capsys, tmp_path):
     assert status == 1
     assert "words.npy" in err
     assert "int64" in err
+
+
+def test_force_moves_a_transition_never_reached(capsys):
+    status, out, _ = run(capsys, "plan", "--preset", "flux", "--size", "128", "--steps", "2", "--shift", "8", "--force")
+    assert status == 0
+    assert "forced to T_1" in out
+
+
+@pytest.mark.parametrize("command", ["fit", "plan", "demo"])
+def test_help_names_defaults_that_exist(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+    assert {
+        "fit": "bootstrap (default: 0)",
+        "plan": "solver steps (default: 50)",
+        "demo": "samples (default: demo.png)",
+    }[command] in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["plan"], ["plan", "--size", "64"], ["fit", "x", "--basis", "sine"]])

@@ -308,7 +308,21 @@ def test_printed_plan():
     text = str(flux_plan(50, (0.25, 0.5, 1), cost=TFLOP.__getitem__))
     lines = text.splitlines()
     assert lines[0] == "50 steps, 3 stages, clock='full', delta=0.01"
-    columns = ["stage", "scale", "size", "ratio", "steps", "local", "times", "t*", "grid", "T", "cost", "share"]
+    columns = [
+        "stage",
+        "scale",
+        "size",
+        "ratio",
+        "steps",
+        "local",
+        "times",
+        "t*",
+        "grid",
+        "T",
+        "points",
+        "cost",
+        "share",
+    ]
     assert lines[1].split() == columns
     first, second, third = (line.split() for line in lines[2:5])
     plan = flux_plan(50, (0.25, 0.5, 1))
@@ -320,10 +334,25 @@ def test_printed_plan():
     assert second[8] == "0.852663"
     assert third[:5] == ["3", "1", "128x128", "1", "32"]
     assert third[8:10] == ["-", "-"]
-    assert third[10] == "59.525"
+    assert third[10:12] == ["16384", "59.525"]
+    assert third[12] == f"{32 * 59.525 / plan.cost(TFLOP.__getitem__):.1%}"
     assert "predicted speedup over 50 full-size steps, by cost function:" in text
     assert "warning" not in text
     assert "predicted speedup over 50 full-size steps, by grid points:" in str(flux_plan(50))
+
+
+def test_printed_tokens():
+    """With a patch size, the plan counts what a transformer sees: FLUX's 2x2 patches of latent points."""
+    plan = flux_plan(50, multiple_of=2)
+    assert plan.tokens == (32 * 32, 64 * 64)
+    assert flux_plan(50).tokens == (64 * 64, 128 * 128)
+    video = make_plan(
+        shift_times(8), None, (21, 60, 104), scales=((1, 0.5, 0.5), 1), multiple_of=(1, 2, 2), transition_times=(0.7,)
+    )
+    assert video.tokens == (21 * 15 * 26, 21 * 30 * 52)
+    header, first, second = (line.split() for line in str(plan).splitlines()[1:4])
+    assert header[-2:] == ["tokens", "share"]
+    assert (first[10], second[10]) == ("1024", "4096")
 
 
 def test_printed_warnings():
