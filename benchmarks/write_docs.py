@@ -54,6 +54,22 @@ def same_seed_share() -> str:
     return markdown(header, [[f"{float(t):.2f}", *(f"{value[(t, *v)]:.0%}" for v in variants)] for t in times])
 
 
+def same_seed_steps() -> str:
+    """Median PSNR by number of steps and variant, and what independent noise in the new band must come to."""
+    data = [{**row, "steps": str(sum(map(int, row["split"].split("+"))))} for row in rows("same_seed_steps")]
+    variants = list(dict.fromkeys((row["clock"], row["coupling"]) for row in data))
+    counts = list(dict.fromkeys(row["steps"] for row in data))
+    value = {(row["steps"], row["clock"], row["coupling"]): row["psnr_median"] for row in data}
+    header = ["steps", *(f"{clock} clock, {coupling} noise" for clock, coupling in variants)]
+    table = markdown(header, [[n, *(value[(n, *variant)] for variant in variants)] for n in counts])
+    first = data[0]
+    limit = 10 * math.log10(4 / (2 * 0.75 * float(first["bandwidth"]) ** 2))
+    return (
+        f"{table}\nTransition at {float(first['transition']):.2f}, bandwidth h = {first['bandwidth']}, {first['samples']} "
+        f"samples; limit for another high band: {limit:.1f} dB; torch {first['torch']}, commit {first['commit']}.\n"
+    )
+
+
 def cost() -> str:
     """TFLOP of one step of the real transformers."""
     header = ["model", "latent", "text tokens", "guidance passes", "products with weights", "attention", "both"]
@@ -528,6 +544,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "video_plans": video_plans,
     "video_cost": video_cost,
     "same_seed_share": same_seed_share,
+    "same_seed_steps": same_seed_steps,
     "cost": cost,
     "usual_plans": usual_plans,
     "flux_reduced": flux_reduced,
