@@ -387,6 +387,24 @@ def test_item_of_a_batch_is_a_batch_of_one(basis, coupling):
     assert not torch.equal(whole[0], whole[1])
 
 
+@given(case=basis_pairs(), dtype=dtypes, coupling=st.sampled_from(["coupled", "fresh"]), seed=st.integers(0, 2**16))
+def test_item_of_a_batch_is_a_batch_of_one_on_any_grid(case, dtype, coupling, seed):
+    """To rounding: a matrix product of another batch size may add in another order."""
+    basis, coarse, fine = case
+    assume(coarse != fine)
+    scales = (tuple(n / m for n, m in zip(coarse, fine, strict=True)), 1)
+    plan = make_plan(shift_times(6), None, fine, scales=scales, transition_times=(0.6,))
+    noise = randn(3, 2, *fine, seed=seed, dtype=dtype)
+
+    def run(items):
+        generators = [torch.Generator().manual_seed(seed + k) for k in items] if coupling == "fresh" else None
+        return sample(nonlinear, noise[items], plan, basis=basis, coupling=coupling, generator=generators)
+
+    whole = run([0, 1, 2])
+    for j in range(3):
+        assert_close(whole[j : j + 1], run([j]))
+
+
 def test_item_of_a_noise_tensor():
     noise, plan = randn(3, 2, 8, 8, seed=1, dtype=torch.float32), plan_for((8, 8), 3)
     whole = sample(nonlinear, noise, plan)
