@@ -159,6 +159,8 @@ def march(
     counted on the plan's grid: the first one reported is ``plan.stages[first].start + 1``.
     """
     check = _checked(velocity)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {type(callback).__name__}; pass a function of a StepInfo, or None")
     history: History | None = None
     done = plan.stages[first].start
     with tqdm(total=plan.nfe - done, disable=not progress, desc="sampling", unit="step") as bar:
@@ -220,6 +222,11 @@ def check_noise(
         raise ValueError(f"noise has shape {tuple(noise.shape)}: an empty batch; pass at least one item")
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("noise contains NaN or infinity")
+    for one in generator if isinstance(generator, Sequence) else (generator,):
+        if one is not None and not isinstance(one, torch.Generator):
+            raise TypeError(
+                f"generator is {type(one).__name__}; pass a torch.Generator, a list of one an item, or None"
+            )
     if isinstance(generator, Sequence) and len(generator) != noise.shape[0]:
         raise ValueError(
             f"generator lists {len(generator)} generators for a batch of {noise.shape[0]}; pass one an item"
@@ -232,6 +239,9 @@ def _check_start(start: Tensor | None, noise: Tensor | NoiseField, plan: Plan) -
         return None
     if not isinstance(start, Tensor) or not isinstance(noise, Tensor):
         raise TypeError("start and noise must both be tensors of the full size")
+    check_state(start, "start", len(plan.shape))
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError("start contains NaN or infinity")
     if start.shape != noise.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, noise {tuple(noise.shape)}; both are of the full size")
     if plan.clock != "full":

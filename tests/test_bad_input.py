@@ -542,6 +542,33 @@ CASES = {
         V,
         r"generator is used only with a noise tensor and",
     ),
+    "generator a seed": (
+        lambda: run(coupling="fresh", generator=3),
+        T,
+        r"generator is int; pass a torch\.Generator, a list of one an item, or None",
+    ),
+    "generators with a seed among them": (
+        lambda: run(coupling="fresh", generator=[3]),
+        T,
+        r"generator is int; pass a torch\.Generator",
+    ),
+    "generators of another batch": (
+        lambda: run(coupling="fresh", generator=[torch.Generator()] * 2),
+        V,
+        r"generator lists 2 generators for a batch of 1; pass one an item",
+    ),
+    "callback a number": (lambda: run(callback=3), T, r"callback is int; pass a function of a StepInfo, or None"),
+    "start a number": (lambda: run(start=0.0), T, r"start and noise must both be tensors of the full size"),
+    "start of integers": (lambda: run(start=W.int()), T, r"start is a tensor of torch\.int32"),
+    "start with NaN": (lambda: run(start=W * NAN), V, r"start contains NaN or infinity"),
+    "start of another size": (lambda: run(start=X), V, r"start has shape \(1, 2, 4, 4\), noise \(1, 2, 8, 8\)"),
+    "start on the stage clock": (
+        lambda: run(
+            plan_=make_plan(TIMES, None, (8, 8), scales=(0.5, 1), transition_times=(0.6,), clock="stage"), start=W
+        ),
+        V,
+        r"start needs a plan with clock='full'",
+    ),
     "plan a list": (lambda: run(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
     "velocity not callable": (lambda: run(velocity=3.0), T, r"velocity is float; pass a callable velocity\(x, t\)"),
     # editing
