@@ -246,6 +246,10 @@ def run_demo(
     report = [
         f"{len(pictures)} photographs ({', '.join(pictures)}), {len(crops)} crops of 256x256:",
         f"P(omega) = {law.amplitude:.1f} omega^-{law.exponent:.3f}, R2 = {law.r2:.4f}",
+        "",
+        "Below, each model runs four ways from the same noise. Mpixels: grid points times steps. Against the first line, full",
+        "resolution: time ratio (above 1 is faster), median PSNR, share of samples that are the same picture (above 30 dB),",
+        "and the root mean square over frequencies of log(power / power there).",
     ]
 
     gaussian = GaussianField(law, (size, size))
