@@ -93,8 +93,8 @@ def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequ
     """
     if _C is None or any(len(grid) != 2 or max(grid) >= 2**16 for grid in grids):
         return False
-    longest = min((_largest(x.device) for x in tensors), default=0)
-    if not haar and any(n > longest or n // (n & -n) > LARGEST_ODD_CORE for grid in grids for n in grid):
+    sizes = [] if haar else [n for grid in grids for n in grid]
+    if any(n // (n & -n) > LARGEST_ODD_CORE or any(n > _largest(x.device) for x in tensors) for n in sizes):
         return False
     return all(
         (x.dtype in STORAGE or x.dtype == torch.int64) and x.numel() > 0 and _has_kernel(name, x.device.type)

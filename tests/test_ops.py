@@ -380,6 +380,16 @@ def test_compile_with_dynamic_shapes():
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("basis", BASES)
+def test_the_bases_compile_whole(basis, rng):
+    x = torch.randn(1, 2, 8, 8, generator=rng)
+
+    def up_and_down(x):
+        return basis.restrict(basis.embed(x, (16, 16)), (8, 8))
+
+    torch.testing.assert_close(torch.compile(up_and_down, fullgraph=True)(x), x, rtol=0, atol=1e-5)
+
+
 def test_export():
     class Grow(torch.nn.Module):
         def forward(self, x, key):
