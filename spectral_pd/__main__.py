@@ -1,12 +1,14 @@
 """Command line: ``spectral-pd fit``, ``spectral-pd plan``, ``spectral-pd demo`` (also ``python -m spectral_pd``).
 
-Exit status: 0 success, 1 a problem with the data or numbers given (one line on standard error), 2 wrong usage.
+Exit status: 0 success, 1 a problem with the data or numbers given (one line on standard error), 2 wrong usage, 130 interrupted,
+141 the reader of standard output went away.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -187,6 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as with "| head"; nothing is left to flush at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         text = str(error).replace("unreached='force'", "--force")  # the remedy as this command line spells it
         print(f"spectral-pd {args.command}: error: {text}", file=sys.stderr)

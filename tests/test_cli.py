@@ -147,3 +147,11 @@ def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "spectral_pd", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("fit", "plan", "demo"))
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    plan = [sys.executable, "-m", "spectral_pd", "plan", "--preset", "flux", "--size", "64", "--scales", "1/2", "1"]
+    with subprocess.Popen(plan, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
