@@ -1,17 +1,19 @@
 r"""Quality against compute on the small transformer: every way of sampling the same model for less, from the same noise.
 
-    python benchmarks/pareto.py --folder RUNS [--fast]
+    python benchmarks/pareto.py --folder RUNS [--fast] [--threads 2]
 
-The reference is 16 full-resolution Euler steps at 64x64. Against it: progressive sampling with 2 and 3 stages over delta, both
-clocks, both couplings and three bases; fewer full-resolution steps; a baseline that upsamples the coarse stage's
-denoised picture (nearest or bilinear) and noises it again with the same field, as Bottleneck-style methods do; and
-fine-tuned adapters (benchmarks/finetune.py) with their controls.
+The reference is 20 full-resolution steps at 64x64 of DPM-Solver++(2M): Euler's own error with so few steps, half of the power
+of high frequencies, would hide everything else (rows of its own show it). Against it: progressive sampling with 2 and 3
+stages over delta, on both clocks with both couplings, and in three bases; fewer full-resolution steps; a baseline that
+upsamples the coarse stage's denoised picture (nearest or bilinear) and noises it again with the same field, as
+Bottleneck-style methods do; and fine-tuned adapters (benchmarks/finetune.py) with their controls.
 
 Pictures are kept in RUNS, 64 seeds of one row a file, so that a stopped sweep goes on; all rows get their first 64 seeds,
 then all the next 64. Rows go to results/pareto.csv and the figure to docs/figures/pareto.png. A row has
 
     gflops     counted FLOPs of all network calls for one picture, attention included
     seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, batch 64
+    speedup    the reference's seconds over the row's
     psnr, ssim to the reference picture of the same seed (median and mean over seeds)
     *_full     distances to the set of reference pictures;   *_photos: to crops of the held-out photographs
 
@@ -25,9 +27,10 @@ import csv
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,8 +58,12 @@ from tqdm import tqdm
 
 from spectral_pd import DCT, FOURIER, HAAR, Basis, Plan, PowerLaw, expand_aligned, make_plan, sample, shift_times
 from spectral_pd.demo import psnr
+from spectral_pd.solvers import dpmpp_2m
 
-STEPS, SHIFT, SIZE, BATCH = 16, 2.0, (64, 64), 64
+STEPS, SHIFT, SIZE, BATCH = 20, 2.0, (64, 64), 64
+FEWER = (15, 12, 10, 8, 6)
+SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0))
+DELTAS = (0.01, 0.05, 0.2)
 ADAPTERS = WEIGHTS.parent / "adapters"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "pareto.png"
 Velocity = Callable[[Tensor, float], Tensor]
@@ -71,6 +78,7 @@ class Entry:
     plan: Plan
     coupling: Literal["coupled", "fresh"] = "coupled"
     basis: Basis = DCT
+    solver: Literal["dpmpp_2m", "euler"] = "dpmpp_2m"
     upsampling: Upsampling | None = None
     adapter: str | None = None
 
@@ -85,7 +93,7 @@ class Entry:
         """Where its pictures of the seeds from `begin` are kept: a name for everything they depend on."""
         adapter = fingerprint(ADAPTERS / f"{self.adapter}.safetensors") if self.adapter else ""
         facts = (weights, self.plan.times, self.plan.shapes, self.plan.split, self.plan.clock, adapter)
-        key = repr((*facts, self.coupling, self.basis.name, self.upsampling))
+        key = repr((*facts, self.coupling, self.basis.name, self.solver, self.upsampling))
         return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{begin}.npy"
 
 
@@ -101,31 +109,30 @@ def entries(law: PowerLaw) -> Iterator[Entry]:
     def plan(scales: tuple[float, ...], delta: float, clock: Literal["full", "stage"] = "full") -> Plan:
         return make_plan(times, law, SIZE, scales=scales, delta=delta, clock=clock)
 
-    two, three = (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)
-    for steps in (STEPS, 12, 10, 8, 6, 5):
-        few = make_plan(shift_times(steps, shift=SHIFT), law, SIZE, scales=(1,))
-        yield Entry("full resolution, fewer steps", few)
-    for delta in (0.01, 0.05, 0.2, 0.5):
-        yield Entry("S=2, full clock, coupled", plan(two, delta))
-        yield Entry("S=2, stage clock, fresh (paper)", plan(two, delta, "stage"), "fresh")
-    for delta in (0.01, 0.05, 0.2):
-        yield Entry("S=3, full clock, coupled", plan(three, delta))
-        yield Entry("S=3, stage clock, fresh (paper)", plan(three, delta, "stage"), "fresh")
+    def few(steps: int) -> Plan:
+        return make_plan(shift_times(steps, shift=SHIFT), law, SIZE, scales=(1,))
+
+    two, three = SCALES
+    for steps in (STEPS, *FEWER):
+        yield Entry("full resolution, fewer steps", few(steps))
+    for scales in SCALES:
+        for delta in DELTAS:
+            for clock in ("full", "stage"):
+                for coupling in ("coupled", "fresh"):
+                    yield Entry(f"S={len(scales)}, {clock} clock, {coupling}", plan(scales, delta, clock), coupling)
     for upsampling in ("nearest", "bilinear"):
-        for delta in (0.05, 0.2, 0.5):
+        for delta in DELTAS:
             yield Entry(f"{upsampling}, noised again", plan(two, delta), upsampling=upsampling)
     for path in sorted(ADAPTERS.glob("*.safetensors")):
         scales, delta, clock = adapter_schedule(path.stem)
         kind = "control" if path.stem.startswith("plain") else "fine-tuned"
-        yield Entry(f"S={len(scales)}, full clock, {kind}", plan(scales, delta, clock), adapter=path.stem)
-    for delta in (0.05, 0.2):
+        yield Entry(f"S={len(scales)}, {kind}", plan(scales, delta, clock), adapter=path.stem)
+    for scales, delta in ((two, 0.05), (two, 0.2), (three, 0.05)):
         for basis in (HAAR, FOURIER):
-            yield Entry(f"S=2, full clock, {basis.name}", plan(two, delta), basis=basis)
+            yield Entry(f"S={len(scales)}, {basis.name}", plan(scales, delta), basis=basis)
+    yield Entry("full resolution, Euler", few(STEPS), solver="euler")
     for delta in (0.05, 0.2):
-        yield Entry("S=2, stage clock, coupled", plan(two, delta, "stage"))
-        yield Entry("S=2, full clock, fresh", plan(two, delta), "fresh")
-    for basis in (HAAR, FOURIER):
-        yield Entry(f"S=3, full clock, {basis.name}", plan(three, 0.05), basis=basis)
+        yield Entry("S=2, Euler", plan(two, delta), solver="euler")
 
 
 def adapter_schedule(name: str) -> tuple[tuple[float, ...], float, Literal["full", "stage"]]:
@@ -138,14 +145,16 @@ def adapter_schedule(name: str) -> tuple[tuple[float, ...], float, Literal["full
 def upsampled(velocity: Velocity, noise: Tensor, plan: Plan, mode: Upsampling) -> Tensor:
     """Coarse stage; its denoised picture enlarged; noised to the fine grid's time with the same field; fine stage."""
     coarse, fine = plan.stages
-    x = DCT.restrict(noise, coarse.shape)
-    for t, t_next in zip(coarse.times, coarse.times[1:], strict=False):
-        x = x + (t_next - t) * velocity(x, t)
-    t = coarse.times[-1]
+    x, t = walked(velocity, DCT.restrict(noise, coarse.shape), coarse.times), coarse.times[-1]
     picture = interpolate(x - t * velocity(x, t), size=fine.shape, mode=mode)
-    x = (1 - fine.times[0]) * picture + fine.times[0] * noise
-    for t, t_next in zip(fine.times, fine.times[1:], strict=False):
-        x = x + (t_next - t) * velocity(x, t)
+    return walked(velocity, (1 - fine.times[0]) * picture + fine.times[0] * noise, fine.times)
+
+
+def walked(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """The state at the last of `times`."""
+    history = None
+    for t, t_next in pairwise(times):
+        x, history = dpmpp_2m(velocity, x, t, t_next, history)
     return x
 
 
@@ -155,7 +164,8 @@ def pictures(entry: Entry, velocity: Velocity, begin: int) -> Tensor:
     if entry.upsampling:
         return upsampled(velocity, noise, entry.plan, entry.upsampling)
     fresh = torch.Generator().manual_seed(10**6 + begin) if entry.coupling == "fresh" else None
-    return sample(velocity, noise, entry.plan, coupling=entry.coupling, generator=fresh, basis=entry.basis)
+    options = {"coupling": entry.coupling, "generator": fresh, "basis": entry.basis, "solver": entry.solver}
+    return sample(velocity, noise, entry.plan, **options)
 
 
 def velocity_of(network: TinyDiT, fast: bool) -> Velocity:
@@ -213,6 +223,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512, help="seeds; a multiple of 64")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--fast", action="store_true", help="compile the network and call it in bfloat16")
+    parser.add_argument("--threads", type=int, default=1, help="for sampling; seconds are measured on one")
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop sampling after so long; rows of what is there"
     )
@@ -222,7 +233,7 @@ def main() -> None:
     if args.samples < BATCH or args.samples % BATCH:
         parser.error(f"--samples must be a multiple of {BATCH}")
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
     law, weights = PowerLaw.load(SPECTRUM), fingerprint(args.weights)
     network = load(args.weights)
@@ -249,6 +260,7 @@ def main() -> None:
         parser.exit(1, "no row is complete yet; run again\n")
     done = [(entry, files[entry][:complete]) for entry in every]
 
+    torch.set_num_threads(1)
     network.load_state_dict(states[None])
     costs = step_costs(velocity, rounds=5)
     rows = evaluate(done, costs, precision="bfloat16" if args.fast else "float32")
@@ -318,39 +330,54 @@ def columns(name: str, values: tuple[float, float, float], *, digits: int = 4) -
     return {name + end: f"{value:.{digits}f}" for end, value in zip(("", "_low", "_high"), values, strict=True)}
 
 
+PANELS = {
+    "psnr": "PSNR to the same seed's full run (dB)",
+    "spectrum_full": "spectrum: log RMS to the full runs",
+    "wasserstein_full": "sliced Wasserstein to the full runs",
+    "natural_photos": "naturalness: distance to held-out crops",
+}
+COMBINATIONS = [f"{clock} clock, {coupling}" for clock in ("full", "stage") for coupling in ("coupled", "fresh")]
+TWO, THREE = (f"S={count}, {COMBINATIONS[0]}" for count in (2, 3))
+QUESTIONS = {
+    "clock and coupling, two stages": [f"S=2, {name}" for name in COMBINATIONS],
+    "clock and coupling, three stages": [f"S=3, {name}" for name in COMBINATIONS],
+    "basis": [TWO, "S=2, haar", "S=2, fourier", THREE, "S=3, haar", "S=3, fourier"],
+    "upsampling instead": [TWO, "nearest, noised again", "bilinear, noised again"],
+    "fine-tuning": [TWO, "S=2, control", "S=2, fine-tuned", THREE, "S=3, control", "S=3, fine-tuned"],
+}
+"""Columns of the figure: the curves that answer a question, beside fewer full-resolution steps."""
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Four panels over GFLOPs: PSNR to the same seed, sliced Wasserstein and spectrum to photographs, naturalness."""
+    """Metrics over measured speedup, a row a metric and a column a question."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = {
-        "psnr": "PSNR to the same seed's full run (dB)",
-        "wasserstein_full": "sliced Wasserstein to the full runs",
-        "spectrum_full": "radial spectrum, log RMS to the full runs",
-        "natural_photos": "naturalness, distance to held-out crops",
-    }
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
-    curves = list(dict.fromkeys(row["curve"] for row in rows if row["gflops"]))
-    for ax, (name, label) in zip(axes.flat, panels.items(), strict=True):
-        for i, curve in enumerate(curves):
-            points = [r for r in rows if r["curve"] == curve and np.isfinite(float(r[name]))]
-            if not points:
-                continue
-            x, y, low, high = (
-                np.array([float(r[column]) for r in points])
-                for column in ("gflops", name, name + "_low", name + "_high")
-            )
-            style = {"color": plt.get_cmap("tab20")(i % 20), "marker": "os^Dv*"[i % 6], "ms": 5, "lw": 1.2}
-            ax.errorbar(x, y, yerr=(y - low, high - y), label=curve, capsize=2, **style)
-        ax.set_xlabel("GFLOPs a picture")
-        ax.set_ylabel(label)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    present = {row["curve"] for row in rows}
+    questions = {q: [c for c in curves if c in present] for q, curves in QUESTIONS.items()}
+    size = (4.2 * len(questions), 3.1 * len(PANELS))
+    figure, axes = plt.subplots(
+        len(PANELS), len(questions), figsize=size, layout="constrained", sharex=True, sharey="row"
     )
+    for column, (question, curves) in zip(axes.T, questions.items(), strict=True):
+        for ax, name in zip(column, PANELS, strict=True):
+            for i, curve in enumerate(("full resolution, fewer steps", *curves)):
+                points = [r for r in rows if r["curve"] == curve and np.isfinite(float(r[name]))]
+                x, y, low, high = (
+                    np.array([float(r[column]) for r in points])
+                    for column in ("speedup", name, name + "_low", name + "_high")
+                )
+                style = {"color": f"C{i - 1}" if i else "black", "marker": "os^Dv*X"[i], "ms": 5, "lw": 1.2}
+                ax.errorbar(x, y, yerr=(y - low, high - y), label=curve, capsize=2, **style)
+        column[0].set_title(question)
+        column[0].legend(frameon=False, fontsize=7)
+        column[-1].set_xlabel("measured speedup")
+    for ax, label in zip(axes[:, 0], PANELS.values(), strict=True):
+        ax.set_ylabel(label)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
