@@ -44,6 +44,7 @@ check: $(READY)
 	$(BIN)python benchmarks/write_docs.py --check
 
 bench: $(READY)
+	$(BIN)python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	$(BIN)python benchmarks/kernels.py --check
 	$(BIN)python benchmarks/kernels.py --threads 2
 	$(BIN)python benchmarks/spectra_throughput.py --check

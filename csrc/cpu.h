@@ -44,6 +44,7 @@ struct PowerTask {
   const DctPlan* plan[2];
   Storage storage;
   const void* x;
+  int64_t maps;  // planes of one map lie so many planes apart
 };
 
 // Tiles of one plane, in floats; a kernel of the same instruction set made and reads them.

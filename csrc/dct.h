@@ -6,8 +6,9 @@
 //   DCT-II(n):  sums x_j + x_{n-1-j} -> DCT-II(n/2), the even frequencies;  differences -> DCT-IV(n/2), the odd ones
 //   DCT-IV(n):  plane rotations -> two DCT-II(n/2) -> one butterfly
 //
-// and the inverse is the transposed graph. Sizes up to kRegisterSize are expanded at compile time and live in registers; larger
-// ones recurse at run time over line buffers; odd ones end in dense matrices of half the size.
+// and the inverse is the transposed graph. Sizes up to kRegisterSize are straight-line code and live in registers, a few up to
+// 128 are compiled as such parts, all others recurse at run time over line buffers; odd ones end in dense matrices of half the
+// size.
 #pragma once
 #include "dct_plan.h"
 #include "simd.h"
@@ -15,8 +16,7 @@
 namespace spd {
 inline namespace SPD_ISA {
 
-constexpr int kFixedSize = 128;    // largest size expanded at compile time
-constexpr int kRegisterSize = 32;  // up to here into one piece of straight-line code
+constexpr int kRegisterSize = 32;  // largest size that becomes one piece of straight-line code
 
 // Scratch a transform of size n needs, in registers.
 constexpr int dct_scratch(int n) { return 4 * n + 16; }
@@ -128,213 +128,258 @@ SPD_HD void dct4_odd(const DctLevel& l, const F* in, int in_stride, F* out, int 
   out[half * out_stride] = p[half];
 }
 
-// ---- sizes in registers -----------------------------------------------------------------------------------------------
-// `l` walks down the halvings n, n/2, ... of the plan.
+// ---- even sizes -------------------------------------------------------------------------------------------------------
+// `l` walks down the halvings n, n/2, ... of the plan; `fixed` is the size, or 0 where it is only known at run time. A size
+// divisible by four goes down two levels in one pass, because moving a line costs more than computing with it.
 
-template <int n>
+template <int fixed>
 SPD_HD void dct2_part(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch);
-template <int n>
+template <int fixed>
 SPD_HD void dct3_part(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch);
-template <int n>
+template <int fixed>
 SPD_HD void dct4_part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
-template <int n>
-SPD_HD void dct2_small(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch);
-template <int n>
-SPD_HD void dct3_small(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch);
 
-template <int n>
-void dct2_fixed(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch);
-template <int n>
-void dct3_fixed(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch);
-template <int n>
-void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
+// `work`: room for `count` registers, on the stack where the size is fixed, so that it can live in registers. `rest`: the
+// scratch that is left.
+#define SPD_WORK(count)                    \
+  F local[fixed ? (count) : 1];            \
+  F* const work = fixed ? local : scratch; \
+  F* const rest = fixed ? scratch : scratch + (count)
 
-template <int n>
-SPD_HD void dct4_small(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  if constexpr (n == 1) {
-    out[0] = in[0] * 0.70710678f;
-  } else if constexpr (n % 2) {
-    dct4_odd<n>(*l, in, in_stride, out, out_stride, scratch);
-  } else {
-    constexpr int half = n / 2;
-    F a[half], b[half], p[half], q[half];
-#pragma GCC unroll 16
-    for (int j = 0; j < half; ++j) {
-      const F x = in[j * in_stride], y = in[(n - 1 - j) * in_stride];
-      const float c = l->cosine[j], s = l->sine[j];
-      a[j] = mad(x, c, y * s);
-      b[j] = j % 2 ? mad(x, s, y * -c) : mad(y, c, x * -s);
-    }
-    dct2_part<half>(l + 1, a, p, 1, scratch);
-    dct2_part<half>(l + 1, b, q, 1, scratch);
-    out[0] = p[0];
-    out[(n - 1) * out_stride] = -q[0];
-#pragma GCC unroll 16
-    for (int k = 1; k < half; ++k) {
-      out[2 * k * out_stride] = p[k] + q[half - k];
-      out[(2 * k - 1) * out_stride] = p[k] - q[half - k];
-    }
-  }
+// The plane rotation j of a DCT-IV(n), x and y its samples j and n - 1 - j.
+SPD_HD void rotate(const DctLevel& l, int j, F x, F y, F& a, F& b) {
+  const float c = l.cosine[j], s = l.sine[j], sign = j % 2 ? -1.0f : 1.0f;
+  a = mad(x, c, y * s);
+  b = mad(y, sign * c, x * (-sign * s));
 }
-
-template <int n>
-SPD_HD void dct2_small(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  if constexpr (n == 1) {
-    out[0] = in[0];
-  } else if constexpr (n % 2) {
-    dct2_odd<n>(*l, in, out, out_stride, scratch);
-  } else {
-    constexpr int half = n / 2;
-    F sum[half], difference[half];
-#pragma GCC unroll 16
-    for (int j = 0; j < half; ++j) {
-      sum[j] = in[j] + in[n - 1 - j];
-      difference[j] = in[j] - in[n - 1 - j];
-    }
-    dct2_part<half>(l + 1, sum, out, 2 * out_stride, scratch);
-    dct4_part<half>(l + 1, difference, 1, out + out_stride, 2 * out_stride, scratch);
-  }
-}
-
-template <int n>
-SPD_HD void dct3_small(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  if constexpr (n == 1) {
-    out[0] = in[0];
-  } else if constexpr (n % 2) {
-    dct3_odd<n>(*l, in, in_stride, out, scratch);
-  } else {
-    constexpr int half = n / 2;
-    F even[half], odd[half];
-    dct3_part<half>(l + 1, in, 2 * in_stride, even, scratch);
-    dct4_part<half>(l + 1, in + in_stride, 2 * in_stride, odd, 1, scratch);
-#pragma GCC unroll 16
-    for (int j = 0; j < half; ++j) {
-      out[j] = even[j] + odd[j];
-      out[n - 1 - j] = even[j] - odd[j];
-    }
-  }
-}
-
-template <int n>
-SPD_HD void dct2_part(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  n <= kRegisterSize ? dct2_small<n>(l, in, out, out_stride, scratch) : dct2_fixed<n>(l, in, out, out_stride, scratch);
-}
-template <int n>
-SPD_HD void dct3_part(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  n <= kRegisterSize ? dct3_small<n>(l, in, in_stride, out, scratch) : dct3_fixed<n>(l, in, in_stride, out, scratch);
-}
-template <int n>
-SPD_HD void dct4_part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  n <= kRegisterSize ? dct4_small<n>(l, in, in_stride, out, out_stride, scratch)
-                     : dct4_fixed<n>(l, in, in_stride, out, out_stride, scratch);
-}
-
-// Out of line once per size, so that the recursion below stays small.
-template <int n>
-__attribute__((noinline)) void dct2_fixed(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  dct2_small<n>(l, in, out, out_stride, scratch);
-}
-template <int n>
-__attribute__((noinline)) void dct3_fixed(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  dct3_small<n>(l, in, in_stride, out, scratch);
-}
-template <int n>
-__attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  dct4_small<n>(l, in, in_stride, out, out_stride, scratch);
-}
-
-// ---- any size ---------------------------------------------------------------------------------------------------------
-
-// clang-format off
-#if defined(SPD_FEW_SIZES)  // for compilers that take long: the other sizes recurse
-#define SPD_EVERY_EVEN_REGISTER_SIZE(CASE) CASE(2) CASE(8) CASE(10)
-#else
-#define SPD_EVERY_EVEN_REGISTER_SIZE(CASE)                                                    \
-  CASE(2) CASE(4) CASE(6) CASE(8) CASE(10) CASE(12) CASE(14) CASE(16) CASE(20) CASE(24)       \
-  CASE(28) CASE(32) CASE(40) CASE(48) CASE(64) CASE(80) CASE(96) CASE(128)
-#endif
-// clang-format on
-
-static void dct4(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
-
-// in: contiguous, kept; out: n values out_stride apart.
-static void dct2(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  const int n = l->size, half = n / 2;
-  switch (n <= kFixedSize ? n : 0) {
-#define CASE(size) \
-  case size:       \
-    return dct2_fixed<size>(l, in, out, out_stride, scratch);
-    SPD_EVERY_EVEN_REGISTER_SIZE(CASE)
-#undef CASE
-    default:
-      break;
-  }
-  if (n % 2) return dct2_odd<0>(*l, in, out, out_stride, scratch);
-  F *sum = scratch, *difference = scratch + half;
-#pragma GCC unroll 4
-  for (int j = 0; j < half; ++j) {
-    sum[j] = in[j] + in[n - 1 - j];
-    difference[j] = in[j] - in[n - 1 - j];
-  }
-  dct2(l + 1, sum, out, 2 * out_stride, scratch + n);
-  dct4(l + 1, difference, 1, out + out_stride, 2 * out_stride, scratch + n);
-}
-
-// in: n values in_stride apart, kept; out: contiguous.
-static void dct3(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  const int n = l->size, half = n / 2;
-  switch (n <= kFixedSize ? n : 0) {
-#define CASE(size) \
-  case size:       \
-    return dct3_fixed<size>(l, in, in_stride, out, scratch);
-    SPD_EVERY_EVEN_REGISTER_SIZE(CASE)
-#undef CASE
-    default:
-      break;
-  }
-  if (n % 2) return dct3_odd<0>(*l, in, in_stride, out, scratch);
-  F *even = scratch, *odd = scratch + half;
-  dct3(l + 1, in, 2 * in_stride, even, scratch + n);
-  dct4(l + 1, in + in_stride, 2 * in_stride, odd, 1, scratch + n);
-#pragma GCC unroll 4
-  for (int j = 0; j < half; ++j) {
-    out[j] = even[j] + odd[j];
-    out[n - 1 - j] = even[j] - odd[j];
-  }
-}
-
-static void dct4(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  const int n = l->size, half = n / 2;
-  switch (n <= kFixedSize ? n : 0) {
-#define CASE(size) \
-  case size:       \
-    return dct4_fixed<size>(l, in, in_stride, out, out_stride, scratch);
-    SPD_EVERY_EVEN_REGISTER_SIZE(CASE)
-#undef CASE
-    default:
-      break;
-  }
-  if (n % 2) return dct4_odd<0>(*l, in, in_stride, out, out_stride, scratch);
-  F *a = scratch, *b = a + half, *p = b + half, *q = p + half;
-#pragma GCC unroll 4
-  for (int j = 0; j < half; ++j) {
-    const F x = in[j * in_stride], y = in[(n - 1 - j) * in_stride];
-    const float c = l->cosine[j], s = l->sine[j], sign = j % 2 ? -1.0f : 1.0f;
-    a[j] = mad(x, c, y * s);
-    b[j] = mad(y, sign * c, x * (-sign * s));
-  }
-  dct2(l + 1, a, p, 1, scratch + 2 * n);
-  dct2(l + 1, b, q, 1, scratch + 2 * n);
+// Its butterfly: p and q are the DCT-II of both halves of the rotated samples.
+SPD_HD void join_halves(int n, const F* p, const F* q, F* out, int out_stride) {
+  const int half = n / 2;
   out[0] = p[0];
   out[(n - 1) * out_stride] = -q[0];
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int k = 1; k < half; ++k) {
     out[2 * k * out_stride] = p[k] + q[half - k];
     out[(2 * k - 1) * out_stride] = p[k] - q[half - k];
   }
 }
 
-#undef SPD_EVERY_EVEN_REGISTER_SIZE
+template <int fixed>
+SPD_HD void dct2_even(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
+  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+  SPD_WORK(3 * n / 2);
+  F *sum = work, *difference = work + half;
+  if constexpr (fixed % 4 == 0) {
+    if (n % 4 == 0) {
+      F *sum_of_sums = sum, *difference_of_sums = sum + quarter;
+      F *a = difference, *b = a + quarter, *p = b + quarter, *q = p + quarter;
+#pragma GCC unroll 8
+      for (int j = 0; j < quarter; ++j) {
+        const int k = half - 1 - j;
+        const F s0 = in[j] + in[n - 1 - j], s1 = in[k] + in[n - 1 - k];
+        const F d0 = in[j] - in[n - 1 - j], d1 = in[k] - in[n - 1 - k];
+        sum_of_sums[j] = s0 + s1;
+        difference_of_sums[j] = s0 - s1;
+        rotate(l[1], j, d0, d1, a[j], b[j]);
+      }
+      dct2_part<fixed / 4>(l + 2, sum_of_sums, out, 4 * out_stride, rest);
+      dct4_part<fixed / 4>(l + 2, difference_of_sums, 1, out + 2 * out_stride, 4 * out_stride, rest);
+      dct2_part<fixed / 4>(l + 2, a, p, 1, rest);
+      dct2_part<fixed / 4>(l + 2, b, q, 1, rest);
+      join_halves(half, p, q, out + out_stride, 2 * out_stride);
+    }
+  }
+  if constexpr (fixed % 4 || fixed == 0) {
+    if (n % 4) {
+#pragma GCC unroll 16
+      for (int j = 0; j < half; ++j) {
+        sum[j] = in[j] + in[n - 1 - j];
+        difference[j] = in[j] - in[n - 1 - j];
+      }
+      dct2_part<fixed / 2>(l + 1, sum, out, 2 * out_stride, rest);
+      dct4_part<fixed / 2>(l + 1, difference, 1, out + out_stride, 2 * out_stride, rest);
+    }
+  }
+}
+
+template <int fixed>
+SPD_HD void dct3_even(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
+  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+  SPD_WORK(n);
+  F *even = work, *odd = work + half;
+  dct4_part<fixed / 2>(l + 1, in + in_stride, 2 * in_stride, odd, 1, rest);
+  if constexpr (fixed % 4 == 0) {
+    if (n % 4 == 0) {
+      F *even_of_even = even, *odd_of_even = even + quarter;
+      dct3_part<fixed / 4>(l + 2, in, 4 * in_stride, even_of_even, rest);
+      dct4_part<fixed / 4>(l + 2, in + 2 * in_stride, 4 * in_stride, odd_of_even, 1, rest);
+#pragma GCC unroll 8
+      for (int j = 0; j < quarter; ++j) {
+        const int k = half - 1 - j;
+        const F a = even_of_even[j] + odd_of_even[j], b = even_of_even[j] - odd_of_even[j];
+        out[j] = a + odd[j];
+        out[n - 1 - j] = a - odd[j];
+        out[k] = b + odd[k];
+        out[n - 1 - k] = b - odd[k];
+      }
+    }
+  }
+  if constexpr (fixed % 4 || fixed == 0) {
+    if (n % 4) {
+      dct3_part<fixed / 2>(l + 1, in, 2 * in_stride, even, rest);
+#pragma GCC unroll 16
+      for (int j = 0; j < half; ++j) {
+        out[j] = even[j] + odd[j];
+        out[n - 1 - j] = even[j] - odd[j];
+      }
+    }
+  }
+}
+
+template <int fixed>
+SPD_HD void dct4_even(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+  SPD_WORK(2 * n);
+  F *a = work, *b = a + half, *p = b + half, *q = p + half;
+  const auto at = [&](int j, F& first, F& second) {
+    rotate(*l, j, in[j * in_stride], in[(n - 1 - j) * in_stride], first, second);
+  };
+  if constexpr (fixed % 4 == 0) {
+    if (n % 4 == 0) {
+#pragma GCC unroll 8
+      for (int j = 0; j < quarter; ++j) {
+        F a0, a1, b0, b1;
+        at(j, a0, b0);
+        at(half - 1 - j, a1, b1);
+        a[j] = a0 + a1;
+        a[quarter + j] = a0 - a1;
+        b[j] = b0 + b1;
+        b[quarter + j] = b0 - b1;
+      }
+      dct2_part<fixed / 4>(l + 2, a, p, 2, rest);
+      dct4_part<fixed / 4>(l + 2, a + quarter, 1, p + 1, 2, rest);
+      dct2_part<fixed / 4>(l + 2, b, q, 2, rest);
+      dct4_part<fixed / 4>(l + 2, b + quarter, 1, q + 1, 2, rest);
+    }
+  }
+  if constexpr (fixed % 4 || fixed == 0) {
+    if (n % 4) {
+#pragma GCC unroll 16
+      for (int j = 0; j < half; ++j) at(j, a[j], b[j]);
+      dct2_part<fixed / 2>(l + 1, a, p, 1, rest);
+      dct2_part<fixed / 2>(l + 1, b, q, 1, rest);
+    }
+  }
+  join_halves(n, p, q, out, out_stride);
+}
+#undef SPD_WORK
+
+// Out of line, once per size: so the code of larger sizes stays small.
+template <int fixed>
+__attribute__((noinline)) void dct2_fixed(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
+  dct2_even<fixed>(l, in, out, out_stride, scratch);
+}
+template <int fixed>
+__attribute__((noinline)) void dct3_fixed(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
+  dct3_even<fixed>(l, in, in_stride, out, scratch);
+}
+template <int fixed>
+__attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+  dct4_even<fixed>(l, in, in_stride, out, out_stride, scratch);
+}
+
+// ---- any size ---------------------------------------------------------------------------------------------------------
+
+// clang-format off
+#if defined(SPD_FEW_SIZES)  // for compilers that take long: the other sizes recurse
+#define SPD_EVERY_FIXED_SIZE(CASE) CASE(2) CASE(8) CASE(10)
+#else
+#define SPD_EVERY_FIXED_SIZE(CASE)                                                            \
+  CASE(2) CASE(4) CASE(6) CASE(8) CASE(10) CASE(12) CASE(14) CASE(16) CASE(20) CASE(24)       \
+  CASE(28) CASE(32) CASE(40) CASE(48) CASE(64) CASE(80) CASE(96) CASE(128)
+#endif
+// clang-format on
+
+// in: contiguous, kept; out: n values out_stride apart.
+static void dct2(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
+  switch (l->size) {
+#define CASE(size) \
+  case size:       \
+    return dct2_fixed<size>(l, in, out, out_stride, scratch);
+    SPD_EVERY_FIXED_SIZE(CASE)
+#undef CASE
+    default:
+      return l->size % 2 ? dct2_odd<0>(*l, in, out, out_stride, scratch) : dct2_even<0>(l, in, out, out_stride, scratch);
+  }
+}
+
+// in: n values in_stride apart, kept; out: contiguous.
+static void dct3(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
+  switch (l->size) {
+#define CASE(size) \
+  case size:       \
+    return dct3_fixed<size>(l, in, in_stride, out, scratch);
+    SPD_EVERY_FIXED_SIZE(CASE)
+#undef CASE
+    default:
+      return l->size % 2 ? dct3_odd<0>(*l, in, in_stride, out, scratch) : dct3_even<0>(l, in, in_stride, out, scratch);
+  }
+}
+
+// Strides on both sides.
+static void dct4(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+  switch (l->size) {
+#define CASE(size) \
+  case size:       \
+    return dct4_fixed<size>(l, in, in_stride, out, out_stride, scratch);
+    SPD_EVERY_FIXED_SIZE(CASE)
+#undef CASE
+    default:
+      return l->size % 2 ? dct4_odd<0>(*l, in, in_stride, out, out_stride, scratch)
+                         : dct4_even<0>(l, in, in_stride, out, out_stride, scratch);
+  }
+}
+#undef SPD_EVERY_FIXED_SIZE
+
+template <int fixed>
+SPD_HD void dct2_part(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
+  if constexpr (fixed == 0)
+    dct2(l, in, out, out_stride, scratch);
+  else if constexpr (fixed == 1)
+    out[0] = in[0];
+  else if constexpr (fixed % 2)
+    dct2_odd<fixed>(*l, in, out, out_stride, scratch);
+  else if constexpr (fixed <= kRegisterSize)
+    dct2_even<fixed>(l, in, out, out_stride, scratch);
+  else
+    dct2_fixed<fixed>(l, in, out, out_stride, scratch);
+}
+template <int fixed>
+SPD_HD void dct3_part(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
+  if constexpr (fixed == 0)
+    dct3(l, in, in_stride, out, scratch);
+  else if constexpr (fixed == 1)
+    out[0] = in[0];
+  else if constexpr (fixed % 2)
+    dct3_odd<fixed>(*l, in, in_stride, out, scratch);
+  else if constexpr (fixed <= kRegisterSize)
+    dct3_even<fixed>(l, in, in_stride, out, scratch);
+  else
+    dct3_fixed<fixed>(l, in, in_stride, out, scratch);
+}
+template <int fixed>
+SPD_HD void dct4_part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+  if constexpr (fixed == 0)
+    dct4(l, in, in_stride, out, out_stride, scratch);
+  else if constexpr (fixed == 1)
+    out[0] = in[0] * 0.70710678f;
+  else if constexpr (fixed % 2)
+    dct4_odd<fixed>(*l, in, in_stride, out, out_stride, scratch);
+  else if constexpr (fixed <= kRegisterSize)
+    dct4_even<fixed>(l, in, in_stride, out, out_stride, scratch);
+  else
+    dct4_fixed<fixed>(l, in, in_stride, out, out_stride, scratch);
+}
 
 }  // namespace SPD_ISA
 }  // namespace spd

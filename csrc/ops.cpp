@@ -293,8 +293,11 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   check_pair(false, grid.rows, grid.rows);
   check_pair(false, grid.columns, grid.columns);
   const Tensor planes = torch::stable::contiguous(x);
-  const PowerTask task{
-      {grid.rows, grid.columns}, {plan_for(grid.rows), plan_for(grid.columns)}, storage_of(x, "x"), planes.const_data_ptr()};
+  const PowerTask task{{grid.rows, grid.columns},
+                       {plan_for(grid.rows), plan_for(grid.columns)},
+                       storage_of(x, "x"),
+                       planes.const_data_ptr(),
+                       maps};
   Tensor out = torch::stable::new_empty(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
   double* sums = static_cast<double*>(out.mutable_data_ptr());
   const Kernels& k = kernels();
@@ -302,8 +305,9 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   const int64_t line_floats = k.line_floats(std::max(grid.rows, grid.columns));
   const int64_t samples = int64_t{grid.rows} * grid.columns, each = grid.planes / maps;
   // Every map is a fixed number of partial sums, added in order: the result does not depend on the number of threads. Eight
-  // sums in all keep threads busy; as many maps at once as fit in 64 MB.
-  const int64_t parts = std::clamp<int64_t>(std::min(each / 4, 8 / maps), 1, 8);
+  // sums in all keep threads busy, of six planes at least, since a sum is written and read once more than it would be alone;
+  // as many maps at once as fit in 64 MB.
+  const int64_t parts = std::clamp<int64_t>(std::min(each / 6, 8 / maps), 1, 8);
   const int64_t together = std::clamp<int64_t>((int64_t{1} << 23) / (tile_floats * parts), 1, maps);
   double* squares = reinterpret_cast<double*>(thread_scratch<Kind::kShared>(2 * tile_floats * parts * together));
   for (int64_t first_map = 0; first_map < maps; first_map += together) {

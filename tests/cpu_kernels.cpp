@@ -67,7 +67,7 @@ uint64_t run(const Kernels& k, Storage storage, int missing) {
       hash = mix(hash, out.data(), out.size() * sizeof(T));
     }
     GridTask down{{h, w}, {H, W}, {&ph, &pw}, {&pH, &pW}, storage, nullptr, white.data(), x.data(), 0.0, 1.0, false, {}};
-    PowerTask power{{H, W}, {&pH, &pW}, storage, white.data()};
+    PowerTask power{{H, W}, {&pH, &pW}, storage, white.data(), 1};
     std::vector<double> map(size_t(H) * W);
     const Buffer squares(planes * k.tile_floats(H, W));  // two sums of doubles
     double* sums = reinterpret_cast<double*>(squares.data);
