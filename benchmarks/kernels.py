@@ -6,11 +6,11 @@
 
 Side by side in one process: every round calls every candidate once (a few times, where calls are short), the ratio to the
 native operation is taken within the round, and the row reports the median over rounds. So drifts of a shared machine cancel
-and only ratios mean anything; times are for orientation. Candidates that are not installed are left out. Every candidate
-allocates its result, except where the row says ``out``. ``floor`` is no candidate but what cannot be avoided: the normals of
-the new coefficients, from the operation's own generator, and copying what is read and written. ``--quick`` measures a few
-rows with few rounds; ``--check`` exits with 1 when a gate (the smallest ratio to the fastest candidate that is acceptable) is
-missed. Rows of other devices and thread counts in the file are kept.
+and only ratios mean anything; times are for orientation. Candidates that are not installed are left out; `pip install -e
+'.[bench]'` brings them all. Every candidate allocates its result, except where the row says ``out``. ``floor`` is no
+candidate but what cannot be avoided: the normals of the new coefficients, from the operation's own generator, and copying
+what is read and written. ``--quick`` measures a few rows with few rounds; ``--check`` exits with 1 when a gate (the smallest
+ratio to the fastest candidate that is acceptable) is missed. Rows of other devices and thread counts in the file are kept.
 """
 
 from __future__ import annotations
