@@ -263,7 +263,7 @@ def stage_sample(
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
     check_state(x0, "x0", len(plan.shape) + 1)
-    times = torch.as_tensor(t, dtype=torch.float64)
+    times = torch.as_tensor(t, dtype=torch.float64, device="cpu")
     if times.ndim > 1 or times.numel() not in (1, x0.shape[0]):
         raise ValueError(f"t has shape {tuple(times.shape)}; pass one time, or one for each of the {x0.shape[0]} items")
     times = times.expand(x0.shape[0])
