@@ -333,13 +333,13 @@ def passthrough_error() -> str:
 def tiny_dit() -> str:
     """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
     data = rows("tiny_dit")
-    header = ["pixels", "to", "Wasserstein", "(other training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
+    header = ["pixels", "steps", "to", "Wasserstein", "(training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
     what = ("wasserstein", "spectrum", "worst_bin")
     body = []
     for row in data:
         for name, label in (("training", "training crops"), ("held_out", "held-out crops")):
             pairs = [(row[f"{w}_samples_{name}"], row[f"{w}_crops_{name}"]) for w in what]
-            body.append([row["size"], label, *(cell for pair in pairs for cell in pair)])
+            body.append([row["size"], row["steps"], label, *(cell for pair in pairs for cell in pair)])
     first = data[0]
     note = f"{first['training_steps']} steps of training; {first['samples']} samples; commit {first['commit']}."
     return f"{markdown(header, body)}\n{note}\n"
