@@ -24,8 +24,10 @@ inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size
 
 class Scratch {
  public:
+  // On whole pages: where buffers lie to one another within a page would otherwise depend on what was allocated before, and
+  // with it whether the lines of two that are walked together evict one another.
   explicit Scratch(int64_t floats) {
-    const size_t page = floats >= int64_t{1} << 20 ? kHugePage : 64;
+    const size_t page = floats >= int64_t{1} << 20 ? kHugePage : 4096;
     bytes_ = (static_cast<size_t>(floats) * sizeof(float) + page - 1) / page * page;
     data_ = static_cast<float*>(std::aligned_alloc(page, bytes_ ? bytes_ : page));
     if (!data_) throw std::bad_alloc();
