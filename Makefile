@@ -5,7 +5,7 @@
 # make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (elsewhere: make gpu GPU=--rehearse)
 # make notebooks    run the notebooks and compare them with what is stored
 # Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
-#            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra).
+#            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra, for bench that one too).
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
@@ -13,9 +13,11 @@ VENV := .venv
 ifdef NOVENV
 BIN := $(dir $(shell command -v $(PYTHON)))
 READY :=
+PEERS :=
 else
 BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 endif
 
 GPU ?=
@@ -43,8 +45,11 @@ check: $(READY)
 	$(BIN)clang-format --dry-run -Werror csrc/*.* csrc/emu/*
 	$(BIN)python benchmarks/write_docs.py --check
 
-bench: $(READY)
-	$(BIN)python -m pip install -q --disable-pip-version-check -e '.[bench]'
+$(VENV)/.peers: $(VENV)/.ready
+	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+bench: $(READY) $(PEERS)
 	$(BIN)python benchmarks/kernels.py --check
 	$(BIN)python benchmarks/kernels.py --threads 2
 	$(BIN)python benchmarks/spectra_throughput.py --check

@@ -333,7 +333,7 @@ def passthrough_error() -> str:
 def tiny_dit() -> str:
     """Distances of the small transformer's samples to photographs, with those of other crops as the yardstick."""
     data = rows("tiny_dit")
-    header = ["pixels", "steps", "to", "Wasserstein", "(training crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
+    header = ["pixels", "steps", "to", "Wasserstein", "(other crops)", "spectrum", "(crops)", "worst bin", "(crops)"]
     what = ("wasserstein", "spectrum", "worst_bin")
     body = []
     for row in data:
