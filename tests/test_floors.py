@@ -11,7 +11,8 @@ PACKAGE = Path(spectral_pd.__file__).parent
 
 FLOORS = {
     "_C": -1,
-    "theory": 0,
+    "inputs": 0,
+    "theory": 1,
     "ops": 0,
     "philox": 0,
     "sources": 1,

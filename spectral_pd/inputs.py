@@ -1,0 +1,436 @@
+r"""The door: every parse of an argument, and every phrase of an error. Nothing behind it asks again.
+
+:func:`door` puts parsers before a function, by parameter name; ``function.bare`` is the same function without them, for inner
+loops whose values are known to be good:
+
+    >>> @door(t=time)
+    ... def halved(t):
+    ...     return t / 2
+    >>> halved(0.5), halved.bare(0.5)
+    (0.25, 0.25)
+
+A parser takes ``(value, name)`` and returns the value as the inside wants it (an int of numpy as an int, a time as a float),
+or raises a TypeError for a wrong kind and a ValueError for a wrong value, each with argument, value, what is allowed, what to
+do. What several arguments must fulfil together stands below the parsers, under the names of those arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array: TypeAlias = Any
+"""A float, a numpy array or a torch tensor; functions return the kind they were given."""
+Parser: TypeAlias = Callable[[Any, str], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Opened(Protocol, Generic[P, R_co]):
+    """A function behind its door, and the bare one."""
+
+    __name__: str
+
+    @property
+    def bare(self) -> Callable[P, R_co]: ...
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+def door(**parsers: Parser) -> Callable[[Callable[P, R]], Opened[P, R]]:
+    """Parse the arguments of these names before the function sees them; defaults are trusted."""
+
+    def decorate(function: Callable[P, R]) -> Opened[P, R]:
+        names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+        places = [(name, names.index(name), parse) for name, parse in parsers.items()]
+
+        @wraps(function)
+        def opened(*args: Any, **kwargs: Any) -> R:
+            values = list(args)
+            for name, place, parse in places:
+                if place < len(values):
+                    values[place] = parse(values[place], name)
+                elif name in kwargs:
+                    kwargs[name] = parse(kwargs[name], name)
+            return function(*values, **kwargs)
+
+        opened.bare = function  # type: ignore[attr-defined]
+        return cast(Opened[P, R], opened)
+
+    return decorate
+
+
+def shown(shape: Sequence[int]) -> str:
+    """A grid as people write it: 64x64."""
+    return "x".join(map(str, shape))
+
+
+# -- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def instance(kind: type | tuple[type, ...], remedy: str) -> Parser:
+    """Parser of values of a class: "plan is list; pass what make_plan returned"."""
+
+    def parse(value: Any, name: str) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {_named(value)}; pass {remedy}")
+        return value
+
+    return parse
+
+
+def _named(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, bool)) else type(value).__name__
+
+
+def choice(*allowed: str) -> Parser:
+    """Parser of one word of several."""
+    words = [repr(word) for word in allowed]
+    listed = f"{', '.join(words[:-1])} or {words[-1]}"
+
+    def parse(value: Any, name: str) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"{name} = {value!r} must be {listed}")
+        return value
+
+    return parse
+
+
+def function(remedy: str) -> Parser:
+    """Parser of a callable."""
+
+    def parse(value: Any, name: str) -> Any:
+        if not callable(value):
+            raise TypeError(f"{name} is {type(value).__name__}; pass {remedy}")
+        return value
+
+    return parse
+
+
+def optional(parse: Parser) -> Parser:
+    """The parser, or None."""
+    return lambda value, name: None if value is None else parse(value, name)
+
+
+velocity = function("a callable velocity(x, t)")
+callback = optional(function("a function of a StepInfo, or None"))
+cost_function = optional(function("a function of the grid, e.g. lambda shape: math.prod(shape)"))
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def number(value: Any, name: str) -> Array:
+    """A float, a floating numpy array or a floating tensor, without NaN."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
+        has_nan = bool(value.isnan().any())
+    elif isinstance(value, np.ndarray):
+        if not np.issubdtype(value.dtype, np.floating):
+            raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
+        has_nan = bool(np.isnan(value).any())
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
+        has_nan = math.isnan(value)
+    else:
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float, a numpy array or a torch tensor")
+    if has_nan:
+        raise ValueError(f"{name} contains NaN; pass finite numbers")
+    return value
+
+
+def _within(holds: Callable[[Any], Any], allowed: str) -> Parser:
+    """Parser of numbers for which the elementwise condition holds everywhere."""
+
+    def parse(value: Any, name: str) -> Array:
+        value = number(value, name)
+        good = holds(value)
+        if not (good if isinstance(good, bool) else bool(good.all())):
+            what = value if isinstance(value, float) else f"{type(value).__name__} of shape {tuple(value.shape)}"
+            raise ValueError(f"{name} = {what} is out of range; {name} must satisfy {allowed.format(name=name)}")
+        return value
+
+    return parse
+
+
+time = _within(lambda t: (t >= 0) & (t <= 1), "0 <= {name} <= 1 (1 is pure noise, 0 is data)")
+inner_time = _within(lambda t: (t > 0) & (t < 1), "0 < {name} < 1 (at 0 and 1 no finite positive power activates)")
+power = _within(lambda p: (p > 0) & (p < math.inf), "0 < {name} < inf")
+delta = _within(lambda d: (d > 0) & (d < 1), "0 < {name} < 1 (smaller: earlier transitions, slower, closer)")
+ratio = _within(lambda r: (r > 0) & (r < math.inf), "0 < {name} < inf (fine over coarse; 1 is no change)")
+
+
+def single(parse: Parser) -> Parser:
+    """The parser for one number: a float, also from an array or tensor of one element."""
+
+    def parsed(value: Any, name: str) -> float:
+        if isinstance(value, (Tensor, np.ndarray, np.generic)) and np.size(value) == 1:
+            value = value.item()
+        return float(parse(value, name))
+
+    return parsed
+
+
+one_time, one_delta = single(time), single(delta)
+
+
+def data_time(value: Any, name: str) -> float:
+    """A time at which a denoiser has a velocity: not 0."""
+    t = one_time(value, name)
+    if t == 0:
+        raise ValueError(
+            f"{name} = 0: a denoiser's velocity (x - D) / t has no value at the data end; use 0 < {name} <= 1"
+        )
+    return t
+
+
+def whole(least: int, hint: str = "") -> Parser:
+    """Parser of an int, numpy's among them, at least `least`."""
+
+    def parse(value: Any, name: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} is {value!r}; pass an int{hint}")
+        if value < least:
+            raise ValueError(f"{name} = {value} must be at least {least}{hint}")
+        return int(value)
+
+    return parse
+
+
+def count(value: Any, name: str) -> int:
+    """A positive int."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} = {value!r} must be a positive int")
+    return int(value)
+
+
+def shift(value: Any, name: str) -> float:
+    """The factor of a time shift."""
+    if isinstance(value, (bool, str)) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; pass a number above 0 (1 is no shift)")
+    if not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name} = {value} must be positive and finite (1 is no shift)")
+    return float(value)
+
+
+def bandwidth(value: Any, name: str) -> float:
+    """Standard deviation of a kernel."""
+    if isinstance(value, (bool, str)) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; pass a number, at least 0")
+    if not (math.isfinite(value) and float(value) >= 0):
+        raise ValueError(f"{name} = {value} must be finite and not negative")
+    return float(value)
+
+
+# -- grids and scales -------------------------------------------------------------------------------------------------
+
+
+def shape(value: Any, name: str) -> tuple[int, ...]:
+    """The sizes of the spectral axes, each at least 1."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name} is {value!r}; pass the sizes of the spectral axes, e.g. (height, width)")
+    sizes = tuple(value)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes):
+        raise TypeError(f"{name} = {sizes!r} must hold integers, e.g. (64, 64)")
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{name} = {sizes!r} must hold one or more sizes, each at least 1")
+    return tuple(int(n) for n in sizes)
+
+
+def leading(value: Any, name: str) -> tuple[int, ...]:
+    """The axes before a grid."""
+    if not hasattr(value, "__iter__"):
+        raise TypeError(f"{name} is {value!r}; pass a tuple such as (batch, channels)")
+    sizes = tuple(operator.index(n) for n in value)
+    if any(n < 1 for n in sizes):
+        raise ValueError(f"{name} = {sizes} must hold sizes, each at least 1")
+    return sizes
+
+
+def scales(value: Any, name: str) -> tuple[float, ...]:
+    """One number a stage, strictly increasing in (0, 1] to 1."""
+    if isinstance(value, (str, bytes, Real)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name} is {value!r}; pass a sequence of numbers such as (0.5, 1)")
+    values = tuple(number(s, name) for s in value)
+    if not values:
+        raise ValueError(f"{name} is empty; pass at least (1,)")
+    if any(not isinstance(s, float) for s in values):
+        raise TypeError(f"{name} = {value!r}; pass a sequence of plain numbers such as (0.5, 1)")
+    if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
+        raise ValueError(f"{name} = {values} must be positive and strictly increasing, e.g. (0.25, 0.5, 1)")
+    if values[-1] != 1.0:
+        raise ValueError(f"{name} = {values} must end at 1, the full size; append 1")
+    return values
+
+
+def stage_scales(value: Any, axes: int) -> tuple[float | tuple[float, ...], ...]:
+    """One scale a stage: a number for all axes, or one an axis, of which none shrinks and one grows from stage to stage."""
+    if not isinstance(value, (list, tuple)) or not any(isinstance(s, (list, tuple)) for s in value):
+        return scales(value, "scales")
+    rows = []
+    for scale in value:
+        row = tuple(scale) if isinstance(scale, (list, tuple)) else (scale,) * axes
+        if not all(isinstance(s, Real) and not isinstance(s, bool) for s in row):
+            raise TypeError(f"scale {scale!r} must be a number, or a tuple of one for each axis")
+        if len(row) != axes:
+            raise ValueError(
+                f"scale {scale!r} has {len(row)} numbers for {axes} axes; pass one for each, or a single one"
+            )
+        if not all(0 < s <= 1 for s in row):
+            raise ValueError(f"scale {scale!r} must hold numbers in (0, 1]")
+        rows.append(tuple(float(s) for s in row))
+    for before, after in pairwise(rows):
+        if before == after or any(a > b for a, b in zip(before, after, strict=True)):
+            raise ValueError(f"scales {before} and {after}: no axis may shrink and one must grow from stage to stage")
+    if rows[-1] != (1.0,) * axes:
+        raise ValueError(f"scales = {value!r} must end at 1, the full size; append 1")
+    return tuple(row[0] if len(set(row)) == 1 else row for row in rows)
+
+
+def growing(scale_values: Sequence[Any], full: Sequence[int], shapes: Sequence[Sequence[int]]) -> None:
+    """Every stage's grid must be larger than the one before."""
+    for before, after in pairwise(shapes):
+        if math.prod(before) >= math.prod(after) or any(a > b for a, b in zip(before, after, strict=True)):
+            raise ValueError(
+                f"scales {tuple(scale_values)} of {tuple(full)} give stages {shown(before)} and {shown(after)}; every stage "
+                f"must be larger than the one before: use fewer scales or a smaller multiple_of"
+            )
+
+
+def multiples(value: Any, axes: int, full: Sequence[int] = ()) -> tuple[int, ...]:
+    """`multiple_of` as one positive int an axis, of which the full size, where given, is a multiple."""
+    values = (value,) * axes if isinstance(value, Integral) else tuple(value)
+    if len(values) != axes or any(isinstance(m, bool) or not isinstance(m, Integral) or m < 1 for m in values):
+        raise ValueError(f"multiple_of = {value!r} must be a positive int, or one for each of {axes} axes")
+    if any(n % m for n, m in zip(full, values, strict=False)):
+        raise ValueError(
+            f"shape = {tuple(full)} is not a multiple of multiple_of = {value}; the full size is never rounded"
+        )
+    return tuple(int(m) for m in values)
+
+
+# -- time grids -------------------------------------------------------------------------------------------------------
+
+
+def times(value: Any, name: str) -> tuple[float, ...]:
+    """A time grid: strictly decreasing floats from at most 1 to exactly 0."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name} is {type(value).__name__}; pass the full-resolution time grid, e.g. shift_times(50)")
+    values = tuple(one_time(t, name) for t in value)
+    if len(values) < 2:
+        raise ValueError(f"{name} has {len(values)} values; N steps need N + 1, e.g. shift_times(50)")
+    if any(a <= b for a, b in pairwise(values)):
+        raise ValueError(f"{name} must be strictly decreasing from noise (1) to data (0); got {_brief(values)}")
+    if values[-1] != 0.0:
+        raise ValueError(f"{name} must end at exactly 0; got {_brief(values)}")
+    return values
+
+
+def _brief(values: Sequence[float]) -> str:
+    if len(values) <= 6:
+        return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+    return f"({values[0]:g}, {values[1]:g}, ..., {values[-2]:g}, {values[-1]:g})"
+
+
+def transition_times(value: Any, scale_count: int) -> tuple[float, ...]:
+    """Explicit t*: one for each scale but the last, inside (0, 1), not increasing."""
+    values = tuple(one_time(t, "transition_times") for t in value)
+    if len(values) != scale_count - 1:
+        raise ValueError(
+            f"transition_times has {len(values)} values for {scale_count} scales; pass one for each scale but the last"
+        )
+    if any(not 0 < t < 1 for t in values) or any(a < b for a, b in pairwise(values)):
+        raise ValueError(f"transition_times = {values} must lie inside (0, 1) and not increase")
+    return values
+
+
+# -- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type transforms compute in: float64 stays, everything shorter is computed in float32."""
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype {dtype} is not real floating point; convert first, e.g. x.float()")
+    return torch.promote_types(dtype, torch.float32)
+
+
+def state(x: Any, name: str, dims: int = 2) -> Tensor:
+    """A real floating tensor whose last `dims` axes are spectral and not empty."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
+    if isinstance(dims, bool) or not isinstance(dims, Integral) or dims < 1:
+        raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
+    if x.ndim < dims:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least {dims} axes, the last {dims} spectral")
+    if min(x.shape[-dims:]) < 1:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; every spectral axis must have at least one sample")
+    return x
+
+
+def filled(x: Tensor, name: str) -> Tensor:
+    """A tensor that holds something, and nothing that is NaN or infinite."""
+    if x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} contains NaN or infinity")
+    return x
+
+
+def full_size(x: Any, name: str, grid: Sequence[int], what: str = "the plan's grid") -> Tensor:
+    """A finite batch on the full grid."""
+    state(x, name, len(grid))
+    if tuple(x.shape[-len(grid) :]) != tuple(grid):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; its last axes must be {what} {tuple(grid)}")
+    return filled(x, name)
+
+
+def agree(a: Tensor, a_name: str, b: Tensor, b_name: str) -> None:
+    """Two tensors of one shape on one device."""
+    if a.shape != b.shape or a.device != b.device:
+        raise ValueError(
+            f"{a_name} has shape {tuple(a.shape)} on {a.device}, {b_name} {tuple(b.shape)} on {b.device}; make both the same"
+        )
+
+
+def axis(n_low: Any, n_high: Any) -> None:
+    """Sizes of an axis before and after growth."""
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in (n_low, n_high)):
+        raise TypeError(f"an axis from {n_low!r} to {n_high!r}: sizes must be integers, e.g. isometry(8, 16)")
+
+
+def only_one(**sources: Any) -> None:
+    """Exactly one of several arguments."""
+    if sum(value is not None for value in sources.values()) != 1:
+        names = [f"{name}=" for name in sources]
+        raise ValueError(f"pass exactly one of {', '.join(names[:-1])} and {names[-1]}")
+
+
+def json_object(text: str, where: str, kind: str, needed: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a value saved as JSON under ``"type": kind``: `needed` all there, none that is not `known`."""
+    import json
+
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(data, dict) or data.pop("type", None) != kind:
+        raise ValueError(f"{where} does not hold a {kind}; write one with {kind}.save(path)")
+    missing, unknown = sorted(set(needed) - data.keys()), sorted(data.keys() - set(known))
+    if missing:
+        raise ValueError(f"{where} does not hold a whole {kind}, {missing} missing; write one with {kind}.save(path)")
+    if unknown:
+        raise ValueError(f"{where} holds {unknown}, which no {kind} has; write one with {kind}.save(path)")
+    return data
