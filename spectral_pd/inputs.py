@@ -195,14 +195,14 @@ def data_time(value: Any, name: str) -> float:
     return t
 
 
-def whole(least: int, hint: str = "") -> Parser:
+def whole(least: int) -> Parser:
     """Parser of an int, numpy's among them, at least `least`."""
 
     def parse(value: Any, name: str) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} is {value!r}; pass an int{hint}")
+            raise TypeError(f"{name} is {value!r}; pass an int")
         if value < least:
-            raise ValueError(f"{name} = {value} must be at least {least}{hint}")
+            raise ValueError(f"{name} = {value} must be at least {least}")
         return int(value)
 
     return parse
@@ -222,6 +222,43 @@ def shift(value: Any, name: str) -> float:
     if not (math.isfinite(value) and float(value) > 0):
         raise ValueError(f"{name} = {value} must be positive and finite (1 is no shift)")
     return float(value)
+
+
+def attention(value: Any, name: str) -> float:
+    """The share of attention in the cost of a step."""
+    if not 0 <= number(value, name) <= 1:
+        raise ValueError(f"{name} = {value} must be in [0, 1], the share of attention in a full-size step")
+    return float(value)
+
+
+def cost(fn: Callable[[tuple[int, ...]], float], grid: tuple[int, ...]) -> float:
+    """What a cost function says of a grid."""
+    value = float(fn(grid))
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"cost function returned {value} for grid {grid}; it must be positive and finite")
+    return value
+
+
+def edm_time(value: Any, name: str) -> float:
+    """A flow time that has a noise level."""
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"{name} = {value} must be in [0, 1): EDM's noise level is infinite at t = 1; begin the time grid below 1"
+        )
+    return float(value)
+
+
+def edm_level(value: Any, name: str) -> float:
+    """EDM's noise level."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} = {value} must be finite and not negative")
+    return float(value)
+
+
+def vp_levels(alpha: float, sigma: float) -> None:
+    """Signal and noise level of a state."""
+    if not (alpha >= 0 and sigma >= 0 and 0 < alpha + sigma < math.inf):
+        raise ValueError(f"alpha = {alpha}, sigma = {sigma} must not be negative, nor both 0")
 
 
 def bandwidth(value: Any, name: str) -> float:
@@ -320,6 +357,317 @@ def multiples(value: Any, axes: int, full: Sequence[int] = ()) -> tuple[int, ...
     return tuple(int(m) for m in values)
 
 
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def answered(v: Any, x: Tensor) -> Tensor:
+    """What a velocity returned for a state."""
+    if not isinstance(v, Tensor) or v.shape != x.shape:
+        got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+        raise ValueError(f"velocity returned {got} for a state of shape {tuple(x.shape)}; it must keep the shape")
+    return v
+
+
+def replacement(result: Tensor, x: Tensor) -> Tensor:
+    """The state a callback returned in the place of `x`."""
+    if result.shape != x.shape:
+        raise ValueError(f"callback returned a state of shape {tuple(result.shape)}; it must keep {tuple(x.shape)}")
+    return result.to(x)
+
+
+def start_state(start: Any, noise: Any, clock: str, grid: Sequence[int]) -> None:
+    """A state of the full size to start from, beside a noise tensor."""
+    if not isinstance(start, Tensor) or not isinstance(noise, Tensor):
+        raise TypeError("start and noise must both be tensors of the full size")
+    if not bool(torch.isfinite(state(start, "start", len(grid))).all()):
+        raise ValueError("start contains NaN or infinity")
+    if start.shape != noise.shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, noise {tuple(noise.shape)}; both are of the full size")
+    if clock != "full":
+        raise ValueError("start needs a plan with clock='full', where the first time is that of the full-size state")
+
+
+def entry(stage: Any, mode: str, shapes: Sequence[Sequence[int]]) -> None:
+    """The stage of a plan an edit enters at."""
+    if isinstance(stage, bool) or not isinstance(stage, Integral):
+        raise TypeError(f"stage is {stage!r}; pass the index of the first stage that runs, an int")
+    if not 0 <= stage < len(shapes):
+        raise ValueError(
+            f"stage = {stage} must be from 0 to {len(shapes) - 1}, the index of one of the plan's stages "
+            f"({', '.join(map(shown, shapes))})"
+        )
+    if stage == 0 and mode == "clean":
+        raise ValueError(
+            "mode = 'clean' keeps the band of the stage before; with stage = 0 there is none: use 'noised'"
+        )
+
+
+def one_stage(shapes: Sequence[Sequence[int]]) -> None:
+    """A plan that stays on the full grid."""
+    if len(shapes) != 1:
+        raise ValueError(f"plan has {len(shapes)} stages; pass one of full resolution only, with scales=(1,)")
+
+
+def samples_and_noise(samples: Any, noise: Any, dims: int) -> tuple[Tensor, Tensor]:
+    """Data and noise of one shape."""
+    x0, eps = state(samples, "samples", dims), state(noise, "noise", dims)
+    if x0.shape != eps.shape or x0.numel() == 0:
+        raise ValueError(
+            f"samples have shape {tuple(x0.shape)}, noise {tuple(eps.shape)}; they must agree and not be empty"
+        )
+    return x0, eps
+
+
+def low_corner(basis: Any, grid: tuple[int, ...], full: tuple[int, ...]) -> None:
+    """A stage's grid whose coefficients are the low corner of the full one's."""
+    basis.reach(grid, full)
+    if not basis.nested(grid, full):
+        raise ValueError(f"{basis} coefficients of {grid} are not the low corner of {full}")
+
+
+def same_grid(plan_shape: tuple[int, ...], field_shape: tuple[int, ...]) -> None:
+    """A plan on the grid of the field it is tried on."""
+    if plan_shape != field_shape:
+        raise ValueError(f"plan is for grid {plan_shape}, the field is on {field_shape}; make both the same")
+
+
+def data_set(samples: Any, dims: int) -> None:
+    """(K, ..., *grid), finite and not empty."""
+    state(samples, "samples", dims + 1)
+    if samples.numel() == 0:
+        raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError("samples contains NaN or infinity")
+
+
+def like_samples(x: Any, samples: Tensor, dims: int) -> None:
+    """A state of a data set: its axes but for the batch and the grid."""
+    if state(x, "x", dims + 1).shape[1:-dims] != samples.shape[1:-dims]:
+        raise ValueError(f"x has shape {tuple(x.shape)}; samples are {tuple(samples.shape)}: axes must match")
+
+
+def training_pair(x0: Any, noise: Any, grid: tuple[int, ...]) -> None:
+    """Clean data and one white field, both of the full size."""
+    for name, value in (("x0", x0), ("noise", noise)):
+        state(value, name, len(grid) + 1)
+        if tuple(value.shape[-len(grid) :]) != grid:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; its last axes must be the plan's {grid}")
+    if x0.shape != noise.shape:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)} but noise {tuple(noise.shape)}; they must agree")
+    if x0.shape[0] == 0:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}: an empty batch; pass at least one item")
+
+
+def stage_index(stage: Any, stages: int) -> None:
+    """The index of one of a plan's stages."""
+    if isinstance(stage, bool) or not isinstance(stage, Integral) or not 0 <= stage < stages:
+        raise ValueError(f"stage = {stage!r} must be an index into the plan's {stages} stages")
+
+
+def item_times(t: Any, batch: int) -> Tensor:
+    """One time, or one an item, as float64 of shape (batch,)."""
+    values = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    if values.ndim > 1 or values.numel() not in (1, batch):
+        raise ValueError(f"t has shape {tuple(values.shape)}; pass one time, or one for each of the {batch} items")
+    return values.expand(batch)
+
+
+def times_of_stage(t: Tensor, stage: int, a: float, b: float) -> None:
+    """Times inside the interval that a stage spans."""
+    if a == b:
+        raise ValueError(f"stage {stage} makes no steps, so there is nothing to train; draw stages with draw_times")
+    if not bool(((t >= b) & (t <= a)).all()):
+        raise ValueError(
+            f"t in [{float(t.min()):g}, {float(t.max()):g}] leaves stage {stage}, which spans [{b:g}, {a:g}]; "
+            f"one batch holds times of one stage: draw them with draw_times"
+        )
+
+
+def loss(prediction: Tensor, target: Tensor, spectrum: Any, plan: Any) -> None:
+    """A prediction of the target's shape; a spectrum and a plan, or neither."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)}; the target has {tuple(target.shape)}")
+    if (spectrum is None) != (plan is None):
+        raise ValueError("pass spectrum and plan together for the weighted loss, or neither for the plain one")
+
+
+def schedule_record(metadata: Any) -> dict[str, Any]:
+    """What a checkpoint says of its schedule."""
+    import json
+
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata is {type(metadata).__name__}; pass the checkpoint's metadata, a mapping of strings")
+    text = (metadata or {}).get("spectral_pd.schedule")
+    if text is None:
+        raise ValueError(
+            "the checkpoint's metadata hold no 'spectral_pd.schedule'; save it with schedule_metadata(plan)"
+        )
+    try:
+        record = json.loads(text)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"the checkpoint's 'spectral_pd.schedule' is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"the checkpoint's 'spectral_pd.schedule' is {type(record).__name__}, not an object")
+    return record
+
+
+def fresh_seed(noise: Any, seed: Any, coupling: str) -> None:
+    """A seed makes the noise where none is given; beside a tensor it is where fresh noise comes from."""
+    if noise is None and seed is None:
+        raise ValueError("noise is None; pass a white field of the full size, a NoiseField, or seed=")
+    if seed is not None and noise is not None and (coupling == "coupled" or not isinstance(noise, Tensor)):
+        raise ValueError("seed is used only without noise, or with a noise tensor and coupling='fresh'; remove it")
+
+
+def shifts(value: Any, name: str) -> tuple[float, ...]:
+    """Shifts to choose a time grid from."""
+    values = tuple(shift(s, name) for s in value)
+    if not values:
+        raise ValueError(f"{name} = {value!r} must hold shifts to choose from, and goes without times")
+    return values
+
+
+def one_grid(steps: int | None, times: Sequence[float] | None, family: Sequence[float] | None) -> None:
+    """A given grid has its own number of steps, and leaves nothing to choose from."""
+    if times is not None and steps not in (None, len(times) - 1):
+        raise ValueError(f"steps = {steps} but times has {len(times) - 1} steps; pass one of the two")
+    if times is not None and family is not None:
+        raise ValueError(f"shifts = {family!r} must hold shifts to choose from, and goes without times")
+
+
+def amount(value: Any, name: str) -> float:
+    """What a run may cost."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; pass a number in the units of cost")
+    return float(value)
+
+
+def amounts(value: Any, name: str) -> tuple[float, ...]:
+    """One or more budgets."""
+    if not len(value):
+        raise ValueError(f"{name} is empty; pass at least one budget")
+    return tuple(amount(v, name) for v in value)
+
+
+def budget(value: float, cheapest: float, allowed: float) -> None:
+    """A budget that pays for a step."""
+    if not (math.isfinite(value) and allowed >= cheapest):
+        raise ValueError(
+            f"budget = {value:g} does not pay for one step at full size, which costs {cheapest:g}; raise it at least "
+            f"to that"
+        )
+
+
+def plans(value: Any, kind: type, grid: tuple[int, ...]) -> tuple[Any, ...]:
+    """A plan or several, for one grid."""
+    if not isinstance(value, (kind, list, tuple)):
+        raise TypeError(f"start is {value!r}; pass a plan or several")
+    several = (value,) if isinstance(value, kind) else tuple(value)
+    if not all(isinstance(plan, kind) and plan.shape == grid for plan in several):
+        raise TypeError(f"start must hold plans for the grid {grid}, as make_plan returns them")
+    return several
+
+
+def found(plans: Sequence[Any], budget: float, steps: int | None, stages: int) -> None:
+    """At least one plan within the limits."""
+    if not plans:
+        raise ValueError(
+            f"no plan keeps all limits: budget {budget:g}, steps {steps}, stages {stages}; "
+            f"raise the budget or free the number of steps"
+        )
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+
+def noise_source(value: Any, name: str) -> Any:
+    """An int seed, a generator, or a list of either, one an item."""
+    if isinstance(value, (list, tuple)) and not value:
+        raise ValueError("noise source is an empty list; pass one seed or generator for each batch item")
+    for one in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(one, bool) or not isinstance(one, (Integral, torch.Generator)):
+            raise TypeError(
+                f"noise source is {type(one).__name__}; pass an int seed, a torch.Generator, or a list of either (one an item)"
+            )
+    return value
+
+
+def one_each(keys: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """The sources of a noise field that lists one an item."""
+    if batch != len(keys):
+        raise ValueError(f"batch of {batch} items, but the noise source lists {len(keys)}; they must agree")
+    return keys
+
+
+def noise_tensor(
+    noise: Tensor, grid: Sequence[int], like: Tensor | None = None, leading: Any = None, seed: Any = None
+) -> Tensor:
+    """A white field of the full size for a whole run, of the shape and in the working type of `like`."""
+    if leading is not None:
+        raise ValueError("leading is used only with a NoiseField or a seed; a noise tensor has its own leading axes")
+    full_size(noise, "noise", grid, "the plan's full grid")
+    if like is not None:
+        agree(noise, "noise", like, "image")
+    if isinstance(seed, (list, tuple)) and len(seed) != len(noise):
+        raise ValueError(f"seed lists {len(seed)} generators for a batch of {len(noise)}; pass one an item")
+    return noise.to(working_dtype(noise.dtype if like is None else like.dtype))
+
+
+def growth_noise(noise: Tensor, grid: tuple[int, ...], x: Tensor, *_: Any) -> Tensor:
+    """A white field on the fine grid for one growth of `x`, in its own type: what is stored short is grown from there."""
+    expected = (*x.shape[: x.ndim - len(grid)], *grid)
+    if tuple(state(noise, "noise", len(grid)).shape) != expected:
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; expected {expected}, x's leading axes and the fine grid"
+        )
+    if noise.device != x.device:
+        raise ValueError(f"noise is on {noise.device} but x is on {x.device}; move one of them")
+    return noise
+
+
+def leading_axes(value: Any) -> tuple[int, ...]:
+    """What a noise field must be told, since it has every shape."""
+    if value is None:
+        raise ValueError("noise is a NoiseField; pass leading=(batch, channels, ...), the axes before the grid")
+    return leading(value, "leading")
+
+
+def nested_field(field_basis: Any, basis: Any, grids: Sequence[tuple[int, ...]]) -> None:
+    """A noise field in the basis of growth, whose coefficients on each grid are the low corner of the next one's."""
+    if field_basis != basis:
+        raise ValueError(f"noise is a field in {field_basis}, but basis = {basis}; make both the same")
+    for coarse, fine in pairwise(grids):
+        if not basis.nested(coarse, fine):
+            raise ValueError(
+                f"{basis} coefficients of {coarse} are not the low corner of those of {fine}; grow every axis by the same "
+                f"factor, or pass the white field as a tensor"
+            )
+
+
+def transition(value: Any, name: str) -> int:
+    """The number of a transition's own field; 0 is the coupled one."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**16:
+        raise ValueError(f"{name} = {value!r} must be an int in [0, 65535]")
+    return int(value)
+
+
+def field_shape(value: Any, dims: Any) -> tuple[int, ...]:
+    """(batch, ..., *grid) for which a noise field has coefficients."""
+    if isinstance(dims, bool) or not isinstance(dims, Integral) or not 1 <= dims <= 3:
+        raise ValueError(f"dims = {dims!r}: a noise field has 1, 2 or 3 spectral axes")
+    try:
+        sizes = tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise TypeError(f"shape = {value!r} must hold integers: (batch, ..., *grid)") from None
+    if len(sizes) < dims:
+        raise ValueError(f"shape = {sizes} has fewer axes than dims = {dims}")
+    if max(shape(sizes[-dims:], "shape")) > 2**16:
+        raise ValueError(f"shape = {sizes}: a field has at most 65536 coefficients along each spectral axis")
+    if min(sizes) < 0:
+        raise ValueError(f"shape = {sizes} holds a negative size")
+    return sizes
+
+
 # -- time grids -------------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +743,26 @@ def full_size(x: Any, name: str, grid: Sequence[int], what: str = "the plan's gr
     if tuple(x.shape[-len(grid) :]) != tuple(grid):
         raise ValueError(f"{name} has shape {tuple(x.shape)}; its last axes must be {what} {tuple(grid)}")
     return filled(x, name)
+
+
+def state_of(dims: int) -> Parser:
+    """Parser of a :func:`state` with at least `dims` spectral axes."""
+    return lambda x, name: state(x, name, dims)
+
+
+def filled_state(x: Any, name: str, dims: int) -> Tensor:
+    """A :func:`state` of at least one item."""
+    if state(x, name, dims).numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
+    return x
+
+
+def result_tensor(out: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    """A tensor to write a result of x's type into."""
+    if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
+        raise ValueError(
+            f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {shape} {x.dtype} on {x.device}"
+        )
 
 
 def agree(a: Tensor, a_name: str, b: Tensor, b_name: str) -> None:
