@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd import ops
+from spectral_pd import inputs, ops
 from spectral_pd.theory import check_shape
 
 
@@ -195,6 +195,9 @@ class Basis(ABC):
 
     def __repr__(self) -> str:
         return self.name.upper()
+
+
+BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
 
 
 def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> None:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, size_ratio, working_dtype
 from spectral_pd.expansion import restrict_signal
+from spectral_pd.power import PowerLaw, Spectrum, radial_bins
 from spectral_pd.schedule import Plan
 from spectral_pd.solvers import History, Solver, SolverName, find_solver
 from spectral_pd.spacetime import SpaceTimeSpectrum
-from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
 from spectral_pd.theory import align_scale, align_time, check_shape, check_time, optimal_gain
 
 

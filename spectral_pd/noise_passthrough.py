@@ -31,10 +31,10 @@ from torch import Tensor
 
 from spectral_pd.bases import DCT, Basis, check_basis, check_state, working_dtype
 from spectral_pd.noise import NoiseField
+from spectral_pd.power import PowerLaw, Spectrum, radial_bins
 from spectral_pd.sampling import StepInfo, check_noise, replaced, sample
 from spectral_pd.schedule import make_plan
 from spectral_pd.solvers import Solver, SolverName, Velocity
-from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
 from spectral_pd.theory import activation_time, check_delta, check_power, check_shape, check_time
 
 

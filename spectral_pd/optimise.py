@@ -33,6 +33,7 @@ import torch
 
 from spectral_pd.bases import DCT, Basis, check_basis, corner, size_ratio
 from spectral_pd.ideal import GaussianField, Prediction, gain_velocity, predict
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.schedule import (
     Cost,
     Plan,
@@ -47,7 +48,6 @@ from spectral_pd.schedule import (
 )
 from spectral_pd.solvers import History, Solver, SolverName, find_solver
 from spectral_pd.spacetime import SpaceTimeSpectrum
-from spectral_pd.spectrum import PowerLaw, Spectrum
 from spectral_pd.theory import (
     activation_power,
     check_shape,

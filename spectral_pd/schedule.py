@@ -25,8 +25,8 @@ from numbers import Real
 from typing import Any, Literal
 
 from spectral_pd.bases import size_ratio
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.spacetime import SpaceTimeSpectrum
-from spectral_pd.spectrum import PowerLaw, Spectrum
 from spectral_pd.theory import (
     activation_time,
     align_time,

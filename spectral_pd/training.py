@@ -27,8 +27,8 @@ from torch import Tensor
 
 from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, working_dtype
 from spectral_pd.expansion import expand_aligned, restrict_noise, restrict_signal
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.schedule import Plan
-from spectral_pd.spectrum import PowerLaw, Spectrum
 from spectral_pd.theory import snr
 
 Draw = Literal["covering", "steps", "paper"]
