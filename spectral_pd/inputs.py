@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
 from numbers import Integral, Real
@@ -45,6 +46,8 @@ class Opened(Protocol, Generic[P, R_co]):
     def bare(self) -> Callable[P, R_co]: ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    def __get__(self, instance: Any, owner: Any = None) -> Callable[..., R_co]: ...
 
 
 def door(**parsers: Parser) -> Callable[[Callable[P, R]], Opened[P, R]]:
@@ -786,13 +789,15 @@ def only_one(**sources: Any) -> None:
         raise ValueError(f"pass exactly one of {', '.join(names[:-1])} and {names[-1]}")
 
 
-def json_object(text: str, where: str, kind: str, needed: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def json_object(
+    text: str | bytes, where: str, kind: str, needed: Sequence[str], known: Collection[str]
+) -> dict[str, Any]:
     """The fields of a value saved as JSON under ``"type": kind``: `needed` all there, none that is not `known`."""
     import json
 
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = json.loads(text)  # of bytes, so that UTF-16, which some shells write, is read too
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.pop("type", None) != kind:
         raise ValueError(f"{where} does not hold a {kind}; write one with {kind}.save(path)")
@@ -802,3 +807,175 @@ def json_object(text: str, where: str, kind: str, needed: Sequence[str], known: 
     if unknown:
         raise ValueError(f"{where} holds {unknown}, which no {kind} has; write one with {kind}.save(path)")
     return data
+
+
+def json_field(data: Any, key: str, name: str) -> Any:
+    """One field of an object inside a saved value."""
+    if not isinstance(data, dict) or key not in data:
+        raise ValueError(f"{name} = {data!r} has no {key!r}")
+    return data[key]
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Errors of a value inside begin with where it was found; of a wrong kind, in a file, is a wrong value."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+# -- spectra ----------------------------------------------------------------------------------------------------------
+
+
+def finite(value: Any, name: str) -> float:
+    """One finite number."""
+    if isinstance(value, (bool, str)) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} = {value} must be finite")
+    return float(value)
+
+
+def unmasked(value: Any, name: str) -> Any:
+    """An array without a mask, which nothing here would see."""
+    if isinstance(value, np.ma.MaskedArray) or type(value).__name__ == "MaskedTensor":
+        raise TypeError(
+            f"{name} is a masked array, and what its mask hides would be measured; pass x.compressed(), x.filled(value), or "
+            f"parts without a mask"
+        )
+    return value
+
+
+def float64(value: Any, name: str) -> np.ndarray:
+    """A float64 copy of numbers: a float, a list, an array or a tensor."""
+    values = value.detach().cpu().numpy() if isinstance(value, Tensor) else unmasked(value, name)
+    return np.array(values, dtype=np.float64)
+
+
+def frequency(value: Any, name: str) -> Any:
+    """Frequencies in cycles per shorter side, of any kind of number; returned as they are."""
+    array = float64(value, name)
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"{name} = {value!r} must be positive and finite (cycles per shorter side)")
+    return value
+
+
+def table(frequency: Any, power: Any, count: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frequencies, powers and counts of a spectrum as read-only arrays of one length."""
+    named = {"frequency": frequency, "power": power, "count": count}
+    frequency, power, count = arrays = tuple(float64(value, name) for name, value in named.items())
+    if frequency.ndim != 1 or not frequency.size or frequency.shape != power.shape or frequency.shape != count.shape:
+        raise ValueError(
+            f"frequency, power and count have shapes {frequency.shape}, {power.shape}, {count.shape}; "
+            f"pass three non-empty one-dimensional arrays of one length"
+        )
+    if not (np.isfinite(frequency).all() and (frequency > 0).all() and (np.diff(frequency) > 0).all()):
+        raise ValueError("frequency must be positive, finite and strictly increasing (cycles per shorter side)")
+    if not (np.isfinite(power).all() and (power >= 0).all()):
+        raise ValueError("power must be finite and not negative")
+    for array in arrays:
+        array.setflags(write=False)
+    return frequency, power, count
+
+
+def binned_shape(value: Any, name: str) -> tuple[int, ...]:
+    """A grid with at least one radial bin."""
+    sizes = shape(value, name)
+    if min(sizes) < 2:
+        raise ValueError(f"{name} = {sizes} has no radial bin; the shorter side needs at least 2 samples")
+    return sizes
+
+
+def seed(value: Any, name: str) -> int:
+    """Any int; keys use its low 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; pass an int")
+    return int(value)
+
+
+def replicates(value: Any, name: str) -> int:
+    """A number of bootstrap replicates."""
+    number = seed(value, name)
+    if number < 0 or number == 1:
+        raise ValueError(f"{name} = {number} must be 0 (no bootstrap) or at least 2; 200 is usual")
+    return number
+
+
+def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> None:
+    """A batch for a meter of a grid, which has seen a number of channels or nothing."""
+    dims = len(grid)
+    state(batch, "batch", dims)
+    if tuple(batch.shape[-dims:]) != grid:
+        raise ValueError(
+            f"batch has grid {tuple(batch.shape[-dims:])} but this meter measures {grid}; power belongs to a "
+            f"grid: resize the data, or use one SpectrumMeter a grid"
+        )
+    if batch.numel() == 0:
+        raise ValueError(f"batch of shape {tuple(batch.shape)} is empty; pass at least one sample")
+    found = batch.shape[1] if batch.ndim > dims + 1 else 1
+    if channels not in (None, found):
+        raise ValueError(
+            f"batch of shape {tuple(batch.shape)} has {found} channels but this meter has seen {channels}; "
+            f"channels have their own spectra: convert the data to one layout, or use one meter for each"
+        )
+
+
+def band(value: Any, name: str) -> tuple[float, float]:
+    """The lowest and the highest frequency of a fit."""
+    if len(value) != 2 or not value[0] < value[1]:
+        raise ValueError(f"{name} = {value} must be (lowest, highest) with lowest < highest")
+    return float(value[0]), float(value[1])
+
+
+def fittable(power: np.ndarray, grid: tuple[int, ...], band: tuple[float, float] | None) -> None:
+    """Bins to whose logarithms a line can be fitted."""
+    if power.size < 2:
+        raise ValueError(f"only {power.size} bins to fit on grid {grid} in band {band}; a line needs at least 2")
+    if (power <= 0).any():
+        raise ValueError(
+            "bins of power 0 have no logarithm; the data are constant or band-limited: pass band=(low, high)"
+        )
+
+
+def clip_shape(value: Any, name: str) -> tuple[int, ...]:
+    """A grid of clips."""
+    sizes = shape(value, name)
+    if len(sizes) != 3:
+        raise ValueError(f"{name} = {sizes} must be (frames, height, width)")
+    return sizes
+
+
+def clip_table(time: Any, space: Any, power: Any, grid: Any) -> dict[str, Any]:
+    """Temporal and spatial frequencies, powers and grid of a table of clips; arrays are read-only."""
+    sizes = clip_shape(grid, "shape")
+    named = {name: float64(value, name) for name, value in (("time", time), ("space", space), ("power", power))}
+    time, space, power = named.values()
+    if power.shape != (time.size, space.size) or time.ndim != 1 or space.ndim != 1:
+        raise ValueError(
+            f"power has shape {power.shape} for {time.shape} temporal and {space.shape} spatial "
+            f"frequencies; pass one row for each temporal, one column for each spatial frequency"
+        )
+    for name, value in (("time", time), ("space", space)):
+        if not (value[0] == 0 and np.isfinite(value).all() and (np.diff(value) > 0).all()):
+            raise ValueError(f"{name} must begin at 0 and increase strictly")
+    if not (np.isfinite(power).all() and (power > 0).all()):
+        raise ValueError("power must be positive and finite; measure more clips, or less constant ones")
+    for value in named.values():
+        value.setflags(write=False)
+    return {**named, "shape": sizes}
+
+
+def clips(value: Any, name: str) -> Tensor:
+    """Finite clips (..., frames, height, width) of at least two frames."""
+    grid = tuple(state(value, name, 3).shape[-3:])
+    if min(grid) < 2:
+        raise ValueError(f"{name} have grid {grid}; at least 2 frames of at least 2 pixels a side are needed")
+    return filled(value, name)
+
+
+def strided(frames: Any, stride: int) -> None:
+    """A number of frames that an autoencoder takes: the first alone, then `stride` at a time."""
+    if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1 or (int(frames) - 1) % stride:
+        near = max(0, round((int(frames) - 1) / stride)) * stride + 1
+        raise ValueError(f"frames = {frames!r} must be {stride} k + 1, e.g. {near}")

@@ -29,7 +29,7 @@ from spectral_pd import (
     shift_times,
     velocity_error,
 )
-from spectral_pd.spectrum import radial_bins
+from spectral_pd.power import radial_bins
 
 SHAPE = (16, 24)
 LAW = PowerLaw(30.0, 2.0, shape=SHAPE)
