@@ -123,7 +123,7 @@ class _TensorNoise:
         if self.seed is not None and not isinstance(each[0], torch.Generator):
             return _FieldNoise(NoiseField(self.seed, self.basis), leading, self.white).fresh(move)
         shapes = [(1, *leading[1:], *move.fine)] * len(each) if len(each) > 1 else [(*leading, *move.fine)]
-        drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]  # type: ignore[arg-type]
+        drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]
         return _TensorNoise(torch.cat(drawn), self.basis)
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -151,8 +151,8 @@ class _FieldNoise:
         basis, dims, leading = self.field.basis, len(move.fine), self.leading
         if _native(x, basis, move):
             key = self.field.key_tensor(leading[0] if leading else 1, x.device)
-            address = {"transition": self.field.transition, "haar": basis.native == "haar"}
-            state = ops.expand_field(x, key, move.fine, t=move.t, scale=move.kappa, out=_contiguous(out), **address)
+            haar, to, number = basis.native == "haar", _contiguous(out), self.field.transition
+            state = ops.expand_field(x, key, move.fine, t=move.t, scale=move.kappa, transition=number, haar=haar, out=to)
             return _kept(state, out)
         dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
         c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)
@@ -212,7 +212,7 @@ def white_noise(
     """
     if isinstance(noise, Tensor):
         return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, seed)
-    field = NoiseField(seed, basis) if noise is None else noise  # type: ignore[arg-type]
+    field = NoiseField(seed, basis) if noise is None else noise
     inputs.nested_field(field.basis, basis, grids)
     if like is None:
         axes = inputs.leading_axes(leading)
@@ -324,7 +324,7 @@ def expand_aligned(
     inputs.only_one(noise=noise, seed=seed, generator=generator)
     move = _move(x, tuple(shape), t, basis)
     if noise is None:
-        noise = NoiseField(seed if generator is None else generator, basis)  # type: ignore[arg-type]
+        noise = NoiseField(seed if generator is None else generator, basis)
     if out is not None:
         inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x)
     return _grown(x, noise, move, basis, out), move.time

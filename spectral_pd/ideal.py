@@ -58,7 +58,7 @@ class GaussianField:
     (torch.Size([2, 3, 32, 32]), torch.Size([1, 16, 16]))
     """
 
-    @door(spectrum=as_spectrum, shape=inputs.shape, basis=BASIS)
+    @door(spectrum=as_spectrum, shape=inputs.shape, basis=BASIS)  # type: ignore[misc]
     def __init__(self, spectrum: AnySpectrum | Callable[[Any], Any], shape: Sequence[int], basis: Basis = DCT) -> None:
         self.shape, self.basis = tuple(shape), basis
         self._power = torch.from_numpy(spectrum.coefficients(shape, basis))  # type: ignore[union-attr]
@@ -150,7 +150,7 @@ class FiniteDataset:
     True
     """
 
-    @door(bandwidth=inputs.bandwidth, basis=BASIS)
+    @door(bandwidth=inputs.bandwidth, basis=BASIS)  # type: ignore[misc]
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
         inputs.data_set(samples, dims)
         self.samples, self.bandwidth, self.basis, self.dims = samples, bandwidth, basis, dims

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
@@ -204,7 +204,7 @@ def whole(least: int) -> Parser:
     def parse(value: Any, name: str) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} is {value!r}; pass an int")
-        if value < least:
+        if int(value) < least:
             raise ValueError(f"{name} = {value} must be at least {least}")
         return int(value)
 
@@ -213,7 +213,7 @@ def whole(least: int) -> Parser:
 
 def count(value: Any, name: str) -> int:
     """A positive int."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise ValueError(f"{name} = {value!r} must be a positive int")
     return int(value)
 
@@ -394,7 +394,7 @@ def entry(stage: Any, mode: str, shapes: Sequence[Sequence[int]]) -> None:
     """The stage of a plan an edit enters at."""
     if isinstance(stage, bool) or not isinstance(stage, Integral):
         raise TypeError(f"stage is {stage!r}; pass the index of the first stage that runs, an int")
-    if not 0 <= stage < len(shapes):
+    if not 0 <= int(stage) < len(shapes):
         raise ValueError(
             f"stage = {stage} must be from 0 to {len(shapes) - 1}, the index of one of the plan's stages "
             f"({', '.join(map(shown, shapes))})"
@@ -463,7 +463,7 @@ def training_pair(x0: Any, noise: Any, grid: tuple[int, ...]) -> None:
 
 def stage_index(stage: Any, stages: int) -> None:
     """The index of one of a plan's stages."""
-    if isinstance(stage, bool) or not isinstance(stage, Integral) or not 0 <= stage < stages:
+    if isinstance(stage, bool) or not isinstance(stage, Integral) or not 0 <= int(stage) < stages:
         raise ValueError(f"stage = {stage!r} must be an index into the plan's {stages} stages")
 
 
@@ -565,7 +565,7 @@ def plans(value: Any, kind: type, grid: tuple[int, ...]) -> tuple[Any, ...]:
     """A plan or several, for one grid."""
     if not isinstance(value, (kind, list, tuple)):
         raise TypeError(f"start is {value!r}; pass a plan or several")
-    several = (value,) if isinstance(value, kind) else tuple(value)
+    several: tuple[Any, ...] = (value,) if isinstance(value, kind) else tuple(value)
     if not all(isinstance(plan, kind) and plan.shape == grid for plan in several):
         raise TypeError(f"start must hold plans for the grid {grid}, as make_plan returns them")
     return several
@@ -649,14 +649,14 @@ def nested_field(field_basis: Any, basis: Any, grids: Sequence[tuple[int, ...]])
 
 def transition(value: Any, name: str) -> int:
     """The number of a transition's own field; 0 is the coupled one."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**16:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**16:
         raise ValueError(f"{name} = {value!r} must be an int in [0, 65535]")
     return int(value)
 
 
 def field_shape(value: Any, dims: Any) -> tuple[int, ...]:
     """(batch, ..., *grid) for which a noise field has coefficients."""
-    if isinstance(dims, bool) or not isinstance(dims, Integral) or not 1 <= dims <= 3:
+    if isinstance(dims, bool) or not isinstance(dims, Integral) or not 1 <= int(dims) <= 3:
         raise ValueError(f"dims = {dims!r}: a noise field has 1, 2 or 3 spectral axes")
     try:
         sizes = tuple(operator.index(n) for n in value)
@@ -722,7 +722,7 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
     if not x.is_floating_point():
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
-    if isinstance(dims, bool) or not isinstance(dims, Integral) or dims < 1:
+    if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
     if x.ndim < dims:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least {dims} axes, the last {dims} spectral")

@@ -92,7 +92,7 @@ class NoiseField:
     transition: int
     """0 for the coupled field; k for the independent field of the k-th transition (see :meth:`fresh`)."""
 
-    @door(source=inputs.noise_source, basis=BASIS, transition=inputs.transition)
+    @door(source=inputs.noise_source, basis=BASIS, transition=inputs.transition)  # type: ignore[misc]
     def __init__(
         self,
         source: int | torch.Generator | Sequence[int | torch.Generator],
@@ -100,9 +100,9 @@ class NoiseField:
         *,
         transition: int = 0,
     ) -> None:
-        per_item = isinstance(source, (list, tuple))
-        object.__setattr__(self, "keys", tuple(_root(s) for s in (source if per_item else (source,))))
-        object.__setattr__(self, "per_item", per_item)
+        each = source if isinstance(source, (list, tuple)) else (source,)
+        object.__setattr__(self, "keys", tuple(_root(one) for one in each))
+        object.__setattr__(self, "per_item", each is source)
         object.__setattr__(self, "basis", basis)
         object.__setattr__(self, "transition", transition)
 

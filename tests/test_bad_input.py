@@ -21,7 +21,6 @@ from spectral_pd import (
     PowerLaw,
     Spectrum,
     SpectrumMeter,
-    activation_map,
     activation_power,
     activation_time,
     align_scale,
@@ -32,10 +31,8 @@ from spectral_pd import (
     fit_power_law,
     fit_spectrum,
     make_plan,
-    max_frequency,
-    noise_prediction_error,
-    optimal_gain,
     passthrough,
+    plan_at,
     power_spectrum,
     predict,
     restrict_noise,
@@ -47,6 +44,8 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
+from spectral_pd.passthrough import activation_map, noise_prediction_error
+from spectral_pd.theory import max_frequency, optimal_gain
 
 NAN, INF = math.nan, math.inf
 FLUX = PRESETS["flux"]
@@ -61,7 +60,7 @@ def velocity(x, t):
 
 
 def plan(shape=(8, 8), scales=(0.5, 1), at=(0.6,)):
-    return make_plan(TIMES, None, shape, scales=scales, transition_times=at[: len(scales) - 1])
+    return plan_at(TIMES, at[: len(scales) - 1], shape, scales=scales)
 
 
 def planned(times=TIMES, spectrum=FLUX, shape=(64, 64), **options):
@@ -563,9 +562,7 @@ CASES = {
     "start with NaN": (lambda: run(start=W * NAN), V, r"start contains NaN or infinity"),
     "start of another size": (lambda: run(start=X), V, r"start has shape \(1, 2, 4, 4\), noise \(1, 2, 8, 8\)"),
     "start on the stage clock": (
-        lambda: run(
-            plan_=make_plan(TIMES, None, (8, 8), scales=(0.5, 1), transition_times=(0.6,), clock="stage"), start=W
-        ),
+        lambda: run(plan_=plan_at(TIMES, (0.6,), (8, 8), scales=(0.5, 1), clock="stage"), start=W),
         V,
         r"start needs a plan with clock='full'",
     ),

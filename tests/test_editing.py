@@ -13,23 +13,23 @@ from strategies import basis_pairs, randn
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
     PowerLaw,
     edit,
     make_plan,
+    plan_at,
     restrict_signal,
     sample,
     sdedit,
     shift_times,
     snr,
 )
-from spectral_pd.bases import corner
+from spectral_pd.bases import BASES, corner
+from spectral_pd.solvers import SOLVERS
 
 SHAPE = (16, 24)
 IMAGE, NOISE = randn(2, 3, *SHAPE, seed=1), randn(2, 3, *SHAPE, seed=2)
@@ -40,7 +40,7 @@ CLOCKS = ["full", "stage"]
 def plan_for(shape=SHAPE, *, steps=12, clock="full", at=(0.85, 0.6), shift=2.0):
     scales = {0: (1,), 1: (0.5, 1), 2: (0.25, 0.5, 1)}[len(at)]
     times = shift_times(steps, shift=shift)
-    return make_plan(times, None, shape, scales=scales, clock=clock, transition_times=at)
+    return plan_at(times, at, shape, scales=scales, clock=clock)
 
 
 def nonlinear(x, t):
@@ -311,7 +311,7 @@ def test_an_edit_at_one_forgets_the_input_entirely(clock):
 def test_the_memory_of_the_input_vanishes_with_one_minus_t(exponent, clock):
     """A velocity of 0 keeps the state: two inputs end as far apart as they started, ``(1 - t~)`` times their low bands."""
     t = 1 - 10.0**-exponent
-    plan = make_plan((1.0, t, 0.0), None, (8, 8), scales=(0.5, 1), transition_times=(t,), clock=clock)
+    plan = plan_at((1.0, t, 0.0), (t,), (8, 8), scales=(0.5, 1), clock=clock)
     a, b, noise = (randn(1, 8, 8, seed=k) for k in (1, 2, 3))
     difference = edit(nothing, a, plan, stage=1, noise=noise) - edit(nothing, b, plan, stage=1, noise=noise)
     expected = (1 - plan.stages[1].times[0]) * DCT.restrict(a - b, (4, 4))

@@ -12,24 +12,24 @@ from strategies import basis_pairs, randn
 from tolerances import assert_close, z_score
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
     PowerLaw,
-    activation_map,
     activation_time,
     make_plan,
-    noise_prediction_error,
     passthrough,
+    plan_at,
     sample,
     shift_times,
     velocity_error,
 )
+from spectral_pd.bases import BASES
+from spectral_pd.passthrough import activation_map, noise_prediction_error
 from spectral_pd.power import radial_bins
+from spectral_pd.solvers import SOLVERS
 
 SHAPE = (16, 24)
 LAW = PowerLaw(30.0, 2.0, shape=SHAPE)
@@ -39,7 +39,7 @@ DELTAS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
 def plain(velocity, noise=NOISE, times=TIMES, shape=SHAPE, **options):
-    plan = make_plan(times, None, shape, scales=(1,), transition_times=())
+    plan = plan_at(times, (), shape, scales=(1,))
     return sample(velocity, noise, plan, **options)
 
 

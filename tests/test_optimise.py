@@ -13,11 +13,11 @@ from spectral_pd import (
     DCT,
     HAAR,
     PRESETS,
-    SOLVERS,
     GaussianField,
     PowerLaw,
     make_plan,
     optimise_plan,
+    plan_at,
     plan_front,
     predict,
     sample,
@@ -28,6 +28,7 @@ from spectral_pd import (
 from spectral_pd import optimise as module
 from spectral_pd.optimise import pooled_error
 from spectral_pd.schedule import leaving_time
+from spectral_pd.solvers import SOLVERS
 
 LAW = PowerLaw(30.0, 2.0, shape=(16, 16))
 FIELD = GaussianField(LAW, (16, 16))
@@ -123,7 +124,7 @@ def test_time_grid_is_as_good_as_an_outside_optimisers(solver):
 
     def objective(theta):
         try:
-            plan = make_plan(times(theta), None, (16, 16), scales=(1,), transition_times=())
+            plan = plan_at(times(theta), (), (16, 16), scales=(1,))
         except ValueError:
             return 10.0
         return error(plan, solver=solver)
@@ -144,7 +145,7 @@ def test_splits_are_as_good_as_trying_them_all():
     best = math.inf
     for scales in ((1,), (0.5, 1), (0.25, 1), (0.25, 0.5, 1)):
         for ends in itertools.combinations(range(1, 14), len(scales) - 1):
-            other = make_plan(times, None, (16, 16), scales=scales, transition_times=[times[k] for k in ends])
+            other = plan_at(times, [times[k] for k in ends], (16, 16), scales=scales)
             if other.cost(points) <= 8:
                 best = min(best, error(other))
     assert best <= error(plan) < 1.01 * best
@@ -160,7 +161,7 @@ def test_bounded_splits_are_as_good_as_trying_them_all(solver, monkeypatch):
     for steps, first in itertools.product(range(2, 20), range(1, 19)):
         times = shift_times(steps, shift=4.0)
         if first < steps and times[first - 1] >= leave:
-            other = make_plan(times, None, (16, 16), scales=(0.5, 1), transition_times=[times[first]])
+            other = plan_at(times, [times[first]], (16, 16), scales=(0.5, 1))
             if other.cost(points) <= 7:
                 best = min(best, error(other, solver=solver))
     assert best <= error(plan, solver=solver) < 1.01 * best
@@ -173,9 +174,7 @@ def test_grouped_gains_are_the_prediction(solver):
     step = (lambda *a: SOLVERS["dpmpp_2m"](*a)) if solver == "callable" else solver
 
     def both(field):
-        plan = make_plan(
-            shift_times(9, shift=3.0), None, field.shape, scales=(0.25, 0.5, 1), transition_times=(0.9, 0.7)
-        )
+        plan = plan_at(shift_times(9, shift=3.0), (0.9, 0.7), field.shape, scales=(0.25, 0.5, 1))
         bench = module._Bench([field], step, "relative_w2")
         approximate = bench.errors(module._Choice(plan.shapes, plan.split, plan.times), np.array([plan.times] * 2))
         assert approximate[0] == approximate[1]
@@ -292,9 +291,7 @@ def test_front_falls_strictly_and_keeps_its_budgets():
         assert point.error == pytest.approx(error(point.plan))
         assert point.cost == point.plan.cost(points)
     assert f"{errors[0]:.5f}" in str(front)
-    full = [
-        error(make_plan(shift_times(n, shift=3.0), None, (16, 16), scales=(1,), transition_times=())) for n in (3, 8)
-    ]
+    full = [error(plan_at(shift_times(n, shift=3.0), (), (16, 16), scales=(1,))) for n in (3, 8)]
     assert errors[0] < full[0]
     assert errors[-1] < full[1]
 

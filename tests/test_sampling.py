@@ -11,11 +11,9 @@ from strategies import basis_pairs, dtypes, grids, randn
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
     PRESETS,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
@@ -24,26 +22,26 @@ from spectral_pd import (
     align_time,
     expand_aligned,
     make_plan,
+    plan_at,
     predict,
     sample,
     shift_times,
     velocity_from_denoised,
     velocity_from_noise,
 )
-from spectral_pd.bases import size_ratio
-from spectral_pd.solvers import dpmpp_2m
+from spectral_pd.bases import BASES, size_ratio
+from spectral_pd.solvers import SOLVERS, dpmpp_2m
 
 SCALES = {1: (1,), 2: (0.5, 1), 3: (0.25, 0.5, 1)}
 
 
 def plan_for(shape, stages=2, *, steps=12, shift=2.0, clock="full", at=(0.85, 0.6)):
-    return make_plan(
+    return plan_at(
         shift_times(steps, shift=shift),
-        None,
+        at[: stages - 1],
         shape,
         scales=SCALES[stages],
         clock=clock,
-        transition_times=at[: stages - 1],
     )
 
 
@@ -64,7 +62,7 @@ def test_one_scale_is_plain_sampling_bit_for_bit(solver, clock, grid, dtype, ste
     x, history = noise, None
     for t, t_next in pairwise(times):
         x, history = SOLVERS[solver](nonlinear, x, t, t_next, history)
-    plan = make_plan(times, None, grid, scales=(1,), transition_times=(), clock=clock)
+    plan = plan_at(times, (), grid, scales=(1,), clock=clock)
     assert torch.equal(sample(nonlinear, noise, plan, solver=solver), x)
 
 
@@ -96,9 +94,7 @@ def test_sampler_agrees_with_the_prediction(basis, clock, solver, stages):
 @given(case=basis_pairs(max_dims=3), clock=st.sampled_from(["full", "stage"]), seed=st.integers(0, 1000))
 def test_sampler_agrees_with_the_prediction_on_any_grid(case, clock, seed):
     basis, _coarse, fine = case
-    plan = make_plan(
-        shift_times(6), None, tuple(2 * n for n in fine), scales=(0.5, 1), transition_times=(0.7,), clock=clock
-    )
+    plan = plan_at(shift_times(6), (0.7,), tuple(2 * n for n in fine), scales=(0.5, 1), clock=clock)
     field = GaussianField(lambda w: 4 / (0.5 + w), plan.shape, basis)
     noise = randn(1, 2, *plan.shape, seed=seed)
     dims = len(fine)
@@ -121,9 +117,7 @@ def test_bench_below_time_one():
     field = GaussianField(PowerLaw(30.0, 2.0, shape=(8, 8)), (8, 8))
     noise = randn(1, 8, 8, seed=3)
     for clock in ("full", "stage"):
-        plan = make_plan(
-            (0.95, 0.8, 0.5, 0.2, 0.0), None, (8, 8), scales=(0.5, 1), transition_times=(0.6,), clock=clock
-        )
+        plan = plan_at((0.95, 0.8, 0.5, 0.2, 0.0), (0.6,), (8, 8), scales=(0.5, 1), clock=clock)
         result = DCT.forward(sample(field.velocity, noise, plan))
         assert_close(result, predict(plan, field).gain * DCT.forward(noise))
 
@@ -162,7 +156,7 @@ def low_band_trajectories(noise, plan, basis, solver, **options):
     """Low band of the coarsest grid, at every step, of the full-resolution run and of the plan's: two tensors (steps, ...)."""
     first = plan.shapes[0]
     velocity = velocity_from_denoised(consistent_denoiser(first, basis))
-    plain = make_plan(plan.times, None, plan.shape, scales=(1,), transition_times=())
+    plain = plan_at(plan.times, (), plan.shape, scales=(1,))
     full, grown = [], []
     sample(velocity, noise, plain, solver=dpmpp_2m if callable(solver) else solver, basis=basis, callback=full.append)
     sample(velocity, noise, plan, solver=solver, basis=basis, callback=grown.append, **options)
@@ -211,12 +205,11 @@ def test_equivalence_theorem_on_any_grid(case, solver, dtype, steps, shift, data
     basis, coarse, fine = case
     assume(coarse != fine)
     times = shift_times(steps, shift=shift)
-    plan = make_plan(
+    plan = plan_at(
         times,
-        None,
+        (data.draw(st.sampled_from(times[1:-1])),),
         fine,
         scales=(tuple(n / m for n, m in zip(coarse, fine, strict=True)), 1),
-        transition_times=(data.draw(st.sampled_from(times[1:-1])),),
     )
     assert plan.shapes[0] == coarse
     noise = randn(1, 2, *fine, seed=data.draw(st.integers(0, 2**16)), dtype=dtype)
@@ -393,7 +386,7 @@ def test_item_of_a_batch_is_a_batch_of_one_on_any_grid(case, dtype, coupling, se
     basis, coarse, fine = case
     assume(coarse != fine)
     scales = (tuple(n / m for n, m in zip(coarse, fine, strict=True)), 1)
-    plan = make_plan(shift_times(6), None, fine, scales=scales, transition_times=(0.6,))
+    plan = plan_at(shift_times(6), (0.6,), fine, scales=scales)
     noise = randn(3, 2, *fine, seed=seed, dtype=dtype)
 
     def run(items):
@@ -454,7 +447,7 @@ def test_fresh_field_of_each_transition():
 def test_pure_noise_stays_white(clock, coupling, rng):
     """A velocity of 0 keeps noise as it is: with a transition at T_0 = 1 the result is white."""
     noise = torch.randn(3000, 4, 4, generator=rng, dtype=torch.float64)
-    plan = make_plan((1.0, 1 - 1e-12, 0.0), None, (4, 4), scales=(0.5, 1), transition_times=(1 - 1e-12,), clock=clock)
+    plan = plan_at((1.0, 1 - 1e-12, 0.0), (1 - 1e-12,), (4, 4), scales=(0.5, 1), clock=clock)
     generator = rng if coupling == "fresh" else None
     x = sample(lambda x, t: torch.zeros_like(x), noise, plan, coupling=coupling, generator=generator).reshape(3000, 16)
     z = (x.T @ x / 3000 - torch.eye(16, dtype=torch.float64)) * math.sqrt(3000)

@@ -20,12 +20,13 @@ from spectral_pd import (
     align_scale,
     expand_aligned,
     make_plan,
-    optimal_gain,
+    plan_at,
     restrict_noise,
     restrict_signal,
     sample,
     shift_times,
 )
+from spectral_pd.theory import optimal_gain
 from spectral_pd.training import (
     check_metadata,
     draw_times,
@@ -290,7 +291,7 @@ def test_bad_input(change, message):
 
 def test_stage_without_steps_is_refused_and_never_drawn():
     times = (1.0, 0.5, 0.25, 0.0)
-    plan = make_plan(times, None, (16, 16), scales=(0.25, 0.5, 1), transition_times=(0.7, 0.6))
+    plan = plan_at(times, (0.7, 0.6), (16, 16), scales=(0.25, 0.5, 1))
     assert plan.split == (1, 0, 2)
     x0, noise = batch()
     with pytest.raises(ValueError, match="makes no steps"):
