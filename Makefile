@@ -61,6 +61,7 @@ gpu: $(READY)
 
 docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py
+	$(BIN)python build_tools/architecture.py
 	$(BIN)python -m sphinx -W --keep-going -q -b html -d site/doctrees docs site/html
 
 notebooks: $(READY)

@@ -79,7 +79,7 @@ def _index(names: list[str]) -> str:
         title,
         "=" * len(title),
         "",
-        "Everything a user needs is importable from ``spectral_pd`` itself. One page a module:",
+        "What most need is importable from ``spectral_pd`` itself, the rest from its module. One page a module:",
         "",
     ]
     for name in names:
