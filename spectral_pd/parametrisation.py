@@ -1,10 +1,10 @@
 r"""Parametrisations: flow velocities from models that predict something else, and states between the paths they speak of.
 
-================  ===================================================  =======================================
-flow              ``x_t = (1 - t) x_0 + t eps``                        ``v = eps - x_0``
-EDM               ``x_0 + sigma eps``, ``sigma = t / (1 - t)``         a denoiser ``D(x, sigma)``
+================  ====================================================  ========================================
+flow              ``x_t = (1 - t) x_0 + t eps``                         ``v = eps - x_0``
+EDM               ``x_0 + sigma eps``, ``sigma = t / (1 - t)``          a denoiser ``D(x, sigma)``
 VP                ``alpha x_0 + sigma eps``, ``alpha^2 + sigma^2 = 1``  ``x_0``, ``eps`` or ``alpha eps - sigma x_0``
-================  ===================================================  =======================================
+================  ====================================================  ========================================
 """
 
 from __future__ import annotations
