@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from math import fsum
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +81,7 @@ def places(graph: dict[str, set[str]]) -> dict[str, tuple[float, float]]:
     rows = [[name for name in sorted(graph) if FLOORS[name] == floor] for floor in sorted({FLOORS[n] for n in graph})]
     for _ in range(40):
         for row in rows:
-            wanted = {n: ANCHORS.get(n, sum(at[m] for m in near[n]) / len(near[n]) if near[n] else at[n]) for n in row}
+            wanted = {n: ANCHORS.get(n, fsum(at[m] for m in near[n]) / len(near[n]) if near[n] else at[n]) for n in row}
             at |= spread(wanted)
     inner = WIDTH - LEFT - RIGHT
     return {

@@ -244,8 +244,9 @@ def test_contributing_has_the_floors():
 
 
 def test_every_figure_is_on_a_page():
-    shown = {path.name for page in PAGES for path in map(Path, re.findall(r"\]\(([^)]+\.png)\)", page.read_text()))}
-    assert {path.name for path in (ROOT / "docs" / "figures").glob("*.png")} <= shown
+    pictures = r"\]\(([^)]+\.(?:png|svg))\)"
+    shown = {path.name for page in PAGES for path in map(Path, re.findall(pictures, page.read_text()))}
+    assert {path.name for path in (ROOT / "docs" / "figures").iterdir()} <= shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
