@@ -193,7 +193,7 @@ def data_time(value: Any, name: str) -> float:
     t = one_time(value, name)
     if t == 0:
         raise ValueError(
-            f"{name} = 0: a denoiser's velocity (x - D) / t has no value at the data end; use 0 < {name} <= 1"
+            f"{name} = 0: a denoiser's velocity has no value at the data end; use 0 < {name} <= 1"
         )
     return t
 

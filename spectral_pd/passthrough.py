@@ -81,6 +81,7 @@ def activation_map(
 @door(
     velocity=inputs.velocity,
     noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
     plan=PLAN,
     solver=find_solver,
     callback=inputs.callback,

@@ -55,6 +55,7 @@ class StepInfo:
 @door(
     velocity=inputs.velocity,
     noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
     plan=PLAN,
     solver=find_solver,
     coupling=inputs.choice("coupled", "fresh"),

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny_dit.model import Config, TinyDiT, save
 from tiny_pipelines import FLUX, generator
 
-from spectral_pd import DCT, HAAR, make_plan, plan_at, sample, shift_times
+from spectral_pd import DCT, HAAR, plan_at, sample, shift_times
 from spectral_pd.adapters import adapt, progressive
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
