@@ -116,6 +116,7 @@ SETUPS = {
 class Row:
     """One plan of one model: times in seconds, speedups over the same and over 50 full-size steps.
 
+    ``step_seconds`` are those of ``stages``, the latent sizes, and ``split`` how many steps each takes.
     ``seconds`` is the whole denoising, once; None where it was not run to its end. Speedups are of median step times, pooled
     over all steps of a size, with the expansions added: steps of one size do the same work, and a median is not moved by what
     else the machine does.
@@ -128,6 +129,7 @@ class Row:
     latent: str
     steps: int
     split: str
+    stages: str
     step_seconds: str
     seconds: float | None
     full_step_seconds: float
@@ -298,6 +300,7 @@ def measure(
             latent="x".join(map(str, latent)),
             steps=steps,
             split="+".join(map(str, plan.split)),
+            stages=" ".join("x".join(map(str, shape)) for shape in plan.shapes),
             step_seconds=" ".join(f"{typical[shape]:.4g}" for shape in plan.shapes),
             seconds=total,
             full_step_seconds=full_step,

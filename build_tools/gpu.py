@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -174,8 +175,9 @@ def main() -> int:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"\n{name}, torch {torch.__version__}")
     for outcome in outcomes:
-        # The last line of pytest and of the sanitizers says how much they looked at.
-        last = (outcome.output.strip().splitlines() or [""])[-1][:90] if outcome.stage.beside else ""
+        # The last lines of pytest and of the sanitizers say how much they looked at.
+        said = [line for line in outcome.output.splitlines() if re.search(r"SUMMARY:|\d+ (passed|failed)", line)]
+        last = ", ".join(line.strip("= ") for line in said)
         print(f"{outcome.stage.name:18} {outcome.seconds:6.1f} s  {outcome.verdict:12} {last}".rstrip())
     return int(any(outcome.failed for outcome in outcomes))
 
