@@ -192,9 +192,7 @@ def data_time(value: Any, name: str) -> float:
     """A time at which a denoiser has a velocity: not 0."""
     t = one_time(value, name)
     if t == 0:
-        raise ValueError(
-            f"{name} = 0: a denoiser's velocity has no value at the data end; use 0 < {name} <= 1"
-        )
+        raise ValueError(f"{name} = 0: a denoiser's velocity has no value at the data end; use 0 < {name} <= 1")
     return t
 
 
