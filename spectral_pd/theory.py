@@ -9,7 +9,8 @@ coefficient at frequency ``omega`` has power ``P(omega) = E|x_0^(omega)|^2``; wh
 :func:`velocity_error`    ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2)``    Eq. 19, 35
 :func:`activation_time`   ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))``  Eq. 9
 :func:`transition_times`  ``t*_i = min over omega <= s_i omega_max of t_omega``      Eq. 10
-:func:`align_time`        ``t~ = r t / (1 + (r-1) t)``                               Eq. 5-6
+:func:`align_scale`       ``kappa = r / (1 + (r-1) t)``                              Eq. 5
+:func:`align_time`        ``t~ = t kappa``                                           Eq. 6
 ========================  =========================================================  ================
 
 Every function takes Python floats, numpy arrays or torch tensors and returns the same kind. Equation numbers are those
@@ -274,7 +275,7 @@ def activation_power(t: Array, delta: Array) -> Array:
 
 
 def align_scale(t: Array, ratio: Array) -> Array:
-    r"""``kappa(t, r) = r / (1 + (r-1) t)`` (Eq. 6): the factor that turns an expanded state into a flow-matching state.
+    r"""``kappa(t, r) = r / (1 + (r-1) t)`` (Eq. 5): the factor that turns an expanded state into a flow-matching state.
 
     Between 1 (at t = 1) and r (at t = 0) for r >= 1.
 
@@ -301,7 +302,7 @@ def align_scale(t: Array, ratio: Array) -> Array:
 
 
 def align_time(t: Array, ratio: Array) -> Array:
-    r"""The time of an expanded and rescaled state on the finer grid: ``t~ = t kappa(t, r)`` (Eq. 5).
+    r"""The time of an expanded and rescaled state on the finer grid: ``t~ = t kappa(t, r)`` (Eq. 6).
 
     In log-odds a translation, ``logit t~ = logit t + log r``: alignments compose, ``1/r`` inverts ``r``, 0 and 1 are fixed.
     Growing (r > 1) moves the time up, towards noise.
