@@ -85,6 +85,8 @@ def test_a_transition_at_time_zero_returns_the_coarse_picture_upsampled():
     assert_close(coefficients(picture), upsampled, torch.float32)  # no detail at all: the noise does not enter
     later, _ = spd.expand_aligned(coarse, (16, 16), 0.3, noise=noise)
     assert coefficients(later)[:, 8:, 8:].abs().max() > 0.1  # negative control: at any other time there is some
+    (row,) = [r for r in rows(PAGE, "The authors' code") if r[""] == "a transition the grid never reaches"]
+    assert "PixelGen: the last coarse picture, upsampled at t = 0" in row["authors' code"]
     with pytest.raises(ValueError, match="never reached"):
         spd.make_plan(spd.shift_times(4), lambda omega: 1e-6 / omega, (16, 16), scales=(0.5, 1), delta=0.5)
 
