@@ -151,7 +151,7 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
     """Sample one line and note the time it took; fresh noise comes from a generator with a fixed seed."""
     generator = torch.Generator().manual_seed(1) if run.coupling == "fresh" else None
     start = time.perf_counter()
-    states = sample(velocity, noise, run.plan, coupling=run.coupling, generator=generator, callback=callback)
+    states = sample(velocity, noise, run.plan, coupling=run.coupling, seed=generator, callback=callback)
     return replace(run, seconds=time.perf_counter() - start, states=states)
 
 
