@@ -37,7 +37,14 @@ class Module:
 
     def code(self) -> set[int]:
         """Numbers of the lines that hold code."""
-        ignored = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+        ignored = (
+            tokenize.COMMENT,
+            tokenize.NL,
+            tokenize.NEWLINE,
+            tokenize.INDENT,
+            tokenize.DEDENT,
+            tokenize.ENDMARKER,
+        )
         found = set()
         for token in tokenize.generate_tokens(io.StringIO(self.source).readline):
             if token.type not in ignored:
@@ -53,9 +60,9 @@ class Module:
         """Lines of code that only refuse."""
         found: set[int] = set()
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.If) and not node.orelse and all(isinstance(s, ast.Raise) for s in node.body):
-                found |= span(node)
-            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and is_parser(node.value.func):
+            if (isinstance(node, ast.If) and not node.orelse and all(isinstance(s, ast.Raise) for s in node.body)) or (
+                isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and is_parser(node.value.func)
+            ):
                 found |= span(node)
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 for decorator in node.decorator_list:
@@ -156,7 +163,9 @@ def main() -> None:
     print(f"{'package':32} {sum(m.lines for m in every):6}")
     print(f"validation outside inputs.py: {refusing} of {code} code lines, {refusing / code:.1%}")
     reading = needed_by("sampling")
-    print(f"to understand sample: {sum(m.lines for m in reading)} lines of {', '.join(sorted(m.name for m in reading))}")
+    print(
+        f"to understand sample: {sum(m.lines for m in reading)} lines of {', '.join(sorted(m.name for m in reading))}"
+    )
     print(f"asks what kind of noise: {noise_questions()}")
     print(f"more than 10 parameters: {crowded()}")
     print(f"formulas in a second copy: {copies()}")

@@ -37,7 +37,7 @@ class GaussianField:
     ----------
     spectrum
         A :class:`~spectral_pd.PowerLaw` or a function of frequency (cycles per shorter side), positive up to the grid's
-        corner; or a :class:`~spectral_pd.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
+        corner; or a :class:`~spectral_pd.spacetime.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
         ``omega_max``, below the corner of a DCT or Fourier grid: fit a law to it first. Rescaled to `shape` when it carries
         a grid.
     shape

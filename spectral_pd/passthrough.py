@@ -67,6 +67,7 @@ def activation_map(
 
     Examples
     --------
+    >>> from spectral_pd import PowerLaw
     >>> active = activation_map(PowerLaw(30.0, 2.0, shape=(8, 8)), (8, 8), 0.01)
     >>> active.shape, bool(active[0, 1] > active[0, 7])
     (torch.Size([8, 8]), True)
@@ -194,7 +195,7 @@ def noise_prediction_error(
 
     Examples
     --------
-    >>> from spectral_pd import GaussianField
+    >>> from spectral_pd import GaussianField, PowerLaw
     >>> field = GaussianField(PowerLaw(30.0, 2.0, shape=(16, 16)), (16, 16))
     >>> k, error = noise_prediction_error(field.velocity, field.sample((64, 1)), 0.9, noise=torch.randn(64, 1, 16, 16))
     >>> bool(error[0] > error[-1])  # low frequencies already carry signal

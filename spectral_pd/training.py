@@ -330,6 +330,11 @@ def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[s
     spectrum
         The power law the plan came from, recorded for the reader.
 
+    Raises
+    ------
+    TypeError
+        A plan or a spectrum of another kind.
+
     Examples
     --------
     >>> from spectral_pd import PRESETS, make_plan, shift_times

@@ -56,9 +56,7 @@ def outputs(basis):
         "grown": expand_aligned(X, (32, 32), 0.7, seed=0, basis=basis)[0],
         "sample": sample(FIELDS[basis.name].velocity, X, plan),
         "spectrum": torch.from_numpy(power_spectrum(X, basis=basis).power.astype("float32")),
-        "data set": FiniteDataset(X, 0.1, basis=basis).velocity(
-            X, 0.5
-        ),
+        "data set": FiniteDataset(X, 0.1, basis=basis).velocity(X, 0.5),
     }
 
 
