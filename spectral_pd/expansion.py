@@ -72,7 +72,10 @@ class Grow:
 
 
 class Noise(Protocol):
-    """White noise that a state starts from and grows with."""
+    """White noise that a state starts from and grows with; `dtype` is the type a run's result is rounded to."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def on(self, grid: tuple[int, ...]) -> Tensor:
         """Rendered on a grid: (*leading, *grid), unit variance."""
@@ -97,6 +100,7 @@ class _TensorNoise:
 
     white: Tensor
     basis: Basis
+    dtype: torch.dtype
     seed: Source | None = None
     """Where fresh noise comes from; None is torch's default generator."""
 
@@ -124,7 +128,7 @@ class _TensorNoise:
             return _FieldNoise(NoiseField(self.seed, self.basis), leading, self.white).fresh(move)
         shapes = [(1, *leading[1:], *move.fine)] * len(each) if len(each) > 1 else [(*leading, *move.fine)]
         drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]
-        return _TensorNoise(torch.cat(drawn), self.basis)
+        return _TensorNoise(torch.cat(drawn), self.basis, self.dtype)
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         device = self.white.device if generator is None else generator.device
@@ -138,6 +142,10 @@ class _FieldNoise:
     field: NoiseField
     leading: tuple[int, ...]
     like: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
 
     def on(self, grid: tuple[int, ...]) -> Tensor:
         x, shape = self.like, (*self.leading, *grid)
@@ -213,7 +221,7 @@ def white_noise(
         Noise of another kind, shape, device or basis, not nested from grid to grid, empty or not finite; no leading axes.
     """
     if isinstance(noise, Tensor):
-        return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, seed)
+        return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, noise.dtype, seed)
     field = NoiseField(seed, basis) if noise is None else noise
     inputs.nested_field(field.basis, basis, grids)
     if like is None:
