@@ -90,6 +90,16 @@ inline void check_out(const Tensor& out, const Tensor& x, const std::vector<int6
   STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
 }
 
+// The samples of an input, contiguous, in memory that writing `out` leaves alone: a copy of those that are not, so that `out`
+// may be an input or a part of one.
+inline Tensor readable(const Tensor& input, const Tensor& out) {
+  const Tensor dense = torch::stable::contiguous(input);
+  const auto begin = [](const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()); };
+  const auto bytes = [](const Tensor& x) { return static_cast<uintptr_t>(x.numel()) * x.element_size(); };
+  const bool apart = begin(dense) + bytes(dense) <= begin(out) || begin(out) + bytes(out) <= begin(dense);
+  return apart ? dense : torch::stable::clone(dense);
+}
+
 inline Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition,
                         int64_t first_plane) {
   check_key(key, planes * std::max<int64_t>(1, key.numel()));

@@ -96,7 +96,7 @@ void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64
                   "haar basis: coefficients are nested only if every axis grows by the same factor");
   const OnDevice on(x);
   GridCall call = grid_call(on, haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), keys = torch::stable::contiguous(key);
+  const Tensor planes = readable(x, out), keys = readable(key, out);
   call.x = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
   call.draw = height > coarse.rows || width > coarse.columns;
@@ -128,7 +128,7 @@ void expand_white_into(const Tensor& x, const Tensor& white, double t, double sc
   const OnDevice on(x);
   GridCall call =
       grid_call(on, haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
+  const Tensor planes = readable(x, out), field = readable(white, out);
   call.x = planes.const_data_ptr();
   call.white = field.const_data_ptr();
   call.out = out.mutable_data_ptr();

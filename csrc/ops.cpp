@@ -156,7 +156,7 @@ void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64
                   "haar basis: coefficients are nested only if every axis grows by the same factor");
   GridTask task = grid_task(haar, coarse.rows, coarse.columns, static_cast<int>(height), static_cast<int>(width),
                             storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), keys = torch::stable::contiguous(key);
+  const Tensor planes = readable(x, out), keys = readable(key, out);
   task.x = planes.const_data_ptr();
   task.out = out.mutable_data_ptr();
   task.noise = noise_source(keys, coarse.planes, transition, first_plane);
@@ -191,7 +191,7 @@ void expand_white_into(const Tensor& x, const Tensor& white, double t, double sc
   STD_TORCH_CHECK(x.scalar_type() == white.scalar_type(), "white must have the type of x");
   STD_TORCH_CHECK(coarse.planes == fine.planes && x.dim() == white.dim(), "white must have x's leading axes");
   GridTask task = grid_task(haar, coarse.rows, coarse.columns, fine.rows, fine.columns, storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
+  const Tensor planes = readable(x, out), field = readable(white, out);
   task.x = planes.const_data_ptr();
   task.white = field.const_data_ptr();
   task.out = out.mutable_data_ptr();

@@ -15,9 +15,10 @@
 //   power_map         sums over planes of squared DCT coefficients of each plane, mean removed: float64 (maps, h, w), plane p
 //                     in map p mod maps.
 //
-// *_out variants write into a contiguous `out` of the result's shape and type and return nothing.
-// The backward of expand_* in x is kappa U^T g = restrict; in w it is expand_white(0, g, t, kappa), the projector being its
-// own transpose. Autograd, fake kernels and vmap are registered from Python (spectral_pd/ops.py).
+// *_out variants write into a contiguous `out` of the result's shape and type, which may overlap any input, and return nothing.
+// All but power_map are linear in their planes, so that each derivative is one of them: of expand_* in x, forward kappa U v =
+// embed and backward kappa U^T g = restrict; in w, both expand_white(0, ., t, kappa), the projector being its own transpose.
+// Derivatives, fake kernels and vmap are registered from Python (spectral_pd/ops.py).
 #pragma once
 
 namespace spd {

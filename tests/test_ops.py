@@ -6,6 +6,9 @@ import sys
 
 import pytest
 import torch
+from torch import func
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from spectral_pd import DCT, HAAR, NoiseField, SpectrumMeter, expand, expand_aligned, ops
 from spectral_pd.bases import corner
@@ -348,6 +351,264 @@ def test_gradients_are_transposes(basis, rng):
     assert relative_error(gradient, scale * basis.embed(low.double(), (12, 20))) < BOUND
 
 
+# -- derivatives: every transform, against the same in float64 --------------------------------------------------------
+
+GROWN, LOW = (4, 8), (2, 4)
+DERIVED = ["expand_field", "expand_white", "embed", "restrict"]
+
+
+def derived(name, basis, scale=1.3):
+    """(native operation, the same in float64, inputs), as functions of tensors alone."""
+    haar, t, key = basis is HAAR, 0.7, torch.tensor([5])
+    generator = torch.Generator().manual_seed(1)
+    x, white = (torch.randn(1, *grid, generator=generator) for grid in (LOW, GROWN))
+    field = field_reference(torch.zeros(1, 1, *LOW), NoiseField(5, basis), GROWN, t, scale)[0]
+    return {
+        "expand_field": (
+            lambda x: ops.expand_field(x, key, GROWN, t=t, scale=scale, haar=haar),
+            lambda x: field + scale * basis.embed(x, GROWN),
+            (x,),
+        ),
+        "expand_white": (
+            lambda x, white: ops.expand_white(x, white, t=t, scale=scale, haar=haar),
+            lambda x, white: white_reference(basis, x, white, t, scale),
+            (x, white),
+        ),
+        "embed": (
+            lambda x: ops.embed(x, GROWN, scale=scale, haar=haar),
+            lambda x: scale * basis.embed(x, GROWN),
+            (x,),
+        ),
+        "restrict": (
+            lambda x: ops.restrict(x, LOW, scale=scale, haar=haar),
+            lambda x: scale * basis.restrict(x, LOW),
+            (white,),
+        ),
+    }[name]
+
+
+def cubed(f):
+    """A scalar with derivatives of every order."""
+    return lambda *inputs: f(*inputs).pow(3).sum()
+
+
+def by_hand(f, *inputs):
+    """Forward over reverse without torch.func."""
+    inputs = [v.clone().requires_grad_() for v in inputs]
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(v, v.detach() + 1) for v in inputs]
+        value = f(*duals)
+        gradients = torch.autograd.grad(value, inputs, create_graph=True)
+        tangents = [forward_ad.unpack_dual(v).tangent for v in (value, *gradients)]
+    return tangents, torch.autograd.grad(sum(g.pow(2).sum() for g in gradients), inputs)
+
+
+def every(inputs):
+    return tuple(range(len(inputs)))
+
+
+def along(f, *inputs):
+    return func.jvp(f, inputs, tuple(v + 1 for v in inputs))
+
+
+TRANSFORMS = {
+    "jvp": lambda f: lambda *v: along(f, *v),
+    "vjp": lambda f: lambda *v: func.vjp(f, *v)[1](f(*v)),
+    "grad": lambda f: lambda *v: func.grad(cubed(f), every(v))(*v),
+    "jacrev": lambda f: lambda *v: func.jacrev(f, every(v))(*v),
+    "jacfwd": lambda f: lambda *v: func.jacfwd(f, every(v))(*v),
+    "hessian": lambda f: lambda *v: func.hessian(cubed(f), every(v))(*v),
+    "jvp of jvp": lambda f: lambda *v: along(lambda *u: along(cubed(f), *u)[1], *v),
+    "jvp of grad": lambda f: lambda *v: along(func.grad(cubed(f), every(v)), *v),
+    "grad of jvp": lambda f: lambda *v: func.grad(lambda *u: along(cubed(f), *u)[1], every(v))(*v),
+    "grad of grad": lambda f: lambda *v: func.grad(lambda *u: func.grad(cubed(f))(*u).pow(2).sum(), every(v))(*v),
+    "vmap of grad": lambda f: (
+        lambda *v: torch.vmap(func.grad(cubed(f), every(v)))(*(torch.stack((a, a + 1, a * 2)) for a in v))
+    ),
+    "grad of vmap": lambda f: (
+        lambda *v: func.grad(lambda *u: torch.vmap(f)(*u).pow(3).sum(), every(v))(
+            *(torch.stack((a, a + 1, a * 2)) for a in v)
+        )
+    ),
+    "jvp of vmap": lambda f: lambda *v: along(torch.vmap(f), *(torch.stack((a, a + 1, a * 2)) for a in v)),
+    "linearize": lambda f: lambda *v: func.linearize(f, *v)[1](*v),
+    "by hand": lambda f: lambda *v: by_hand(cubed(f), *v),
+}
+
+
+def leaves(tree):
+    return torch.cat([leaf.detach().flatten().double() for leaf in torch.utils._pytree.tree_leaves(tree)])
+
+
+@pytest.mark.filterwarnings("ignore:.*get_attr:UserWarning")
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_derivatives_in_every_mode(transform, name, basis):
+    native, exact, inputs = derived(name, basis)
+    transformed = TRANSFORMS[transform]
+    expected = leaves(transformed(exact)(*(v.double() for v in inputs)))
+    assert relative_error(leaves(transformed(native)(*inputs)), expected) < 1e-5
+    # A factor that is off by a thousandth shows.
+    wrong = transformed(derived(name, basis, scale=1.3013)[0])
+    assert relative_error(leaves(wrong(*inputs)), expected) > 1e-4
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", DERIVED)
+def test_an_input_alone_can_be_derived(name, basis):
+    """expand_white has two: the derivative in one leaves the other's out, in both modes."""
+    native, exact, inputs = derived(name, basis)
+    for i in range(len(inputs)):
+        for transform in (lambda f, i=i: func.jacfwd(f, i), lambda f, i=i: func.jacrev(f, i)):
+            expected = transform(exact)(*(v.double() for v in inputs))
+            assert relative_error(transform(native)(*inputs), expected) < 1e-5
+
+
+@pytest.mark.parametrize("transform", ["jvp", "grad", "hessian", "grad of jvp", "vmap of grad"])
+def test_derivatives_compile_whole(transform):
+    """One graph, through the dispatcher's own operations, not the faces."""
+    torch._dynamo.reset()
+    x = torch.randn(1, 2, 3)
+
+    def native(x):
+        return OP.restrict(OP.embed(x, 4, 6, 1.3, False), 3, 5, 0.7, False)
+
+    def exact(x):
+        return 0.91 * DCT.restrict(DCT.embed(x.double(), (4, 6)), (3, 5))
+
+    compiled = torch.compile(TRANSFORMS[transform](native), fullgraph=True, backend="aot_eager")
+    assert relative_error(leaves(compiled(x)), leaves(TRANSFORMS[transform](exact)(x.double()))) < 1e-5
+    torch._dynamo.reset()
+
+
+def test_no_grad_is_obeyed_at_every_level():
+    x = torch.randn(1, 2, 4)
+
+    def stopped(x):
+        with torch.no_grad():
+            return ops.embed(x, GROWN)
+
+    assert not stopped(x.clone().requires_grad_()).requires_grad
+    assert torch.equal(func.grad(lambda x: stopped(x).sum() + x.sum())(x), torch.ones_like(x))
+    assert torch.equal(
+        func.grad(lambda x: func.grad(lambda y: (x * stopped(y)[..., :2, :4] * y).sum())(x).sum())(x),
+        stopped(x)[..., :2, :4],
+    )
+
+
+def test_power_is_not_derived_in_silence():
+    x = torch.randn(1, 4, 8)
+    plain = ops.power_map(x)
+    assert torch.equal(ops.power_map(x.clone().requires_grad_()).detach(), plain)
+    refused = [
+        lambda: ops.power_map(x.clone().requires_grad_()).sum().backward(),
+        lambda: func.grad(lambda x: ops.power_map(x).sum())(x),
+        lambda: func.jvp(ops.power_map, (x,), (x,)),
+        lambda: func.jacfwd(ops.power_map)(x),
+    ]
+    for call in refused:
+        with pytest.raises(NotImplementedError, match="power_map cannot be differentiated"):
+            call()
+
+
+# -- out= -------------------------------------------------------------------------------------------------------------
+
+
+def writing(basis, x, white, key, out):
+    """The operations that write, as functions of nothing."""
+    haar, fine = basis is HAAR, tuple(white.shape[-2:])
+    return {
+        "expand_field_out": lambda: ops.expand_field(x, key, fine, t=0.7, scale=1.2, haar=haar, out=out),
+        "expand_white_out": lambda: ops.expand_white(x, white, t=0.7, scale=1.2, haar=haar, out=out),
+    }
+
+
+WRITING = ["expand_field_out", "expand_white_out"]
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", WRITING)
+def test_autograd_knows_that_out_was_written(name, basis, rng):
+    x, white = torch.randn(2, 3, 4, 6, generator=rng), torch.randn(2, 3, 8, 12, generator=rng)
+    out, factor = torch.ones(2, 3, 8, 12), torch.ones(2, 3, 8, 12, requires_grad=True)
+    write = writing(basis, x, white, torch.tensor([1, 2]), out)[name]
+    (factor * out).sum().backward()
+    assert torch.equal(factor.grad, torch.ones_like(out))  # nothing was written in between
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        pending = (factor * out).sum()
+        with mode():
+            write()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            pending.backward()
+    assert (x._version, white._version) == (0, 0)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("derived", ["x", "white", "out"])
+def test_out_and_a_derivative_exclude_each_other(derived, name, basis, rng):
+    if (name, derived) == ("expand_field_out", "white"):
+        pytest.skip("has no white")
+    tensors = {
+        "x": torch.randn(2, 3, 4, 6, generator=rng),
+        "white": torch.randn(2, 3, 8, 12, generator=rng),
+        "key": torch.tensor([1, 2]),
+        "out": torch.zeros(2, 3, 8, 12),
+    }
+    expected = writing(basis, **tensors)[name]().clone()
+    tensors["out"].zero_()
+
+    def call(v, **others):
+        return writing(basis, **{**tensors, derived: v})[name]()
+
+    watched = tensors[derived].clone().requires_grad_()
+    message = "functions with out=... arguments don't support automatic differentiation"
+    with pytest.raises(RuntimeError, match=message):
+        call(watched)
+    with pytest.raises(RuntimeError, match=message):
+        func.jvp(call, (tensors[derived],), (tensors[derived],))
+    with pytest.raises(RuntimeError, match=message):
+        func.grad(lambda v: call(v).sum())(tensors[derived])
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=message):
+        call(forward_ad.make_dual(tensors[derived], tensors[derived]))
+    assert not tensors["out"].any()
+    with torch.no_grad():  # nothing to derive
+        assert torch.equal(call(watched), expected)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("dtype", ops.STORAGE)
+def test_out_may_be_an_input_or_a_part_of_one(dtype, basis, rng):
+    x, white = torch.randn(2, 3, 4, 6, generator=rng).to(dtype), torch.randn(2, 3, 8, 12, generator=rng).to(dtype)
+    key, samples = torch.tensor([1, 2]), white.numel()
+    expected = {name: f().clone() for name, f in writing(basis, x, white, key, torch.empty_like(white)).items()}
+
+    def inside(tensor, memory, first):
+        """The tensor's samples, held in `memory` from `first` on."""
+        return memory[first : first + tensor.numel()].view(tensor.shape).copy_(tensor)
+
+    for first in (0, 1, 40, samples // 2, samples - 1, samples):  # of the input, in the memory of out
+        memory = torch.zeros(2 * samples, dtype=dtype)
+        out = memory[:samples].view_as(white)
+        given = writing(basis, x, inside(white, memory, first), key, out)["expand_white_out"]
+        assert torch.equal(given(), expected["expand_white_out"])
+        for name in WRITING:
+            given = writing(basis, inside(x, memory, first), white, key, out)[name]
+            assert torch.equal(given(), expected[name])
+        # out before and after the input: the other side
+        after = memory[samples - first : 2 * samples - first].view_as(white)
+        given = writing(basis, x, inside(white, memory, samples), key, after)["expand_white_out"]
+        assert torch.equal(given(), expected["expand_white_out"])
+    # A strided input within out, and a key whose numbers are out's memory.
+    memory = torch.zeros(2 * samples, dtype=dtype)
+    out = memory[:samples].view_as(white)
+    strided = out[..., :4, ::2].copy_(x)
+    assert torch.equal(writing(basis, strided, white, key, out)["expand_field_out"](), expected["expand_field_out"])
+    keys = memory[:8].view(torch.int64)[:2].copy_(key)
+    assert torch.equal(writing(basis, x, white, keys, out)["expand_field_out"](), expected["expand_field_out"])
+
+
 @pytest.mark.filterwarnings("ignore:.*double precision:UserWarning")
 @pytest.mark.parametrize("basis", BASES)
 def test_gradcheck(basis):
@@ -476,6 +737,18 @@ def test_float64_and_other_grids_take_the_torch_path():
     assert ops.usable("embed", x, haar=True, grids=((2, 2 * 1031),))
     assert not ops.usable("embed", x.to("meta"), grids=((8, 8),))
     assert DCT.embed(torch.ones(3, 2062), (3, 2063)).shape == (3, 2063)
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
+def test_devices_without_kernels_take_the_torch_path(device):
+    with FakeTensorMode():
+        x, here = torch.empty(1, 8, 8, device=device), torch.empty(1, 8, 8, device="cpu")
+        key = torch.empty(1, dtype=torch.int64, device=device)
+        for name in ("expand_field", "expand_white", "embed", "restrict", "power_map"):
+            assert not ops.usable(name, x, grids=((8, 8),))
+            assert ops.usable(name, here, grids=((8, 8),))
+        assert not ops.usable("render", key, grids=((8, 8),))
+        assert not ops.usable("expand_white", here, x, grids=((8, 8),))
 
 
 def test_build_info_says_what_was_built():
