@@ -179,8 +179,8 @@ class Basis(ABC):
         if tuple(x.shape[-len(shape) :]) == shape:
             return x  # the identity, bit for bit
         name, grids = ("restrict" if transpose else "embed"), (x.shape[-len(shape) :], shape)
-        if self in (DCT, HAAR) and ops.usable(name, x, haar=self is HAAR, grids=grids):
-            return (ops.restrict if transpose else ops.embed)(x, shape, haar=self is HAAR)
+        if self in (DCT, HAAR) and ops.usable(name, x, basis=self.name, grids=grids):
+            return (ops.restrict if transpose else ops.embed)(x, shape, basis=self.name)
         y = x.to(working_dtype(x.dtype))
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:

@@ -122,15 +122,14 @@ def _grow(
     """``scale * (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better; natively where possible."""
     dtype, dims = working_dtype(x.dtype), len(fine)
     leading = x.shape[: x.ndim - dims]
-    haar = basis is HAAR
-    native = (haar or basis is DCT) and ops.usable("expand_field", x, haar=haar, grids=(coarse, fine))
+    native = basis in (DCT, HAAR) and ops.usable("expand_field", x, basis=basis.name, grids=(coarse, fine))
     if native and out is not None and not out.is_contiguous():
         return out.copy_(_grow(x, coarse, fine, t, scale, noise, basis))
     if native and isinstance(noise, NoiseField):
         key = noise.key_tensor(leading[0] if leading else 1, x.device)
-        return ops.expand_field(x, key, fine, t=t, scale=scale, transition=noise.transition, haar=haar, out=out)
+        return ops.expand_field(x, key, fine, t=t, kappa=scale, transition=noise.transition, basis=basis.name, out=out)
     if native and isinstance(noise, Tensor) and noise.dtype == x.dtype:
-        return ops.expand_white(x, noise, t=t, scale=scale, haar=haar, out=out)
+        return ops.expand_white(x, noise, t=t, kappa=scale, basis=basis.name, out=out)
     y = x.to(dtype)
     if isinstance(noise, NoiseField):
         c = noise.coefficients((*leading, *fine), dims=dims, dtype=dtype, device=x.device) * (t * scale)

@@ -1,6 +1,6 @@
 r"""Typed faces of the native operations; they are an accelerator, everything also runs without them.
 
-With ``U`` the isometry of a basis from a coarse grid to a fine one, ``w`` white noise on the fine grid and ``kappa`` a scale,
+With ``U`` the isometry of a basis from a coarse grid to a fine one, ``w`` white noise on the fine grid and ``kappa`` a factor,
 
 ====================  ======================================================================  =====================
 :func:`expand_field`  ``kappa (U x + t (w - U U^T w))``, ``w`` a noise field made on the fly  in x: embed, restrict
@@ -13,7 +13,7 @@ With ``U`` the isometry of a basis from a coarse grid to a fine one, ``w`` white
 ====================  ======================================================================  =====================
 
 The last column: the derivatives, forward and reverse; every linear operation's are operations again, of any order.
-The basis is the DCT or, with ``haar=True``, Haar. The last two axes are spectral; arithmetic is float32 whatever the storage
+The basis is ``"dct"`` or ``"haar"``. The last two axes are spectral; arithmetic is float32 whatever the storage
 (float32, bfloat16, float16). Below the faces, ``torch.ops.spectral_pd.*`` have fake kernels, derivatives in both modes and
 vmap, so they compile, export, batch and take torch.func; autocast leaves them alone, since they never compute in less than
 float32. The contract of each operation is csrc/ops.h, the addressing of the noise csrc/noise.h.
@@ -72,11 +72,11 @@ def build_info() -> dict[str, str]:
     return dict(_C.build_info()) if _C is not None else {"missing": _missing}
 
 
-def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequence[int]] = ()) -> bool:
+def usable(name: str, *tensors: Tensor, basis: str = "dct", grids: Sequence[Sequence[int]] = ()) -> bool:
     """Whether the native operation `name` takes these tensors and grids; where not, the torch path computes the same.
 
-    Native are two spectral axes, real storage up to 32 bits, devices the extension was built for, and for the DCT sizes
-    whose odd part is at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
+    Native are two spectral axes, the DCT and Haar, real storage up to 32 bits, devices the extension was built for, and for
+    the DCT sizes whose odd part is at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequ
         One of the operations of this module.
     tensors
         Its inputs.
-    haar
-        Haar instead of DCT.
+    basis
+        Name of the basis.
     grids
         Every grid involved, (height, width) each.
 
@@ -95,9 +95,9 @@ def usable(name: str, *tensors: Tensor, haar: bool = False, grids: Sequence[Sequ
     >>> usable("embed", x, grids=[(8, 8), (16, 16)]), usable("embed", x.double(), grids=[(8, 8), (16, 16)])
     (True, False)
     """
-    if _C is None or any(len(grid) != 2 or max(grid) >= 2**16 for grid in grids):
+    if _C is None or basis not in ("dct", "haar") or any(len(grid) != 2 or max(grid) >= 2**16 for grid in grids):
         return False
-    sizes = [] if haar else [n for grid in grids for n in grid]
+    sizes = [n for grid in grids for n in grid] if basis == "dct" and name != "normals" else []
     if any(n // (n & -n) > LARGEST_ODD_CORE or any(n > _largest(x.device) for x in tensors) for n in sizes):
         return False
     return all(
@@ -126,13 +126,12 @@ def expand_field(
     shape: Sequence[int],
     *,
     t: float,
-    scale: float = 1.0,
+    kappa: float = 1.0,
     transition: int = 0,
-    first_plane: int = 0,
-    haar: bool = False,
+    basis: str = "dct",
     out: Tensor | None = None,
 ) -> Tensor:
-    """Grow planes to the grid `shape`, the new band filled from a noise field: ``scale (U x + t (w - U U^T w))``.
+    """Grow planes to the grid `shape`, the new band filled from a noise field: ``kappa (U x + t (w - U U^T w))``.
 
     Parameters
     ----------
@@ -142,12 +141,12 @@ def expand_field(
         int64 (B,) on x's device: 64-bit key of each item; B divides the number of planes.
     shape
         Fine grid (height, width).
-    t, scale
+    t, kappa
         Noise level of the new band, and factor of everything.
-    transition, first_plane
-        Address in the field: which transition's field (0: the coupled one), and the number of an item's first plane.
-    haar
-        Haar instead of DCT; every axis must then grow by the same power of 2.
+    transition
+        Address in the field: which transition's field (0: the coupled one).
+    basis
+        ``"dct"``, or ``"haar"``; every axis must then grow by the same power of 2.
     out
         Where to write: contiguous, shape (..., *shape), x's type; an input or a part of one too. Not differentiable.
 
@@ -162,18 +161,14 @@ def expand_field(
     >>> expand_field(torch.randn(1, 4, 8, 8), keys, (16, 16), t=0.5).shape
     torch.Size([1, 4, 16, 16])
     """
-    op = torch.ops.spectral_pd
-    address = (shape[0], shape[1], t, scale, transition, first_plane, haar)
-    if out is None:
-        return op.expand_field(x, key, *address)
-    op.expand_field_out(x, key, *address, out)
-    return out
+    args = (x, key, shape[0], shape[1], t, kappa, transition, basis)
+    return torch.ops.spectral_pd.expand_field(*args) if out is None else _write("expand_field_out", *args, out)
 
 
 def expand_white(
-    x: Tensor, white: Tensor, *, t: float, scale: float = 1.0, haar: bool = False, out: Tensor | None = None
+    x: Tensor, white: Tensor, *, t: float, kappa: float = 1.0, basis: str = "dct", out: Tensor | None = None
 ) -> Tensor:
-    """Grow planes, the new band filled from a given white field: ``scale (U x + t (w - U U^T w))``.
+    """Grow planes, the new band filled from a given white field: ``kappa (U x + t (w - U U^T w))``.
 
     Parameters
     ----------
@@ -181,39 +176,41 @@ def expand_white(
         Planes (..., h, w), float32, bfloat16 or float16.
     white
         White noise (..., H, W) with x's leading axes and type. Differentiable in both.
-    t, scale, haar, out
+    t, kappa, basis, out
         As :func:`expand_field`, which also says what is refused.
 
     Examples
     --------
-    >>> grown = expand_white(torch.ones(1, 8, 8), torch.zeros(1, 16, 16), t=0.5, scale=2.0)
+    >>> grown = expand_white(torch.ones(1, 8, 8), torch.zeros(1, 16, 16), t=0.5, kappa=2.0)
     >>> torch.allclose(grown, torch.tensor(1.0))  # a constant keeps its value when scaled by r
     True
     """
-    op = torch.ops.spectral_pd
-    if out is None:
-        return op.expand_white(x, white, t, scale, haar)
-    op.expand_white_out(x, white, t, scale, haar, out)
-    return out
+    args = (x, white, t, kappa, basis)
+    return torch.ops.spectral_pd.expand_white(*args) if out is None else _write("expand_white_out", *args, out)
 
 
-def embed(x: Tensor, shape: Sequence[int], *, scale: float = 1.0, haar: bool = False) -> Tensor:
-    """``scale U x``: planes (..., h, w) carried into the grid `shape`, zeros in the new band.
+def _write(name: str, *args: Any) -> Tensor:
+    getattr(torch.ops.spectral_pd, name)(*args)
+    return args[-1]
 
-    `haar`, types and errors as :func:`expand_field`.
+
+def embed(x: Tensor, shape: Sequence[int], *, kappa: float = 1.0, basis: str = "dct") -> Tensor:
+    """``kappa U x``: planes (..., h, w) carried into the grid `shape`, zeros in the new band.
+
+    `basis`, types and errors as :func:`expand_field`.
 
     Examples
     --------
     >>> embed(torch.ones(1, 8, 8), (16, 16)).square().sum().round().item()  # the energy stays
     64.0
     """
-    return torch.ops.spectral_pd.embed(x, shape[0], shape[1], scale, haar)
+    return torch.ops.spectral_pd.embed(x, shape[0], shape[1], kappa, basis)
 
 
-def restrict(x: Tensor, shape: Sequence[int], *, scale: float = 1.0, haar: bool = False) -> Tensor:
-    """``scale U^T x``: the low band of planes (..., H, W) on the grid `shape`.
+def restrict(x: Tensor, shape: Sequence[int], *, kappa: float = 1.0, basis: str = "dct") -> Tensor:
+    """``kappa U^T x``: the low band of planes (..., H, W) on the grid `shape`.
 
-    `haar`, types and errors as :func:`expand_field`.
+    `basis`, types and errors as :func:`expand_field`.
 
     Examples
     --------
@@ -221,15 +218,13 @@ def restrict(x: Tensor, shape: Sequence[int], *, scale: float = 1.0, haar: bool 
     >>> torch.allclose(restrict(embed(x, (16, 16)), (8, 8)), x, atol=1e-5)
     True
     """
-    return torch.ops.spectral_pd.restrict(x, shape[0], shape[1], scale, haar)
+    return torch.ops.spectral_pd.restrict(x, shape[0], shape[1], kappa, basis)
 
 
-def render(
-    key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0, first_plane: int = 0, haar: bool = False
-) -> Tensor:
+def render(key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0, basis: str = "dct") -> Tensor:
     """The noise field on the grid `shape`: white noise of unit variance, float32 (B, planes, *shape).
 
-    `key`, `transition`, `first_plane`, `haar` and errors as :func:`expand_field`.
+    `key`, `transition`, `basis` and errors as :func:`expand_field`.
 
     Examples
     --------
@@ -237,13 +232,13 @@ def render(
     >>> torch.allclose(restrict(fine, (8, 8)), coarse, atol=1e-5)
     True
     """
-    return torch.ops.spectral_pd.render(key, planes, shape[0], shape[1], transition, first_plane, haar)
+    return torch.ops.spectral_pd.render(key, planes, shape[0], shape[1], transition, basis)
 
 
-def normals(key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0, first_plane: int = 0) -> Tensor:
+def normals(key: Tensor, planes: int, shape: Sequence[int], *, transition: int = 0) -> Tensor:
     """The coefficients of the noise field in any basis: independent standard normals, float32 (B, planes, *shape).
 
-    `key`, `transition`, `first_plane` and errors as :func:`expand_field`.
+    `key`, `transition` and errors as :func:`expand_field`.
 
     Examples
     --------
@@ -251,7 +246,7 @@ def normals(key: Tensor, planes: int, shape: Sequence[int], *, transition: int =
     >>> torch.equal(fine[..., :8, :8], coarse)  # bit for bit
     True
     """
-    return torch.ops.spectral_pd.normals(key, planes, shape[0], shape[1], transition, first_plane)
+    return torch.ops.spectral_pd.normals(key, planes, shape[0], shape[1], transition)
 
 
 def power_map(x: Tensor, maps: int = 1) -> Tensor:
@@ -267,7 +262,7 @@ def power_map(x: Tensor, maps: int = 1) -> Tensor:
     Raises
     ------
     RuntimeError
-        Another type, fewer than 2 axes, planes that are no multiple of `maps`.
+        Another type, fewer than 2 axes, planes that are no multiple of `maps`; NotImplementedError where it is derived.
 
     Examples
     --------
@@ -317,8 +312,7 @@ def _register_batching() -> None:
             if "key" not in names:  # any leading axes are planes
                 return op(*moved), 0
             at = names.index("key")
-            items = moved[at].shape
-            moved[at] = moved[at].flatten()
+            items, moved[at] = moved[at].shape, moved[at].flatten()
             return (op(*moved) if at else op(*moved).unflatten(0, items)), 0
 
         return apply
@@ -378,27 +372,23 @@ def _register_derivatives(library: torch.library.Library) -> None:
 
         library.impl(name, autograd, "Autograd", with_keyset=True)
 
-    def of_white(
-        grad: Tensor, shape: Any, needed: Any, t: float, scale: float, haar: bool
-    ) -> tuple[Tensor | None, ...]:
-        of_x = op.restrict(grad, *shape[-2:], scale, haar) if needed[0] else None
+    def of_white(grad: Tensor, shape: Any, needed: Any, t: float, kappa: float, basis: str) -> Any:
+        of_x = op.restrict(grad, *shape[-2:], kappa, basis) if needed[0] else None
         # t (1 - U U^T) is its own transpose.
-        return of_x, op.expand_white(grad.new_zeros(shape), grad, t, scale, haar) if needed[1] else None
+        return of_x, op.expand_white(grad.new_zeros(shape), grad, t, kappa, basis) if needed[1] else None
 
-    def no_derivative(*_: Any) -> Any:
-        raise NotImplementedError(
-            "power_map cannot be differentiated; compute the power as basis.forward(x - mean).square() instead"
-        )
+    def refuse(*_: Any) -> Any:
+        raise NotImplementedError("power_map cannot be differentiated; use basis.forward(x - mean).square() instead")
 
     derive(
         "expand_field",
-        lambda x, key, height, width, t, scale, transition, first, haar: op.embed(x, height, width, scale, haar),
-        lambda grad, shape, _, *options: (op.restrict(grad, *shape[-2:], options[3], options[6]),),
+        lambda x, key, height, width, t, kappa, transition, basis: op.embed(x, height, width, kappa, basis),
+        lambda grad, shape, _, *options: (op.restrict(grad, *shape[-2:], options[3], options[5]),),
     )
     derive("expand_white", op.expand_white, of_white)
     derive("embed", op.embed, lambda grad, shape, _, *options: (op.restrict(grad, *shape[-2:], *options[2:]),))
     derive("restrict", op.restrict, lambda grad, shape, _, *options: (op.embed(grad, *shape[-2:], *options[2:]),))
-    derive("power_map", no_derivative, no_derivative)
+    derive("power_map", refuse, refuse)
 
 
 def _register_writing(library: torch.library.Library) -> None:
