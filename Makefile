@@ -44,7 +44,7 @@ check: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy
-	$(BIN)clang-format --dry-run -Werror csrc/*.* csrc/emu/*
+	$(BIN)clang-format --dry-run -Werror csrc/*.* tests/*.cpp tests/emu/*
 	$(BIN)python benchmarks/write_docs.py --check
 
 $(VENV)/.peers: $(VENV)/.ready
@@ -77,7 +77,7 @@ wheels: $(READY)
 format: $(READY)
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
-	$(BIN)clang-format -i csrc/*.* csrc/emu/*
+	$(BIN)clang-format -i csrc/*.* tests/*.cpp tests/emu/*
 
 clean:
 	rm -rf $(VENV) build dist site wheelhouse *.egg-info

@@ -113,8 +113,8 @@ class _TensorNoise:
     def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
         w = self.on(move.fine)
         if _native(x, self.basis, move) and w.dtype == x.dtype:
-            haar = self.basis.native == "haar"
-            return _kept(ops.expand_white(x, w, t=move.t, scale=move.kappa, haar=haar, out=_contiguous(out)), out)
+            basis, to = self.basis.native, _contiguous(out)
+            return _kept(ops.expand_white(x, w, t=move.t, kappa=move.kappa, basis=basis, out=to), out)
         dtype = working_dtype(x.dtype)
         w = w.to(dtype)
         # U (x - t U^T w) + t w: one restriction and one embedding.
@@ -159,10 +159,8 @@ class _FieldNoise:
         basis, dims, leading = self.field.basis, len(move.fine), self.leading
         if _native(x, basis, move):
             key = self.field.key_tensor(leading[0] if leading else 1, x.device)
-            haar, to, number = basis.native == "haar", _contiguous(out), self.field.transition
-            state = ops.expand_field(
-                x, key, move.fine, t=move.t, scale=move.kappa, transition=number, haar=haar, out=to
-            )
+            address: Any = {"transition": self.field.transition, "basis": basis.native}
+            state = ops.expand_field(x, key, move.fine, t=move.t, kappa=move.kappa, out=_contiguous(out), **address)
             return _kept(state, out)
         dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
         c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)
@@ -174,8 +172,7 @@ class _FieldNoise:
 
 
 def _native(x: Tensor, basis: Basis, move: Grow) -> bool:
-    grids, haar = (move.coarse, move.fine), basis.native == "haar"
-    return bool(basis.native) and ops.usable("expand_field", x, haar=haar, grids=grids)
+    return ops.usable("expand_field", x, basis=basis.native, grids=(move.coarse, move.fine))
 
 
 def _contiguous(out: Tensor | None) -> Tensor | None:
