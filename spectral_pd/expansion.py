@@ -333,7 +333,7 @@ def expand_aligned(
     if noise is None:
         noise = NoiseField(seed if generator is None else generator, basis)
     if out is not None:
-        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x)
+        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x, noise)
     return _grown(x, noise, move, basis, out), move.time
 
 

@@ -760,11 +760,19 @@ def filled_state(x: Any, name: str, dims: int) -> Tensor:
     return x
 
 
-def result_tensor(out: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
-    """A tensor to write a result of x's type into."""
+def result_tensor(out: Any, shape: tuple[int, ...], x: Tensor, noise: Any) -> None:
+    """A tensor to write a result of x's type into; as in torch, no derivative passes through it."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out is {type(out).__name__}; pass a tensor of the result's shape, type and device, or None")
     if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
         raise ValueError(
             f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {shape} {x.dtype} on {x.device}"
+        )
+    inputs = [v for v in (x, noise, out) if isinstance(v, Tensor)]
+    if torch.is_grad_enabled() and any(v.requires_grad for v in inputs):
+        raise RuntimeError(
+            "expand_aligned(): functions with out=... arguments don't support automatic differentiation, but one of the "
+            "arguments requires grad; leave out= away, or call it under torch.no_grad()"
         )
 
 

@@ -147,6 +147,43 @@ def test_the_check_sees_a_kept_buffer():
     assert not torch.allclose(wrong, right, atol=1e-2)
 
 
+# -- writing into a tensor --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_out_is_known_to_be_changed(basis, dtype):
+    """``a * o`` keeps o for its backward; writing into o afterwards is an error there, not a wrong gradient."""
+    x, out = X[..., :8, :8].to(dtype), torch.ones(2, 3, 16, 16, dtype=dtype)
+    a = torch.ones_like(out, requires_grad=True)
+    y = (a * out).sum()
+    expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_out_refuses_a_graph_as_torch_does(basis, dtype):
+    x = X[..., :8, :8].to(dtype).requires_grad_()
+    with pytest.raises(RuntimeError, match="out=... arguments don't support automatic differentiation"):
+        expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis, out=torch.empty(2, 3, 16, 16, dtype=dtype))
+    with torch.no_grad():
+        state, _ = expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis, out=torch.empty(2, 3, 16, 16, dtype=dtype))
+    assert torch.equal(state, expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_out_may_lie_in_its_inputs_memory(basis, dtype):
+    memory = torch.zeros(2 * 3 * 16 * 16, dtype=dtype)
+    out = memory.view(2, 3, 16, 16)
+    for place in (memory[: 2 * 3 * 8 * 8].view(2, 3, 8, 8), memory[-2 * 3 * 8 * 8 :].view(2, 3, 8, 8)):
+        place.copy_(X[..., :8, :8])
+        expected, _ = expand_aligned(place.clone(), (16, 16), 0.7, seed=0, basis=basis)
+        assert torch.equal(expand_aligned(place, (16, 16), 0.7, seed=0, basis=basis, out=out)[0], expected)
+
+
 # -- copies -----------------------------------------------------------------------------------------------------------
 
 
