@@ -4,6 +4,8 @@
 # make bench   the benchmarks, with their gates
 # make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (elsewhere: make gpu GPU=--rehearse)
 # make notebooks    run the notebooks and compare them with what is stored
+# make dist    the source distribution and, from it, a wheel for this machine, into dist/
+# make wheels  the wheels of a release (cibuildwheel, in containers), into wheelhouse/
 # Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
 #            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra, for bench that one too).
 PYTHON ?= python3
@@ -22,7 +24,7 @@ endif
 
 GPU ?=
 
-.PHONY: install demo test check bench gpu docs notebooks format clean
+.PHONY: install demo test check bench gpu docs notebooks dist wheels format clean
 
 install: $(READY)
 
@@ -42,7 +44,7 @@ check: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy
-	$(BIN)clang-format --dry-run -Werror csrc/*.* csrc/emu/*
+	$(BIN)clang-format --dry-run -Werror csrc/*.* tests/*.cpp tests/emu/*
 	$(BIN)python benchmarks/write_docs.py --check
 
 $(VENV)/.peers: $(VENV)/.ready
@@ -67,10 +69,16 @@ docs: $(READY)
 notebooks: $(READY)
 	$(BIN)python build_tools/notebooks.py --jobs 2
 
+dist: $(READY)
+	$(BIN)python -m build --no-isolation --skip-dependency-check
+
+wheels: $(READY)
+	$(BIN)python -m cibuildwheel --output-dir wheelhouse
+
 format: $(READY)
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
-	$(BIN)clang-format -i csrc/*.* csrc/emu/*
+	$(BIN)clang-format -i csrc/*.* tests/*.cpp tests/emu/*
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) build dist site wheelhouse *.egg-info

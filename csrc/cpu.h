@@ -19,22 +19,25 @@
 namespace spd {
 
 struct NoiseSource {
-  const int64_t* keys;   // one an item
-  int64_t planes;        // planes an item
-  uint32_t first_plane;  // address of an item's first plane
+  const int64_t* keys;  // one an item
+  int64_t planes;       // planes an item
   uint32_t transition;
 };
 
-// out = scale (U x + t (w - U U^T w)), w a noise field or an explicit white field; both absent parts cost nothing.
-// With only `white` and no out: out = scale U^T white (restriction). Sizes are (rows, columns).
+// Between two grids; sizes are (rows, columns).
+//
+//   expansion     out, on the fine grid, = kappa (U x + t (w - U U^T w)): x is `on_coarse`, w a noise field (`draw`) or
+//   `on_fine`;
+//                 what is absent costs nothing
+//   restriction   out, on the coarse grid, = kappa U^T y: y is `on_fine`
 struct GridTask {
   int coarse[2], fine[2];
   const DctPlan *coarse_plan[2], *fine_plan[2];  // DCT only
   Storage storage;
-  const void* x;      // coarse planes, or null
-  const void* white;  // fine planes, or null
+  const void* on_coarse;  // planes, or null
+  const void* on_fine;    // planes, or null
   void* out;
-  double t, scale;
+  double t, kappa;
   bool draw;  // fill new coefficients from `noise`
   NoiseSource noise;
 };
@@ -50,7 +53,7 @@ struct PowerTask {
 // Tiles of one plane, in floats; a kernel of the same instruction set made and reads them.
 struct Tiles {
   float* coarse_rows;  // coefficients of x, after the column transform
-  float* fine_rows;    // of the white field
+  float* fine_rows;    // of the planes on the fine grid
   float* columns;      // after the inverse row transform
 };
 
@@ -74,7 +77,7 @@ struct Kernels {
 
   // Squares of a plane, a constant near its mean removed first: they become (`first`) or are added to a map of row tiles.
   void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, bool first, double* squares);
-  // map = scale of each coefficient * sum of `parts` maps of squares, one after the other in memory; the first takes the sum
+  // map = weight of each coefficient * sum of `parts` maps of squares, one after the other in memory; the first takes the sum
   void (*power_unpack)(const PowerTask&, double* squares, int parts, double* map);
 
   // Haar: coarse rows [first, last) of a plane and everything that grows from them.

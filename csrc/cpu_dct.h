@@ -124,19 +124,19 @@ static void expand_columns_in(const GridTask& task, int64_t plane, int strip, co
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   F* line = reinterpret_cast<F*>(lines);
-  if (task.x && strip < strips(h, w))
-    forward_columns(*task.coarse_plan[0], task.storage, task.x, plane, w, strip, h, reinterpret_cast<F*>(tiles.coarse_rows),
-                    line);
-  if (task.white && strip < strips(H, W))
-    forward_columns(*task.fine_plan[0], task.storage, task.white, plane, W, strip, h, reinterpret_cast<F*>(tiles.fine_rows),
+  if (task.on_coarse && strip < strips(h, w))
+    forward_columns(*task.coarse_plan[0], task.storage, task.on_coarse, plane, w, strip, h,
+                    reinterpret_cast<F*>(tiles.coarse_rows), line);
+  if (task.on_fine && strip < strips(H, W))
+    forward_columns(*task.fine_plan[0], task.storage, task.on_fine, plane, W, strip, h, reinterpret_cast<F*>(tiles.fine_rows),
                     line);
 }
 
 // ---- step 2: rows -----------------------------------------------------------------------------------------------------
 
 static FieldPlane field_plane(const NoiseSource& noise, int64_t plane) {
-  return {static_cast<uint64_t>(noise.keys[plane / noise.planes]),
-          noise.first_plane + static_cast<uint32_t>(plane % noise.planes), noise.transition};
+  return {static_cast<uint64_t>(noise.keys[plane / noise.planes]), static_cast<uint32_t>(plane % noise.planes),
+          noise.transition};
 }
 
 // New coefficients of rows block * kLanes + lane, columns [first quad * 4, columns): lane = row, register = column.
@@ -164,14 +164,14 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
   F* out = coefficient + blocks(W + 3) * kLanes;
   F* scratch = out + blocks(W) * kLanes;
   uint32_t* table = reinterpret_cast<uint32_t*>(scratch + dct_scratch(W));
-  const int old_rows = task.x || task.white ? h - block * kLanes : 0;  // rows of this block below h
+  const int old_rows = task.on_coarse || task.on_fine ? h - block * kLanes : 0;  // rows of this block below h
   const int old_columns = old_rows > 0 ? w : 0;
   const double fine_norm = norm(H, W);
 
   if (task.draw) {
     const bool mixed = old_rows > 0 && old_rows < kLanes && block * kLanes + old_rows < H;
     draw_rows(field_plane(task.noise, plane), block, mixed ? 0 : old_columns / 4, W,
-              static_cast<float>(task.t * task.scale * fine_norm), coefficient, table);
+              static_cast<float>(task.t * task.kappa * fine_norm), coefficient, table);
   } else {
     for (int v = old_columns; v < W; ++v) coefficient[v] = F{};
     if (old_rows > 0 && old_rows < kLanes)
@@ -181,19 +181,19 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
   if (old_rows > 0) {
     // Coefficients of U x - t U U^T w on the coarse grid.
     F* low = out;
-    if (task.x) {
+    if (task.on_coarse) {
       const F* in = reinterpret_cast<const F*>(tiles.coarse_rows) + int64_t{block} * blocks(w) * kLanes;
       dct2(task.coarse_plan[1]->top(), in, low, 1, scratch);
-      const float weight = static_cast<float>(task.scale * norm(h, w) * fine_norm);
+      const float weight = static_cast<float>(task.kappa * norm(h, w) * fine_norm);
       for (int v = 0; v < w; ++v) low[v] *= weight;
     } else {
       for (int v = 0; v < w; ++v) low[v] = F{};
     }
-    if (task.white) {
+    if (task.on_fine) {
       F* field = scratch;
       const F* in = reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * blocks(W) * kLanes;
       dct2(task.fine_plan[1]->top(), in, field, 1, scratch + blocks(W) * kLanes);
-      const float weight = static_cast<float>(-task.t * task.scale * fine_norm * fine_norm);
+      const float weight = static_cast<float>(-task.t * task.kappa * fine_norm * fine_norm);
       for (int v = 0; v < w; ++v) low[v] = mad(field[v], weight, low[v]);
     }
     low[0] *= kSqrtHalf;
@@ -227,11 +227,11 @@ static void expand_columns_out(const GridTask& task, int64_t plane, int strip, c
   F* line = reinterpret_cast<F*>(lines);
   inverse_columns(*task.fine_plan[0], reinterpret_cast<F*>(tiles.columns), task.draw ? H : blocks(task.coarse[0]) * kLanes, s,
                   line);
-  if (task.white) {
+  if (task.on_fine) {
     F* white = line + s.count * s.step;
-    const float weight = static_cast<float>(task.t * task.scale);
+    const float weight = static_cast<float>(task.t * task.kappa);
     for (int i = 0; i < s.count; ++i) {
-      load_strip(task.storage, task.white, plane, H, W, {s.first + i, 1, s.step}, 0.0f, white);
+      load_strip(task.storage, task.on_fine, plane, H, W, {s.first + i, 1, s.step}, 0.0f, white);
       for (int u = 0; u < H; ++u) line[i * s.step + u] = mad(white[u], weight, line[i * s.step + u]);
     }
   }
@@ -241,7 +241,7 @@ static void expand_columns_out(const GridTask& task, int64_t plane, int strip, c
 // ---- restriction ------------------------------------------------------------------------------------------------------
 
 static void restrict_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
-  forward_columns(*task.fine_plan[0], task.storage, task.white, plane, task.fine[1], strip, task.coarse[0],
+  forward_columns(*task.fine_plan[0], task.storage, task.on_fine, plane, task.fine[1], strip, task.coarse[0],
                   reinterpret_cast<F*>(tiles.fine_rows), reinterpret_cast<F*>(lines));
 }
 
@@ -253,7 +253,7 @@ static void restrict_rows(const GridTask& task, int64_t, int block, const Tiles&
   F* scratch = out + blocks(w) * kLanes;
   const F* in = reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * blocks(W) * kLanes;
   dct2(task.fine_plan[1]->top(), in, coefficient, 1, scratch);
-  const float weight = static_cast<float>(task.scale * norm(H, W) * norm(h, w));
+  const float weight = static_cast<float>(task.kappa * norm(H, W) * norm(h, w));
   for (int v = 0; v < w; ++v) coefficient[v] *= weight;
   coefficient[0] *= 0.5f;  // forward and inverse weight of k = 0
   dct3(task.coarse_plan[1]->top(), coefficient, 1, out, scratch);
@@ -342,8 +342,8 @@ static void power_unpack(const PowerTask& task, double* squares, int parts, doub
     for (int v = 0; v < W; v += kLine)
       for (int i = 0; i < lanes_of(H, block); ++i) {
         const int u = block * kLanes + i;
-        for (int w = v; w < v + kLine && w < W; ++w)
-          map[int64_t{u} * W + w] = weight * (u ? 1.0 : 0.5) * (w ? 1.0 : 0.5) * sum[w * kLanes + i];
+        for (int column = v; column < v + kLine && column < W; ++column)
+          map[int64_t{u} * W + column] = weight * (u ? 1.0 : 0.5) * (column ? 1.0 : 0.5) * sum[column * kLanes + i];
       }
   }
   // The mean is not signal.

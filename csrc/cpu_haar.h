@@ -4,7 +4,7 @@
 //
 //   p = a + l,  q = a - l,  y = h + d,  z = h - d          l at (r, n+c),  h at (n+r, c),  d at (n+r, n+c)
 //   out = | p + y   q + z |
-//         | p - y   q - z |                                all times 1/2, folded into a's scale and the noise level
+//         | p - y   q - z |                                all times 1/2, folded into a's factor and the noise level
 //
 // A group of rows is drawn at a time: the quads of its details, row after row, form one flat list with no lane idle.
 #pragma once
@@ -210,9 +210,9 @@ SPD_HD void haar_grow(const GridTask& task, int64_t plane, int first, int last, 
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const FieldPlane at = field_plane(task.noise, plane);
-  const T* low = static_cast<const T*>(task.x) + (plane * h + first) * w;
+  const T* low = static_cast<const T*>(task.on_coarse) + (plane * h + first) * w;
   T* out = static_cast<T*>(task.out) + (plane * H + int64_t{first} * (H / h)) * W;
-  const float sigma = static_cast<float>(0.5 * task.t * task.scale), weight = static_cast<float>(0.5 * task.scale);
+  const float sigma = static_cast<float>(0.5 * task.t * task.kappa), weight = static_cast<float>(0.5 * task.kappa);
   if (H == 2 * h) return haar_level(at, h, w, first, last - first, low, weight, sigma, out, lines);
   // Intermediate levels in two buffers after the draw's own lines.
   float* buffer[2];
@@ -248,17 +248,17 @@ SPD_HD void haar_blend(const GridTask& task, int64_t plane, int first, int last,
   const auto [H, W] = task.fine;
   const int tall = H / h, wide = W / w;
   const double root = 1.0 / __builtin_sqrt(static_cast<double>(tall) * wide);
-  const float of_x = static_cast<float>(task.scale * root), of_mean = static_cast<float>(-task.t * task.scale * root * root),
-              of_white = static_cast<float>(task.t * task.scale);
+  const float of_x = static_cast<float>(task.kappa * root), of_mean = static_cast<float>(-task.t * task.kappa * root * root),
+              of_white = static_cast<float>(task.t * task.kappa);
   float *sum = lines, *line = lines + blocks(W) * kLanes;
   for (int r = first; r < last; ++r) {
-    const T* white = task.white ? static_cast<const T*>(task.white) + (plane * H + int64_t{r} * tall) * W : nullptr;
+    const T* white = task.on_fine ? static_cast<const T*>(task.on_fine) + (plane * H + int64_t{r} * tall) * W : nullptr;
     T* out = static_cast<T*>(task.out) + (plane * H + int64_t{r} * tall) * W;
     if (white) block_sums(white, tall, wide, W, sum);
     for (int c = 0; c < w; c += kLanes) {
       const int valid = lanes_of(w, c / kLanes);
       F value{};
-      if (task.x) value = load_some(static_cast<const T*>(task.x) + (plane * h + r) * w + c, valid) * of_x;
+      if (task.on_coarse) value = load_some(static_cast<const T*>(task.on_coarse) + (plane * h + r) * w + c, valid) * of_x;
       if (white) value = mad(load_some(sum + c, valid), of_mean, value);
       store_some(sum + c, value, valid);
     }
@@ -279,9 +279,9 @@ SPD_HD void haar_reduce(const GridTask& task, int64_t plane, int first, int last
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const int tall = H / h, wide = W / w;
-  const float weight = static_cast<float>(task.scale / __builtin_sqrt(static_cast<double>(tall) * wide));
+  const float weight = static_cast<float>(task.kappa / __builtin_sqrt(static_cast<double>(tall) * wide));
   for (int r = first; r < last; ++r) {
-    block_sums(static_cast<const T*>(task.white) + (plane * H + int64_t{r} * tall) * W, tall, wide, W, lines);
+    block_sums(static_cast<const T*>(task.on_fine) + (plane * H + int64_t{r} * tall) * W, tall, wide, W, lines);
     for (int c = 0; c < w; c += kLanes) {
       const int valid = lanes_of(w, c / kLanes);
       store_some(static_cast<T*>(task.out) + (plane * h + r) * w + c, load_some(lines + c, valid) * weight, valid);

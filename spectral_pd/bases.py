@@ -138,9 +138,8 @@ class Basis(ABC):
         grid = tuple(x.shape[-len(shape) :])
         if grid == shape:
             return x  # the identity, bit for bit
-        haar = self.native == "haar"
-        if self.native and ops.usable("restrict" if transpose else "embed", x, haar=haar, grids=(grid, shape)):
-            return (ops.restrict if transpose else ops.embed)(x, shape, haar=haar)
+        if ops.usable("restrict" if transpose else "embed", x, basis=self.native, grids=(grid, shape)):
+            return (ops.restrict if transpose else ops.embed)(x, shape, basis=self.native)
         y = x.to(working_dtype(x.dtype))
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:

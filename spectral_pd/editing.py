@@ -51,6 +51,7 @@ EditMode = Literal["noised", "clean"]
     plan=PLAN,
     mode=inputs.choice("noised", "clean"),
     noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
     solver=find_solver,
     callback=inputs.callback,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,15 +154,18 @@ class FiniteDataset:
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
         inputs.data_set(samples, dims)
         self.samples, self.bandwidth, self.basis, self.dims = samples, bandwidth, basis, dims
-        self._on_grid = lru_cache(maxsize=8)(self._restrict)
+        self._grids: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def _restrict(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Flattened samples on a stage grid and half their squared norms, float64."""
+    def _on_grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Flattened samples on a stage grid and half their squared norms, float64; made once a grid."""
+        if shape in self._grids:
+            return self._grids[shape]
         full = tuple(self.samples.shape[-self.dims :])
         low = self.samples.to(torch.float64)
         low = low if shape == full else restrict_signal(low, shape, basis=self.basis)
         flat = low.reshape(low.shape[0], -1)
-        return flat, 0.5 * flat.square().sum(1)
+        self._grids[shape] = flat, 0.5 * flat.square().sum(1)
+        return self._grids[shape]
 
     @door(t=inputs.data_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:

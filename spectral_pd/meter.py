@@ -90,7 +90,7 @@ def radial_sums(planes: Tensor, basis: Basis, bins: Tensor, columns: int) -> Ten
     axes = tuple(range(1, dims + 1))
     sums = torch.zeros((planes.shape[0], columns), dtype=torch.float64, device=planes.device)
     block = planes.shape[0] if planes.is_cuda else max(1, 2**18 // bins.numel())
-    native = basis is DCT and ops.usable("power_map", planes, grids=(planes.shape[1:],))
+    native = basis == DCT and ops.usable("power_map", planes, grids=(planes.shape[1:],))
     for start in range(0, planes.shape[0], block):
         x = planes[start : start + block]
         if native:
@@ -177,6 +177,11 @@ class SpectrumMeter:
         self._weight = torch.zeros(replicates, dtype=torch.float64, device="cpu")
 
     @property
+    def bootstrap(self) -> int:
+        """Number of bootstrap replicates kept."""
+        return len(self._replicates)
+
+    @property
     def planes(self) -> int:
         """Number of planes measured: samples times channels times frames."""
         return self._frames * (self.channels or 0)
@@ -236,7 +241,7 @@ class SpectrumMeter:
         samples), and for the bootstrap a table a sample (mean over channels; empty without replicates)."""
         self._bins = self._bins.to(planes.device)
         columns = self._columns + 1
-        if not len(self._replicates) and self.basis is DCT and ops.usable("power_map", planes, grids=(self.shape,)):
+        if not len(self._replicates) and self.basis == DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
             if planes.shape[2] == 1:
                 maps = ops.power_map(planes, planes.shape[1])

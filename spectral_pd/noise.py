@@ -161,7 +161,7 @@ class NoiseField:
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
         planes = math.prod(leading[1:])
-        if dtype in ops.STORAGE and ops.usable("normals", key, haar=True, grids=(grid,)):
+        if dtype in ops.STORAGE and ops.usable("normals", key, grids=(grid,)):
             return ops.normals(key, planes, grid, transition=self.transition).to(dtype).reshape(shape)
         keys = key.reshape(-1, 1, 1, 1, 1)
         a, u, v = (1,) * (3 - dims) + grid
@@ -192,11 +192,11 @@ class NoiseField:
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
         shape = inputs.field_shape(shape, dims)
-        grid, haar = shape[-dims:], self.basis.native == "haar"
-        if self.basis.native and dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
+        grid, basis = shape[-dims:], self.basis.native
+        if dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)
-            if ops.usable("render", key, haar=haar, grids=(grid,)):
+            if ops.usable("render", key, basis=basis, grids=(grid,)):
                 planes = math.prod(shape[1:-2])
-                return ops.render(key, planes, grid, transition=self.transition, haar=haar).to(dtype).reshape(shape)
+                return ops.render(key, planes, grid, transition=self.transition, basis=basis).to(dtype).reshape(shape)
         c = self.coefficients(shape, dims=dims, dtype=working_dtype(dtype), device=device)
         return self.basis.inverse(c, dims=dims).to(dtype)

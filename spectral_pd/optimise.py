@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
@@ -50,8 +51,11 @@ DELTAS = (0.01, 0.1)
 """Tolerances of the delta rule's plans the search begins with."""
 MOST_STEPS = 200
 """More steps than this are not considered, even if the budget pays for them."""
-MOST_WORK = 8e7
-"""Coefficient groups times steps, over all grids evaluated, after which no more exchanges are tried: some seconds."""
+MOST_WORK = 4e7
+"""Coefficient groups times steps, over all grids evaluated: what a search may cost, some seconds. Each number of stages has its
+share of it, each climb its share of that."""
+SOLVE_WORK = 2e-3
+"""What the linear systems of one iteration count as, times the cube of the number of times."""
 CALL_WORK = 4000
 """What one call of a solver that is only known as a callable counts as."""
 
@@ -117,7 +121,23 @@ class _Bench:
         self.shape = fields[0].shape
         self.power = np.stack([field.power().numpy().ravel() for field in self.fields])
         self.nodes = lru_cache(maxsize=512)(self._nodes)
+        self.work = self.until = 0.0
+        self.bar: Any = None
+
+    def begin(self, progress: bool) -> None:
+        """A new search: nothing done yet, and a bar that shows how much of the work allowed is."""
         self.work = 0.0
+        self.bar = tqdm(
+            total=100, disable=not progress, desc="searching", unit="%", bar_format="{l_bar}{bar}| {elapsed}"
+        )
+
+    def spend(self, work: float) -> None:
+        self.work += work
+        self.bar.update(min(100.0, 100 * self.work / MOST_WORK) - self.bar.n)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.work > self.until
 
     def _nodes(self, shapes: tuple[Shape, ...], coarse: bool = False) -> _Nodes:
         birth = np.full(self.shape, len(shapes) - 1)
@@ -137,7 +157,7 @@ class _Bench:
     def residuals(self, choice: _Choice, times: np.ndarray, *, coarse: bool = False) -> np.ndarray:
         """What is squared and summed, for time grids (B, N + 1) on the stages of `choice`: (B, residuals)."""
         nodes = self.nodes(choice.shapes, coarse)
-        self.work += times.size * (len(nodes.power) if self.vectorised else CALL_WORK)
+        self.spend(times.size * (len(nodes.power) if self.vectorised else CALL_WORK))
         gain = self._gains(choice, nodes, times)
         scale = np.sqrt(nodes.count / (nodes.count @ nodes.power))
         return np.nan_to_num((np.abs(gain) - np.sqrt(nodes.power)) * scale, nan=1e6, posinf=1e6, neginf=-1e6)
@@ -252,14 +272,21 @@ def _refine(bench: _Bench, limits: _Limits, choice: _Choice, iterations: int) ->
     grids = partial(_grids, first=float(times[0, 0]), floor=_odds_floor(choice, t_stars))
     h, best = 1e-6, float(bench.errors(choice, grids(theta[None]))[0])
     for _ in range(iterations):
+        if bench.exhausted:
+            break
+        bench.spend(SOLVE_WORK * len(theta) ** 3)
         shifted = np.concatenate([theta[None], theta + h * np.eye(len(theta))])
         r = bench.residuals(choice, grids(shifted))
         jacobian = (r[1:] - r[0]) / h
         normal, slope = jacobian @ jacobian.T, jacobian @ r[0]
         scale = np.diag(np.maximum(normal.diagonal(), 1e-12 * normal.diagonal().max() + 1e-300))
         tried = damping * 10.0 ** np.arange(-2, 4)
-        moves = np.stack([-np.linalg.lstsq(normal + mu * scale, slope, rcond=None)[0] for mu in tried])
-        candidates = theta + np.clip(moves, -1.5, 1.5)
+        damped = normal + tried[:, None, None] * scale
+        try:
+            steps = -np.linalg.solve(damped, np.broadcast_to(slope[:, None], (len(tried), len(slope), 1)))[..., 0]
+        except np.linalg.LinAlgError:  # times at the ends of their range, which nothing depends on
+            break
+        candidates = theta + np.clip(steps, -1.5, 1.5)
         errors = bench.errors(choice, grids(candidates))
         k = int(errors.argmin())
         if not errors[k] < best:
@@ -454,15 +481,16 @@ def _neighbours(choice: _Choice, limits: _Limits) -> Iterator[_Choice]:
                 yield replace(choice, shapes=shapes, split=split, times=_respaced(choice, split))
 
 
-def _climb(bench: _Bench, limits: _Limits, choice: _Choice, work: float) -> _Choice:
-    """Exchange and refine until nothing gains or the bench has done `work`."""
+def _climb(bench: _Bench, limits: _Limits, choice: _Choice, until: float) -> _Choice:
+    """Exchange and refine until nothing gains or the bench has done its work; a fifth of it is kept for the last refinement."""
+    bench.until = until - 0.2 * max(until - bench.work, 0)
     best = _restarted(bench, limits, _refine(bench, limits, choice, 12))
     seen = {(best.shapes, best.split)}
     improved = True
     while improved:
         improved = False
         for other in _neighbours(best, limits):
-            if bench.work > work:
+            if bench.exhausted:
                 break
             if (other.shapes, other.split) in seen:
                 continue
@@ -476,6 +504,7 @@ def _climb(bench: _Bench, limits: _Limits, choice: _Choice, work: float) -> _Cho
             restarted = _restarted(bench, limits, best)
             improved = restarted.error < best.error * (1 - 1e-3)
             best = restarted
+    bench.until = until
     return _refine(bench, limits, best, 60)
 
 
@@ -495,6 +524,8 @@ def _search(bench: _Bench, limits: _Limits, spectra: Sequence[Any]) -> tuple[lis
     rule: list[_Choice] = []
     sizes = (12, 8) if bench.vectorised else (6, 4)
     for count in range(1, limits.search.stages + 1):
+        share = MOST_WORK * count / limits.search.stages
+        bench.until = bench.work + 0.5 * (share - bench.work)
         seeds: list[_Choice] = []
         for coarse in combinations(_thinned(limits.grids[:-1], sizes[count > 2]), count - 1):
             shapes = (*coarse, limits.full)
@@ -509,9 +540,7 @@ def _search(bench: _Bench, limits: _Limits, spectra: Sequence[Any]) -> tuple[lis
         # With few sizes to choose from, more than one split of the same sizes deserves a climb.
         starts = (ranked + sorted(seeds, key=lambda c: c.error))[:3]
         # Each climb gets its share of what is left, so that no number of stages starves another.
-        ends = [
-            bench.work + max(MOST_WORK * count / limits.search.stages - bench.work, 0) * (i + 1) / 3 for i in range(3)
-        ]
+        ends = [bench.work + max(share - bench.work, 0) * (i + 1) / 3 for i in range(3)]
         climbed = [_climb(bench, limits, start, end) for start, end in zip(starts, ends, strict=False)]
         best += [c for c in sorted(climbed, key=lambda c: c.error)[:1] if math.isfinite(c.error)]
     return best, sorted(rule, key=lambda c: c.error)[:1]
@@ -605,7 +634,9 @@ def _limits(spectra: Sequence[AnySpectrum], shape: Shape, cost: Cost, search: Se
     )
 
 
-def _solve(bench: _Bench, limits: _Limits, spectra: Sequence[AnySpectrum], start: Sequence[Plan]) -> FrontPoint:
+def _solve(
+    bench: _Bench, limits: _Limits, spectra: Sequence[AnySpectrum], start: Sequence[Plan], progress: bool
+) -> FrontPoint:
     """The best plan within the limits, with its exact error and its reasons."""
     search, budget, cheapest = limits.search, limits.budget, limits.cost(limits.full)
     inputs.budget(budget, cheapest, limits.allowed)
@@ -616,8 +647,9 @@ def _solve(bench: _Bench, limits: _Limits, spectra: Sequence[AnySpectrum], start
         options: Any = {"multiple_of": search.multiple_of, "cost": limits.cost, "basis": search.basis}
         return plan_at(choice.times, t_stars, limits.full, scales=chosen, **options)
 
-    bench.work = 0.0
-    choices, rule = _search(bench, limits, spectra)
+    bench.begin(progress)
+    with bench.bar:
+        choices, rule = _search(bench, limits, spectra)
     compared = [(f"{len(c.shapes)} stage{'s' * (len(c.shapes) > 1)} at best", planned(c)) for c in choices]
     where = "shifted grids" if search.times is None else "the given grid"
     compared += [(f"delta rule on {where}", planned(c)) for c in rule]
@@ -665,6 +697,7 @@ def optimise_plan(
     *,
     budget: float,
     start: Plan | Sequence[Plan] = (),
+    progress: bool = False,
     **options: Any,
 ) -> Plan:
     r"""The plan of least predicted error that a budget pays for: stage sizes, steps of each, transitions and time grid.
@@ -681,6 +714,8 @@ def optimise_plan(
         What the whole run may cost, in the same unit; at least one step at full size.
     start
         Plans to compete as well: those within the limits are never beaten by what is returned.
+    progress
+        Show a progress bar.
     options
         The fields of :class:`~spectral_pd.optimise.Search`: solver, stage sizes, steps, time grids, bounds.
 
@@ -704,7 +739,7 @@ def optimise_plan(
     """
     bench, limits, spectra = _problem(spectrum, tuple(shape), cost, Search(**options))
     plans = inputs.plans(start, Plan, limits.full)
-    return _solve(bench, replace(limits, budget=budget), spectra, plans).plan
+    return _solve(bench, replace(limits, budget=budget), spectra, plans, progress).plan
 
 
 @door(shape=inputs.shape, cost=COST, budgets=inputs.amounts)
@@ -714,6 +749,7 @@ def plan_front(
     cost: Cost,
     *,
     budgets: Sequence[float],
+    progress: bool = False,
     **options: Any,
 ) -> Front:
     """The least predicted error against cost: :func:`optimise_plan` for every budget, dominated plans left out.
@@ -724,6 +760,8 @@ def plan_front(
         As :func:`optimise_plan`.
     budgets
         Budgets to try, in any order.
+    progress
+        Show a progress bar for each.
     options
         The fields of :class:`~spectral_pd.optimise.Search`.
 
@@ -743,7 +781,7 @@ def plan_front(
     points: list[FrontPoint] = []
     for budget in sorted(budgets):
         # A cheaper plan competes for every larger budget, so that error cannot rise with cost.
-        point = _solve(bench, replace(limits, budget=budget), spectra, [p.plan for p in points[-1:]])
+        point = _solve(bench, replace(limits, budget=budget), spectra, [p.plan for p in points[-1:]], progress)
         if not points or point.error < points[-1].error:
             points.append(point)
     return Front(tuple(p for i, p in enumerate(points) if all(q.cost > p.cost for q in points[i + 1 :])))

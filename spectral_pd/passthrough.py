@@ -82,6 +82,7 @@ def activation_map(
 @door(
     velocity=inputs.velocity,
     noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
     plan=PLAN,
     solver=find_solver,
     callback=inputs.callback,
@@ -154,7 +155,7 @@ def passthrough(
         return replaced(x, callback(StepInfo(info.step, info.stage, info.time, info.local_time, x)))
 
     x = run(velocity, x, plan, plan.moves(), white, solver=find_solver(solver), callback=hold, progress=progress)
-    return x.to(noise.dtype) if isinstance(noise, Tensor) else x
+    return x.to(white.dtype)
 
 
 @torch.no_grad()

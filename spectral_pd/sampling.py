@@ -55,6 +55,7 @@ class StepInfo:
 @door(
     velocity=inputs.velocity,
     noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
     plan=PLAN,
     solver=find_solver,
     coupling=inputs.choice("coupled", "fresh"),
@@ -130,7 +131,7 @@ def sample(
         x = field.on(plan.shapes[0])
     else:
         inputs.start_state(start, noise, plan.clock, plan.shape)
-        x = plan.basis.restrict(start.to(working_dtype(noise.dtype)), plan.shapes[0])  # type: ignore[union-attr]
+        x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.shapes[0])
     # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of that
     # state before alignment.
     x = run(
@@ -144,7 +145,7 @@ def sample(
         callback=callback,
         progress=progress,
     )
-    return x.to(noise.dtype) if isinstance(noise, Tensor) else x
+    return x.to(field.dtype)
 
 
 def run(

@@ -57,8 +57,8 @@ uint64_t run(const Kernels& k, Storage storage, int missing) {
                     0.7,
                     1.2,
                     mode % 3 == 0,
-                    {keys, planes / 2, 3, 9}};
-      const int strips = largest(task.x ? k.strips(h, w) : 0, task.white ? k.strips(H, W) : 0);
+                    {keys, planes / 2, 9}};
+      const int strips = largest(task.on_coarse ? k.strips(h, w) : 0, task.on_fine ? k.strips(H, W) : 0);
       for (int p = 0; p < planes; ++p) {
         for (int s = 0; s < strips; ++s) k.expand_columns_in(task, p, s, tiles, lines.data);
         for (int b = 0; b < blocks(task.draw ? H : h, k.lanes); ++b) k.expand_rows(task, p, b, tiles, lines.data);
@@ -80,7 +80,7 @@ uint64_t run(const Kernels& k, Storage storage, int missing) {
     k.power_unpack(power, sums, planes / 2, map.data());
     hash = mix(hash, map.data(), map.size() * sizeof(double));
     const Buffer noise(int64_t(H) * W), noise_lines(k.noise_line_floats(W));
-    k.noise_plane({keys, planes / 2, 0, 1}, 3, H, W, noise.data, noise_lines.data);
+    k.noise_plane({keys, planes / 2, 1}, 3, H, W, noise.data, noise_lines.data);
     hash = mix(hash, noise.data, sizeof(float) * H * W);
   }
   const int haar[][3] = {{1, 1, 2}, {2, 3, 8}, {5, 67, 2}, {33, 16, 4}, {3, 160, 2}};
@@ -99,7 +99,7 @@ uint64_t run(const Kernels& k, Storage storage, int missing) {
                     0.7,
                     1.2,
                     mode == 0,
-                    {keys, planes / 2, 0, 0}};
+                    {keys, planes / 2, 0}};
       const Buffer lines(k.haar_line_floats(task, h));
       for (int p = 0; p < planes; ++p) k.haar_expand(task, p, 0, h, lines.data);
       hash = mix(hash, out.data(), out.size() * sizeof(T));

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import spectral_pd
-from spectral_pd import diagnostics, ops, parametrisation, plotting, solvers, spacetime, training
+from spectral_pd import ops, parametrisation, plotting, solvers, spacetime, training
+from spectral_pd.measuring import diagnostics
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +57,9 @@ PUBLIC = own(spectral_pd)
 # Values the library hands out: their docstrings list attributes, and an example belongs to what makes them.
 RESULTS = {"ideal.Prediction", "optimise.Front", "optimise.FrontPoint", "expansion.Grow", "plan.Stage", "plan.Step"}
 RESULTS |= {"sampling.StepInfo", "solvers.History", "training.StageSample"}
-RESULTS |= {f"diagnostics.{name}" for name in ("BrokenPowerLaw", "Confidence", "Curvature", "Estimate", "NoiseFloor")}
+RESULTS |= {
+    f"measuring.diagnostics.{name}" for name in ("BrokenPowerLaw", "Confidence", "Curvature", "Estimate", "NoiseFloor")
+}
 SECTIONS = (diagnostics, ops, parametrisation, plotting, solvers, spacetime, training)
 _names = {f"{module.__name__}.{name}" for module in SECTIONS for name in own(module)}
 _names |= {f"spectral_pd.{name}" for name in ("bases.verify_basis", "passthrough.activation_map", *RESULTS)}

@@ -165,10 +165,10 @@ def euler_by_hand(plan, power, r):
     gain = 1.0
     for i, stage in enumerate(plan.stages):
         if i:
-            t, growth = plan.stages[i - 1].times[-1], r[i - 1] / r[i]
+            t, growth = plan.stages[i - 1].local_times[-1], r[i - 1] / r[i]
             gain *= growth / (1 + (growth - 1) * t)
         p = power / r[i] ** 2
-        for t, s in zip(stage.times, stage.times[1:], strict=False):
+        for t, s in zip(stage.local_times, stage.local_times[1:], strict=False):
             velocity = (t - (1 - t) * p) / ((1 - t) ** 2 * p + t * t)
             gain *= 1 + (s - t) * velocity
     return gain
@@ -194,9 +194,9 @@ def test_prediction_is_a_product_written_by_hand(basis, clock, scales):
     if len(scales) > 1:
         # A coefficient new in the last stage starts at the aligned time's noise level.
         last = plan.stages[-1]
-        start = align_time(plan.stages[-2].times[-1], 2.0)
+        start = align_time(plan.stages[-2].local_times[-1], 2.0)
         p = float(field.power()[31, 31])
-        for t, s in zip(last.times, last.times[1:], strict=False):
+        for t, s in zip(last.local_times, last.local_times[1:], strict=False):
             start *= 1 + (s - t) * (t - (1 - t) * p) / ((1 - t) ** 2 * p + t * t)
         assert float(gain[31, 31]) == pytest.approx(start, rel=1e-12)
 
@@ -204,9 +204,9 @@ def test_prediction_is_a_product_written_by_hand(basis, clock, scales):
 def test_by_hand_check_fails_on_the_wrong_clock():
     """Negative control."""
     field = GaussianField(LAW, (32, 32))
-    options = dict(scales=(0.5, 1), transition_times=(0.8,))
-    full = make_plan(shift_times(12), None, (32, 32), **options)
-    stage = make_plan(shift_times(12), None, (32, 32), clock="stage", **options)
+    options = dict(scales=(0.5, 1))
+    full = plan_at(shift_times(12), (0.8,), (32, 32), **options)
+    stage = plan_at(shift_times(12), (0.8,), (32, 32), clock="stage", **options)
     right = float(predict(full, field).gain[0, 3])
     assert abs(euler_by_hand(stage, float(field.power()[0, 3]), (2, 1)) / right - 1) > 0.01
 

@@ -128,8 +128,8 @@ def test_anatomy_of_a_plan(case, clock):
         assert stage.shape == tuple(max(1, int(n * scales[i])) for n in shape)
         assert stage.ratio == pytest.approx(size_ratio(stage.shape, shape), rel=1e-14)
         assert stage.pixels == math.prod(stage.shape)
-        assert len(stage.times) == stage.steps + 1
-        assert all(a > b for a, b in zip(stage.times, stage.times[1:], strict=False))
+        assert len(stage.local_times) == stage.steps + 1
+        assert all(a > b for a, b in zip(stage.local_times, stage.local_times[1:], strict=False))
         if i + 1 < len(plan.stages):
             # The first grid time at or below t*.
             assert stage.stop == plan.stages[i + 1].start
@@ -137,10 +137,10 @@ def test_anatomy_of_a_plan(case, clock):
             assert stage.stop == 0 or times[stage.stop - 1] > wanted[i]
             # Grown and aligned, the state arrives at the next stage's first local time.
             following = plan.stages[i + 1]
-            assert align_time(stage.times[-1], stage.ratio / following.ratio) == pytest.approx(
-                following.times[0], abs=1e-12
+            assert align_time(stage.local_times[-1], stage.ratio / following.ratio) == pytest.approx(
+                following.local_times[0], abs=1e-12
             )
-    assert plan.stages[-1].times[-1] == 0.0
+    assert plan.stages[-1].local_times[-1] == 0.0
 
 
 @given(case=cases())
@@ -149,21 +149,21 @@ def test_full_clock_patches_nothing(case):
     times, shape, scales, wanted = case
     plan = plan_at(times, wanted, shape, scales=scales)
     for stage in plan.stages:
-        assert stage.times == pytest.approx(
+        assert stage.local_times == pytest.approx(
             [align_time(t, 1 / stage.ratio) for t in times[stage.start : stage.stop + 1]], abs=1e-14
         )
-    assert plan.stages[-1].times == times[plan.stages[-1].start :]
+    assert plan.stages[-1].local_times == times[plan.stages[-1].start :]
 
 
 @given(case=cases())
 def test_stage_clock_replaces_one_value_a_transition(case):
     times, shape, scales, wanted = case
     plan = plan_at(times, wanted, shape, scales=scales, clock="stage")
-    assert plan.stages[0].times == times[: plan.stages[0].stop + 1]
+    assert plan.stages[0].local_times == times[: plan.stages[0].stop + 1]
     for before, stage in zip(plan.stages, plan.stages[1:], strict=False):
-        assert stage.times[1:] == times[stage.start + 1 : stage.stop + 1]
-        assert stage.times[0] == align_time(before.times[-1], before.ratio / stage.ratio)
-        assert stage.times[0] > times[stage.start] or times[stage.start] == 1.0
+        assert stage.local_times[1:] == times[stage.start + 1 : stage.stop + 1]
+        assert stage.local_times[0] == align_time(before.local_times[-1], size_ratio(before.shape, stage.shape))
+        assert stage.local_times[0] > times[stage.start] or times[stage.start] == 1.0
 
 
 def test_stage_clock_stretches_the_step_after_a_transition():
@@ -171,18 +171,18 @@ def test_stage_clock_stretches_the_step_after_a_transition():
     for steps in (50, 200, 800):
         stage = flux_plan(steps, clock="stage").stages[1]
         full = flux_plan(steps).stages[1]
-        first, second = (stage.times[i] - stage.times[i + 1] for i in (0, 1))
+        first, second = (stage.local_times[i] - stage.local_times[i + 1] for i in (0, 1))
         assert first > 0.06
         assert first > 4 * second
-        assert full.times[0] - full.times[1] < 1.5 * (full.times[1] - full.times[2])
+        assert full.local_times[0] - full.local_times[1] < 1.5 * (full.local_times[1] - full.local_times[2])
 
 
 def test_two_transitions_on_one_step_chain_through_the_aligned_time():
     times = shift_times(4)
     plan = plan_at(times, (0.8, 0.78), (16, 16), scales=(0.25, 0.5, 1), clock="stage")
     assert plan.split == (1, 0, 3)
-    assert plan.stages[1].times == (align_time(0.75, 2.0),)
-    assert plan.stages[2].times[0] == pytest.approx(align_time(0.75, 4.0), abs=1e-15)
+    assert plan.stages[1].local_times == (align_time(0.75, 2.0),)
+    assert plan.stages[2].local_times[0] == pytest.approx(align_time(0.75, 4.0), abs=1e-15)
     assert any("2 transitions fall on grid time T_1 = 0.7500" in w for w in plan.warnings)
     assert plan_at(times, (0.8, 0.7), (16, 16), scales=(0.25, 0.5, 1)).warnings == ()
 
@@ -330,7 +330,7 @@ def test_printed_plan():
     assert first[:5] == ["1", "0.25", "32x32", "4", str(plan.split[0])]
     assert first[8] == "0.934057"
     assert first[9] == f"{plan.times[plan.stages[0].stop]:.6f}"
-    assert first[5:8] == ["1.0000", "->", f"{plan.stages[0].times[-1]:.4f}"]
+    assert first[5:8] == ["1.0000", "->", f"{plan.stages[0].local_times[-1]:.4f}"]
     assert second[2] == "64x64"
     assert second[8] == "0.852663"
     assert third[:5] == ["3", "1", "128x128", "1", "32"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import inner_times, randn
 from tolerances import assert_close
 
-from spectral_pd import GaussianField, PowerLaw, make_plan, plan_at, sample, shift_times
+from spectral_pd import GaussianField, PowerLaw, plan_at, sample, shift_times
 from spectral_pd.solvers import SOLVERS, History, dpmpp_2m, euler, find_solver, heun
 
 

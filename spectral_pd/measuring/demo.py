@@ -31,7 +31,7 @@ from spectral_pd.schedule import Plan, make_plan, shift_times
 from spectral_pd.solvers import Velocity
 
 EXTRA = "the demo needs matplotlib, safetensors, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
-TRANSFORMER = Path(__file__).parent.parent / "benchmarks" / "tiny_dit"
+TRANSFORMER = Path(__file__).parents[2] / "benchmarks" / "tiny_dit"
 """Code, weights and spectrum of the small transformer; not part of an installed package."""
 
 
@@ -151,7 +151,7 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
     """Sample one line and note the time it took; fresh noise comes from a generator with a fixed seed."""
     generator = torch.Generator().manual_seed(1) if run.coupling == "fresh" else None
     start = time.perf_counter()
-    states = sample(velocity, noise, run.plan, coupling=run.coupling, generator=generator, callback=callback)
+    states = sample(velocity, noise, run.plan, coupling=run.coupling, seed=generator, callback=callback)
     return replace(run, seconds=time.perf_counter() - start, states=states)
 
 
