@@ -55,9 +55,7 @@ def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> V
 
 @door(t=inputs.edm_time)
 def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
-    r"""A flow state in EDM's variance-exploding form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
-
-    For 0 <= t < 1: at 1 sigma is infinite.
+    r"""A flow state, 0 <= t < 1, in EDM's form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
 
     Examples
     --------
@@ -105,9 +103,7 @@ def vp_from_flow(x: Tensor, t: float) -> tuple[Tensor, float, float]:
 
 
 def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
-    r"""A state ``alpha x_0 + sigma eps`` on the flow path: ``x / (alpha + sigma)`` at ``t = sigma / (alpha + sigma)``.
-
-    Neither may be negative, nor both 0.
+    r"""A state ``alpha x_0 + sigma eps``, not both 0, on the flow path: ``x / (alpha + sigma)`` at ``sigma / (alpha + sigma)``.
 
     Examples
     --------
@@ -142,10 +138,8 @@ def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", 
 
     Parameters
     ----------
-    model
-        Takes the variance-preserving state and the FLOW time; :func:`vp_from_flow` gives its alpha and sigma.
-    predicts
-        What it returns.
+    model, predicts
+        Takes the variance-preserving state and the FLOW time (:func:`vp_from_flow` gives alpha and sigma), and what it returns.
 
     Examples
     --------
