@@ -24,7 +24,7 @@ FREQUENCY = r"frequency $\omega$ (cycles per shorter side)"
 
 
 def _axes(ax: Axes | None) -> Axes:
-    """`ax`, or those of a new figure."""
+    """The axes themselves, or those of a new figure."""
     import matplotlib.pyplot as plt
 
     return ax or plt.subplots(figsize=(5, 4), layout="constrained")[1]
