@@ -90,7 +90,7 @@ def edit(
         Exactly one: a white field of the image's shape or a :class:`~spectral_pd.NoiseField`; or an int seed (item i of the
         batch has seed + i), a generator (one draw is made from it), a list of either, one an item.
     solver, callback, progress
-        As for :func:`~spectral_pd.sample`. The steps reported are numbered on the plan's grid.
+        As for :func:`~spectral_pd.sample`; steps are numbered on the plan's grid.
 
     Returns
     -------
