@@ -138,6 +138,7 @@ cost_function = optional(function("a function of the grid, e.g. lambda shape: ma
 def number(value: Any, name: str) -> Array:
     """A float, a floating numpy array or a floating tensor, without NaN."""
     if isinstance(value, Tensor):
+        numbers(value, name)
         if not value.is_floating_point():
             raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
         has_nan = bool(value.isnan().any())
@@ -153,6 +154,17 @@ def number(value: Any, name: str) -> Array:
     if has_nan:
         raise ValueError(f"{name} contains NaN; pass finite numbers")
     return value
+
+
+def numbers(x: Tensor, name: str) -> Tensor:
+    """A tensor whose numbers can be looked at: dense, and not on the meta device."""
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
+    if x.is_meta:
+        raise TypeError(
+            f"{name} is on the meta device, where tensors hold no numbers; pass one on a device that computes"
+        )
+    return x
 
 
 def _within(holds: Callable[[Any], Any], allowed: str) -> Parser:
@@ -439,7 +451,7 @@ def data_set(samples: Any, dims: int) -> None:
     state(samples, "samples", dims + 1)
     if samples.numel() == 0:
         raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
-    if not bool(torch.isfinite(samples).all()):
+    if not bool(torch.isfinite(numbers(samples, "samples")).all()):
         raise ValueError("samples contains NaN or infinity")
 
 
@@ -720,6 +732,8 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
     """A real floating tensor whose last `dims` axes are spectral and not empty."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
     if not x.is_floating_point():
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
     if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
@@ -735,7 +749,7 @@ def filled(x: Tensor, name: str) -> Tensor:
     """A tensor that holds something, and nothing that is NaN or infinite."""
     if x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(numbers(x, name)).all()):
         raise ValueError(f"{name} contains NaN or infinity")
     return x
 
