@@ -48,13 +48,14 @@ def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Multiply `matrix` (p, n) into `axis` of `x` (size n).
 
     In float64 wherever a product in float32 may be made with fewer digits by somebody's setting: TF32 on CUDA, autocast (which
-    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``.
+    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``. Devices without float64 (MPS) never see any.
     """
     kind = x.device.type
-    lowered = torch.is_autocast_enabled(kind) or torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if kind == "cuda" or lowered else x.dtype
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    lowered = kind == "cuda" or cast or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if lowered and kind != "mps" else x.dtype
     moved = x.to(dtype).movedim(axis, -1)
-    return (moved @ matrix.to(device=x.device, dtype=dtype).T).movedim(-1, axis).to(x.dtype)
+    return (moved @ matrix.to(dtype).to(x.device).T).movedim(-1, axis).to(x.dtype)
 
 
 class Basis(ABC):
@@ -144,7 +145,7 @@ class Basis(ABC):
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:
                 low, high = sorted((y.shape[axis], size))
-                u = self.isometry(low, high, dtype=torch.float64, device=x.device)
+                u = self.isometry(low, high)
                 y = apply_matrix(u.T if transpose else u, y, axis)
         return y.to(x.dtype)
 

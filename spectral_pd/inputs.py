@@ -33,6 +33,8 @@ from torch import Tensor
 
 Array: TypeAlias = Any
 """A float, a numpy array or a torch tensor; functions return the kind they were given."""
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Types of tensors that are computed with."""
 Parser: TypeAlias = Callable[[Any, str], Any]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,17 +137,29 @@ cost_function = optional(function("a function of the grid, e.g. lambda shape: ma
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
+def everywhere(condition: Any) -> bool:
+    """Whether an elementwise condition holds; taken to hold where torch.func.vmap lets nobody look at numbers."""
+    if isinstance(condition, bool):
+        return condition
+    functorch, inner = torch._C._functorch, condition
+    while isinstance(inner, Tensor) and functorch.is_functorch_wrapped_tensor(inner):
+        if functorch.is_batchedtensor(inner):
+            return True
+        inner = functorch.get_unwrapped(inner)
+    return bool(condition.all())
+
+
 def number(value: Any, name: str) -> Array:
     """A float, a floating numpy array or a floating tensor, without NaN."""
     if isinstance(value, Tensor):
         numbers(value, name)
-        if not value.is_floating_point():
+        if value.dtype not in REAL:
             raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
-        has_nan = bool(value.isnan().any())
+        has_nan = not everywhere(~value.isnan())
     elif isinstance(value, np.ndarray):
         if not np.issubdtype(value.dtype, np.floating):
             raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
-        has_nan = bool(np.isnan(value).any())
+        has_nan = not everywhere(~np.isnan(value))
     elif isinstance(value, Real) and not isinstance(value, bool):
         value = float(value)
         has_nan = math.isnan(value)
@@ -172,8 +186,7 @@ def _within(holds: Callable[[Any], Any], allowed: str) -> Parser:
 
     def parse(value: Any, name: str) -> Array:
         value = number(value, name)
-        good = holds(value)
-        if not (good if isinstance(good, bool) else bool(good.all())):
+        if not everywhere(holds(value)):
             what = value if isinstance(value, float) else f"{type(value).__name__} of shape {tuple(value.shape)}"
             raise ValueError(f"{name} = {what} is out of range; {name} must satisfy {allowed.format(name=name)}")
         return value
@@ -394,7 +407,7 @@ def start_state(start: Any, noise: Any, clock: str, grid: Sequence[int]) -> None
     """A state of the full size to start from, beside a noise tensor."""
     if not isinstance(start, Tensor) or not isinstance(noise, Tensor):
         raise TypeError("start and noise must both be tensors of the full size")
-    if not bool(torch.isfinite(state(start, "start", len(grid))).all()):
+    if not everywhere(torch.isfinite(numbers(state(start, "start", len(grid)), "start"))):
         raise ValueError("start contains NaN or infinity")
     if start.shape != noise.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, noise {tuple(noise.shape)}; both are of the full size")
@@ -451,7 +464,7 @@ def data_set(samples: Any, dims: int) -> None:
     state(samples, "samples", dims + 1)
     if samples.numel() == 0:
         raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
-    if not bool(torch.isfinite(numbers(samples, "samples")).all()):
+    if not everywhere(torch.isfinite(numbers(samples, "samples"))):
         raise ValueError("samples contains NaN or infinity")
 
 
@@ -723,7 +736,7 @@ def transition_times(value: Any, scale_count: int) -> tuple[float, ...]:
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type transforms compute in: float64 stays, everything shorter is computed in float32."""
-    if not dtype.is_floating_point:
+    if dtype not in REAL:
         raise TypeError(f"dtype {dtype} is not real floating point; convert first, e.g. x.float()")
     return torch.promote_types(dtype, torch.float32)
 
@@ -734,7 +747,7 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
     if x.layout != torch.strided:
         raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
-    if not x.is_floating_point():
+    if x.dtype not in REAL:
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
     if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
@@ -749,7 +762,7 @@ def filled(x: Tensor, name: str) -> Tensor:
     """A tensor that holds something, and nothing that is NaN or infinite."""
     if x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
-    if not bool(torch.isfinite(numbers(x, name)).all()):
+    if not everywhere(torch.isfinite(numbers(x, name))):
         raise ValueError(f"{name} contains NaN or infinity")
     return x
 
@@ -928,6 +941,7 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
     """A batch for a meter of a grid, which has seen a number of channels or nothing."""
     dims = len(grid)
     state(batch, "batch", dims)
+    numbers(batch, "batch")
     if tuple(batch.shape[-dims:]) != grid:
         raise ValueError(
             f"batch has grid {tuple(batch.shape[-dims:])} but this meter measures {grid}; power belongs to a "

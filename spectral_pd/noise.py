@@ -163,11 +163,12 @@ class NoiseField:
         planes = math.prod(leading[1:])
         if dtype in ops.STORAGE and ops.usable("normals", key, grids=(grid,)):
             return ops.normals(key, planes, grid, transition=self.transition).to(dtype).reshape(shape)
-        keys = key.reshape(-1, 1, 1, 1, 1)
+        made_on = "cpu" if key.device.type in ("mps", "meta") else key.device  # float64 is not made everywhere
+        keys = self.key_tensor(batch, made_on).reshape(-1, 1, 1, 1, 1)
         a, u, v = (1,) * (3 - dims) + grid
 
         def index(n: int, axis: int) -> Tensor:
-            return torch.arange(n, device=device).reshape([n if i == axis else 1 for i in range(5)])
+            return torch.arange(n, device=made_on).reshape([n if i == axis else 1 for i in range(5)])
 
         counter = (
             index((v + 3) // 4, 4),
@@ -177,7 +178,7 @@ class NoiseField:
         )
         words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
         normals = _box_muller(words).flatten(-2)[..., :v]
-        return normals.to(dtype).reshape(shape)
+        return normals.to(dtype).to(device).reshape(shape)
 
     def on(
         self,

@@ -147,6 +147,29 @@ def test_the_check_sees_a_kept_buffer():
     assert not torch.allclose(wrong, right, atol=1e-2)
 
 
+class WithoutFloat64(torch.utils._python_dispatch.TorchDispatchMode):
+    """The meta device as one that, like MPS, has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta and tensor.dtype == torch.float64:
+                raise TypeError(f"{function} makes float64 on a device that has none")
+        return result
+
+
+@pytest.mark.parametrize("basis", BASES.values(), ids=repr)
+def test_devices_without_float64_are_never_asked_for_it(basis):
+    x = X.to("meta")
+    with WithoutFloat64():
+        assert basis.embed(x, (32, 32)).shape == (2, 3, 32, 32)
+        assert basis.restrict(basis.forward(x), (8, 8)).is_meta
+        assert expand_aligned(x, (32, 32), 0.7, seed=0, basis=basis)[0].shape == (2, 3, 32, 32)
+        assert FIELDS[basis.name].velocity(x, 0.5).is_meta
+        with pytest.raises(TypeError, match="makes float64"):  # negative control
+            x.double()
+
+
 # -- writing into a tensor --------------------------------------------------------------------------------------------
 
 
@@ -166,7 +189,7 @@ def test_out_is_known_to_be_changed(basis, dtype):
 @pytest.mark.parametrize("basis", BASES.values(), ids=repr)
 def test_out_refuses_a_graph_as_torch_does(basis, dtype):
     x = X[..., :8, :8].to(dtype).requires_grad_()
-    with pytest.raises(RuntimeError, match="out=... arguments don't support automatic differentiation"):
+    with pytest.raises(RuntimeError, match=r"out=\.\.\. arguments don't support automatic differentiation"):
         expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis, out=torch.empty(2, 3, 16, 16, dtype=dtype))
     with torch.no_grad():
         state, _ = expand_aligned(x, (16, 16), 0.7, seed=0, basis=basis, out=torch.empty(2, 3, 16, 16, dtype=dtype))

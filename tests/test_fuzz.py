@@ -1,5 +1,5 @@
-"""Public functions with hostile tensors in hostile surroundings: the answer of a float64 reference, or a ValueError or TypeError
-that names the argument; nothing else.
+"""Public functions with hostile tensors in hostile surroundings: the answer of a float64 reference, or a ValueError or
+TypeError that names the argument; nothing else.
 
 Shapes of no axis, no element, one element, odd and prime sizes; strided, reversed and expanded layouts; every type, integers,
 complex and float8 among them; sparse and meta tensors, no tensors at all; autocast, inference mode, other default types and
@@ -112,6 +112,11 @@ CALLS = {
 }
 
 
+def named(error, arguments):
+    """The message speaks of one of the arguments."""
+    assert re.search(arguments, str(error)), error
+
+
 def dense(x):
     return x.to_dense() if isinstance(x, torch.Tensor) and x.layout != torch.strided else x
 
@@ -133,9 +138,7 @@ def test_an_answer_or_an_error_that_names_the_argument(x, grid, t, name, where, 
                 got = call(x, grid, t, basis)
                 expected = None
     except (ValueError, TypeError) as error:
-        assert re.search(
-            r"\b(x|x1|c|t|noise|shape|samples|x0|dims|basis|power|axis|image|grid|size|sizes)\b", str(error)
-        ), error
+        named(error, r"\b(x|x1|c|t|noise|shape|samples|x0|dims|basis|power|axis|image|grid|size|sizes)\b")
         return
     assert isinstance(x, torch.Tensor), f"{name} took {type(x).__name__}"
     assert x.dtype in REAL, f"{name} took {x.dtype}"
@@ -157,7 +160,7 @@ def test_spectra_of_anything(x, where):
         with surrounded(where):
             got = power_spectrum(x)
     except (ValueError, TypeError) as error:
-        assert re.search(r"\b(x|batch|shape|latents)\b", str(error)), error
+        named(error, r"\b(x|batch|shape|latents)\b")
         return
     assert isinstance(x, torch.Tensor)
     assert x.dtype in REAL
@@ -181,7 +184,7 @@ def test_numbers_of_any_kind(t, power, delta, scale):
         try:
             call()
         except (ValueError, TypeError) as error:
-            assert re.search(r"\b(t|power|delta|scales?|noise source|t\*)", str(error)), error
+            named(error, r"\b(t|power|delta|scales?|noise source|t\*)")
 
 
 def test_the_check_sees_a_wrong_answer(monkeypatch):
@@ -194,4 +197,4 @@ def test_the_check_sees_a_wrong_answer(monkeypatch):
         got = BASES["fourier"].forward(x)
     assert not torch.allclose(got.double(), BASES["fourier"].forward(x.double()), atol=DIGITS[torch.float32])
     with pytest.raises(AssertionError):
-        assert re.search(r"\b(x|t)\b", "something failed")
+        named(ValueError("something failed"), r"\b(x|t)\b")
