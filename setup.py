@@ -26,7 +26,15 @@ CUDA_ARCHITECTURES = (80, 90, 100, 120)  # those of them that nvcc knows; later 
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Icsrc", "--threads=4"]  # never --use_fast_math: the noise must be exact
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
 
-CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-maybe-uninitialized",
+]
 # CPU kernels: one source, compiled for each instruction set and chosen at run time.
 AVX512 = [
     "-mavx512f",
