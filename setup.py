@@ -20,6 +20,10 @@ from pathlib import Path
 
 from setuptools import setup
 
+ROOT = Path(__file__).parent
+sys.path.append(str(ROOT / "build_tools"))
+from backend import source_hash  # noqa: E402
+
 CUDA = os.environ.get("SPECTRAL_PD_CUDA", "auto")
 REQUIRED = os.environ.get("SPECTRAL_PD_REQUIRE_EXT") == "1" or CUDA == "1"
 CUDA_ARCHITECTURES = (80, 90, 100, 120)  # those of them that nvcc knows; later GPUs compile the last one's PTX
@@ -183,7 +187,11 @@ def extension() -> dict:
                 "spectral_pd._C",
                 ["csrc/ops.cpp", "csrc/cpu_dispatch.cpp"],
                 py_limited_api=True,
-                define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI)],
+                define_macros=[
+                    ("TORCH_TARGET_VERSION", STABLE_ABI),
+                    ("SPECTRAL_PD_SOURCES", f'"{source_hash(ROOT)}"'),
+                ],
+                depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir()),
                 # libtorch.so draws in libtorch_cuda where torch has it, so that a weak CUDA symbol can be bound.
                 extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
                 extra_compile_args={"cxx": [*CXX_FLAGS, "-Icsrc"]},

@@ -360,12 +360,13 @@ PyObject* build_info(PyObject*, PyObject*) {
 #else
   const char* cuda = "";
 #endif
-  return Py_BuildValue("{s:s,s:s,s:s,s:s}", "compiler", __VERSION__, "torch", TORCH_VERSION, "cpu", spd::kernels().name, "cuda",
-                       cuda);
+  return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "sources", SPECTRAL_PD_SOURCES, "compiler", __VERSION__, "torch", TORCH_VERSION,
+                       "cpu", spd::kernels().name, "cuda", cuda);
 }
 
 PyMethodDef methods[] = {
-    {"build_info", build_info, METH_NOARGS, "Compiler, torch built against, CPU instruction set in use, CUDA architectures."},
+    {"build_info", build_info, METH_NOARGS,
+     "Hash of the sources, compiler, torch built against, CPU instruction set in use, CUDA architectures."},
     {nullptr, nullptr, 0, nullptr},
 };
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
