@@ -18,7 +18,7 @@ READY :=
 PEERS :=
 else
 BIN := $(VENV)/bin/
-READY := $(VENV)/.ready
+READY := $(VENV)/.built
 PEERS := $(VENV)/.peers
 endif
 
@@ -32,6 +32,11 @@ $(VENV)/.ready: pyproject.toml setup.py build_tools/backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check '$(TORCH)'
 	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# The installation has built the extension; again where csrc was changed since.
+$(VENV)/.built: $(wildcard csrc/*) | $(VENV)/.ready
+	if [ -n "$$(find csrc -newer $(VENV)/.ready)" ]; then $(BIN)python setup.py -q build_ext --inplace; fi
 	touch $@
 
 demo: $(READY)

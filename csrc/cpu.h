@@ -57,37 +57,43 @@ struct Tiles {
   float* columns;      // after the inverse row transform
 };
 
+// A thread's working memory, for which kernels say the size.
+struct Lines {
+  float* data;
+  int64_t floats;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
 
   int (*strips)(int rows, int columns);  // strips that the columns of a plane are walked in
 
-  // Floats needed: of each tile set of a plane, and of a thread's line buffers.
+  // Floats needed: of each tile set of a plane, and of a thread's lines.
   int64_t (*tile_floats)(int rows, int columns);
   int64_t (*line_floats)(int longest);
 
-  void (*expand_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
-  void (*expand_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
-  void (*expand_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+  void (*expand_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, const Lines&);
+  void (*expand_rows)(const GridTask&, int64_t plane, int block, const Tiles&, const Lines&);
+  void (*expand_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, const Lines&);
 
-  void (*restrict_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
-  void (*restrict_rows)(const GridTask&, int64_t plane, int block, const Tiles&, float* lines);
-  void (*restrict_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, float* lines);
+  void (*restrict_columns_in)(const GridTask&, int64_t plane, int strip, const Tiles&, const Lines&);
+  void (*restrict_rows)(const GridTask&, int64_t plane, int block, const Tiles&, const Lines&);
+  void (*restrict_columns_out)(const GridTask&, int64_t plane, int strip, const Tiles&, const Lines&);
 
   // Squares of a plane, a constant near its mean removed first: they become (`first`) or are added to a map of row tiles.
-  void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, float* lines, bool first, double* squares);
+  void (*power_plane)(const PowerTask&, int64_t plane, const Tiles&, const Lines&, bool first, double* squares);
   // map = weight of each coefficient * sum of `parts` maps of squares, one after the other in memory; the first takes the sum
   void (*power_unpack)(const PowerTask&, double* squares, int parts, double* map);
 
   // Haar: coarse rows [first, last) of a plane and everything that grows from them.
   int64_t (*haar_line_floats)(const GridTask&, int rows);
-  void (*haar_expand)(const GridTask&, int64_t plane, int first, int last, float* lines);
-  void (*haar_restrict)(const GridTask&, int64_t plane, int first, int last, float* lines);
+  void (*haar_expand)(const GridTask&, int64_t plane, int first, int last, const Lines&);
+  void (*haar_restrict)(const GridTask&, int64_t plane, int first, int last, const Lines&);
 
   // The field's normals themselves, rows x columns of a plane.
   int64_t (*noise_line_floats)(int columns);
-  void (*noise_plane)(const NoiseSource&, int64_t plane, int rows, int columns, float* out, float* lines);
+  void (*noise_plane)(const NoiseSource&, int64_t plane, int rows, int columns, float* out, const Lines&);
 };
 
 const Kernels& kernels();                   // the best for this machine

@@ -191,43 +191,46 @@ struct ColumnsArgs {
   void* to;
 };
 
+// The columns of a plane that are this block's, and where it keeps them.
+struct ColumnStrip {
+  int64_t plane;
+  int first, count;
+  Tile tile;
+  float2 *table, *scratch;
+};
+__device__ inline ColumnStrip column_strip(const ColumnsArgs& a, float* shared) {
+  const int strips = (a.columns + a.strip - 1) / a.strip, first = static_cast<int>(blockIdx.x % strips) * a.strip;
+  float2* table = reinterpret_cast<float2*>(shared + a.table);
+  quarter_wave(a.rows, table);
+  return {blockIdx.x / strips,   first, a.columns - first < a.strip ? a.columns - first : a.strip,
+          {shared, a.strip + 1}, table, reinterpret_cast<float2*>(shared + a.scratch)};
+}
+
 // Forward columns: planes of T -> float32 coefficients of the lowest `kept` rows.
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_in(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
-  const int strips = (a.columns + a.strip - 1) / a.strip;
-  const int64_t plane = blockIdx.x / strips;
-  const int first = static_cast<int>(blockIdx.x % strips) * a.strip;
-  const int count = a.columns - first < a.strip ? a.columns - first : a.strip;
-  const Tile tile{shared, a.strip + 1};
-  float2* table = reinterpret_cast<float2*>(shared + a.table);
-  quarter_wave(a.rows, table);
-  load(tile, a.storage, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  const ColumnStrip s = column_strip(a, shared);
+  load(s.tile, a.storage, a.from, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count, a.rows, a.strip);
   if (a.means) {
     __syncthreads();
-    const double mean = a.means[plane];
-    for_each(a.rows, count, [&](int u, int v) { tile(u, v) = static_cast<float>(tile(u, v) - mean); });
+    const double mean = a.means[s.plane];
+    for_each(a.rows, s.count, [&](int u, int v) { s.tile(u, v) = static_cast<float>(s.tile(u, v) - mean); });
   }
   __syncthreads();
-  transform<true>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
+  transform<true>(a.plan, s.table, s.tile.columns(), a.strip / 2, s.scratch);
   __syncthreads();
-  store(tile, Storage::kFloat32, a.to, plane * a.kept * a.columns + first, a.columns, a.kept, count);
+  store(s.tile, Storage::kFloat32, a.to, s.plane * a.kept * a.columns + s.first, a.columns, a.kept, s.count);
 }
 
-// Inverse columns: float32 coefficients -> planes of T.
+// Inverse columns: float32 coefficients -> planes of T. Where the strip lies is computed twice: kept, it would spill on sm_80.
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_out(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
-  const int strips = (a.columns + a.strip - 1) / a.strip;
-  const int64_t plane = blockIdx.x / strips;
-  const int first = static_cast<int>(blockIdx.x % strips) * a.strip;
-  const int count = a.columns - first < a.strip ? a.columns - first : a.strip;
-  const Tile tile{shared, a.strip + 1};
-  float2* table = reinterpret_cast<float2*>(shared + a.table);
-  quarter_wave(a.rows, table);
-  load(tile, Storage::kFloat32, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  const ColumnStrip s = column_strip(a, shared);
+  load(s.tile, Storage::kFloat32, a.from, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count, a.rows, a.strip);
   __syncthreads();
-  transform<false>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
+  transform<false>(a.plan, s.table, s.tile.columns(), a.strip / 2, s.scratch);
   __syncthreads();
-  store(tile, a.storage, a.to, plane * a.rows * a.columns + first, a.columns, a.rows, count);
+  store(s.tile, a.storage, a.to, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count);
 }
 
 // A group of rows of a plane: how many there are from first on, and the even number that is transformed.

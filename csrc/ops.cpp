@@ -66,7 +66,7 @@ void parallel(int64_t count, int64_t samples_each, const Body& body) {
 
 int blocks(int n, int lanes) { return (n + lanes - 1) / lanes; }
 
-using Step = void (*)(const GridTask&, int64_t, int, const Tiles&, float*);
+using Step = void (*)(const GridTask&, int64_t, int, const Tiles&, const Lines&);
 
 // The three steps of a DCT task, how many pieces each has, and the grid that comes out.
 struct Steps {
@@ -91,7 +91,7 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
     parallel(planes, samples, [&](int64_t first, int64_t last) {
       float* buffer = thread_scratch(tile_floats + line_floats);
       const Tiles tiles = tiles_at(buffer);
-      float* lines = buffer + tile_floats;
+      const Lines lines{buffer + tile_floats, line_floats};
       for (int64_t p = first; p < last; ++p) {
         for (int i = 0; i < s.in_strips; ++i) s.columns_in(task, p, i, tiles, lines);
         for (int i = 0; i < s.row_blocks; ++i) s.rows(task, p, i, tiles, lines);
@@ -106,7 +106,7 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
     const int64_t count = std::min(group, planes - start);
     const auto each = [&](Step step, int pieces) {
       parallel(count * pieces, samples / pieces, [&](int64_t first, int64_t last) {
-        float* lines = thread_scratch(line_floats);
+        const Lines lines{thread_scratch(line_floats), line_floats};
         for (int64_t i = first; i < last; ++i)
           step(task, start + i / pieces, static_cast<int>(i % pieces), tiles_at(shared.data() + i / pieces * tile_floats),
                lines);
@@ -118,14 +118,15 @@ void run_dct(const GridTask& task, int64_t planes, const Steps& s) {
   }
 }
 
-void run_haar(const GridTask& task, int64_t planes, void (*kernel)(const GridTask&, int64_t, int, int, float*)) {
+void run_haar(const GridTask& task, int64_t planes, void (*kernel)(const GridTask&, int64_t, int, int, const Lines&)) {
   const Kernels& k = kernels();
   const int h = task.coarse[0];
   const int64_t per_row = int64_t{task.fine[0]} / h * task.fine[1];
   const int rows = static_cast<int>(std::clamp<int64_t>(kSamplesPerTask / per_row, 1, h));
   const int64_t pieces = blocks(h, rows);
   parallel(planes * pieces, rows * per_row, [&](int64_t first, int64_t last) {
-    float* lines = thread_scratch(k.haar_line_floats(task, rows));
+    const int64_t line_floats = k.haar_line_floats(task, rows);
+    const Lines lines{thread_scratch(line_floats), line_floats};
     for (int64_t i = first; i < last; ++i) {
       const int start = static_cast<int>(i % pieces) * rows;
       kernel(task, i / pieces, start, std::min(start + rows, h), lines);
@@ -248,7 +249,8 @@ void draw_normals(const NoiseSource& noise, int64_t planes, int rows, int column
   const Kernels& k = kernels();
   const int64_t samples = int64_t{rows} * columns;
   parallel(planes, samples, [&](int64_t first, int64_t last) {
-    float* lines = thread_scratch(k.noise_line_floats(columns));
+    const int64_t line_floats = k.noise_line_floats(columns);
+    const Lines lines{thread_scratch(line_floats), line_floats};
     for (int64_t p = first; p < last; ++p) k.noise_plane(noise, p, rows, columns, out + p * samples, lines);
   });
 }
@@ -315,12 +317,12 @@ Tensor power_map(const Tensor& x, int64_t maps) {
     const int64_t count = std::min(together, maps - first_map);
     parallel(count * parts, each * samples / parts, [&](int64_t first, int64_t last) {
       float* buffer = thread_scratch(tile_floats + line_floats);
+      const Lines lines{buffer + tile_floats, line_floats};
       for (int64_t sum = first; sum < last; ++sum) {
         const int64_t map = first_map + sum / parts, part = sum % parts;
         const int64_t begin = each * part / parts, end = each * (part + 1) / parts;
         for (int64_t i = begin; i < end; ++i)
-          k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, buffer + tile_floats, i == begin,
-                        squares + sum * tile_floats);
+          k.power_plane(task, i * maps + map, Tiles{nullptr, buffer, nullptr}, lines, i == begin, squares + sum * tile_floats);
       }
     });
     for (int64_t map = 0; map < count; ++map)
@@ -358,12 +360,13 @@ PyObject* build_info(PyObject*, PyObject*) {
 #else
   const char* cuda = "";
 #endif
-  return Py_BuildValue("{s:s,s:s,s:s,s:s}", "compiler", __VERSION__, "torch", TORCH_VERSION, "cpu", spd::kernels().name, "cuda",
-                       cuda);
+  return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "sources", SPECTRAL_PD_SOURCES, "compiler", __VERSION__, "torch", TORCH_VERSION,
+                       "cpu", spd::kernels().name, "cuda", cuda);
 }
 
 PyMethodDef methods[] = {
-    {"build_info", build_info, METH_NOARGS, "Compiler, torch built against, CPU instruction set in use, CUDA architectures."},
+    {"build_info", build_info, METH_NOARGS,
+     "Hash of the sources, compiler, torch built against, CPU instruction set in use, CUDA architectures."},
     {nullptr, nullptr, 0, nullptr},
 };
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};

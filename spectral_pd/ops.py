@@ -61,13 +61,13 @@ def has_native() -> bool:
 def build_info() -> dict[str, str]:
     """What was compiled.
 
-    Keys ``compiler``, ``torch`` (built against), ``cpu`` (instruction set in use), ``cuda`` (architectures, empty without);
-    or ``missing``, the reason why there is no extension.
+    Keys ``sources`` (hash of csrc and setup.py), ``compiler``, ``torch`` (built against), ``cpu`` (instruction set in use),
+    ``cuda`` (architectures, empty without); or ``missing``, the reason why there is no extension.
 
     Examples
     --------
     >>> sorted(build_info())
-    ['compiler', 'cpu', 'cuda', 'torch']
+    ['compiler', 'cpu', 'cuda', 'sources', 'torch']
     """
     return dict(_C.build_info()) if _C is not None else {"missing": _missing}
 

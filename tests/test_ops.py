@@ -760,5 +760,5 @@ def test_devices_without_kernels_take_the_torch_path(device):
 
 def test_build_info_says_what_was_built():
     info = ops.build_info()
-    assert set(info) == {"compiler", "torch", "cpu", "cuda"}
+    assert set(info) == {"sources", "compiler", "torch", "cpu", "cuda"}
     assert info["cpu"] in ("avx512", "avx2", "baseline")
