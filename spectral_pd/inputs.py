@@ -959,9 +959,10 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
 
 def band(value: Any, name: str) -> tuple[float, float]:
     """The lowest and the highest frequency of a fit."""
-    if len(value) != 2 or not value[0] < value[1]:
-        raise ValueError(f"{name} = {value} must be (lowest, highest) with lowest < highest")
-    return float(value[0]), float(value[1])
+    ends = tuple(value)
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ValueError(f"{name} = {ends} must be (lowest, highest) with lowest < highest")
+    return float(ends[0]), float(ends[1])
 
 
 def fittable(power: np.ndarray, grid: tuple[int, ...], band: tuple[float, float] | None) -> None:
@@ -972,6 +973,22 @@ def fittable(power: np.ndarray, grid: tuple[int, ...], band: tuple[float, float]
         raise ValueError(
             "bins of power 0 have no logarithm; the data are constant or band-limited: pass band=(low, high)"
         )
+
+
+def summed(total: Tensor, planes: Tensor) -> None:
+    """The summed power of planes, samples first: where it is not finite, because of which samples."""
+    if bool(torch.isfinite(total).all()):
+        return
+    rows = planes.flatten(1)
+    bad = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"batch contains NaN or infinity in samples {bad[:8]}; clean the data first")
+    largest = rows.abs().amax(1)
+    bad = (largest > 1e-10 * largest.max()).nonzero().flatten().tolist()
+    raise ValueError(
+        f"batch holds values up to {float(largest.max()):.3g} in samples {bad[:8]}, and power, their square, leaves the range "
+        f"of {'float64' if planes.dtype == torch.float64 else 'what it is computed in'}; scale the data"
+    )
 
 
 def clip_shape(value: Any, name: str) -> tuple[int, ...]:

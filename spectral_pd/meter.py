@@ -27,6 +27,9 @@ from spectral_pd.power import Binning, Spectrum, bin_numbers, sectors
 from spectral_pd.theory import max_frequency
 
 Channels = Literal["mean", "max"]
+_ordinary = torch.inference_mode(
+    False
+)  # a meter outlives the block it is made or fed in: its tables are ordinary tensors
 channels_word = inputs.choice("mean", "max")
 
 # P(Poisson(1) <= k) times 2^32, rounded down: a 32-bit word at or above entry k counts at least k + 1.
@@ -158,6 +161,8 @@ class SpectrumMeter:
     True
     """
 
+    @_ordinary
+    @torch.no_grad()
     def __init__(self, shape: Sequence[int], *, basis: Basis = DCT, replicates: int = 0, seed: int = 0) -> None:
         self.shape = inputs.binned_shape(shape, "shape")
         replicates, self.seed = inputs.replicates(replicates, "replicates"), inputs.seed(seed, "seed")
@@ -186,6 +191,8 @@ class SpectrumMeter:
         """Number of planes measured: samples times channels times frames."""
         return self._frames * (self.channels or 0)
 
+    @_ordinary
+    @torch.no_grad()
     def update(self, batch: Tensor, *, index: int | Sequence[int] | Tensor | None = None) -> SpectrumMeter:
         """Add a batch of shape (samples, channels, ..., *grid); axes between channels and grid (frames) are averaged.
 
@@ -216,10 +223,7 @@ class SpectrumMeter:
         planes = batch.detach().reshape(samples, channels, -1, *self.shape)
         frames = planes.shape[2]
         total, each = self._tables(planes)
-        if not bool(torch.isfinite(total).all()):
-            bad = (~torch.isfinite(planes).flatten(1).all(1)).nonzero().flatten().tolist()
-            raise ValueError(f"batch contains NaN or infinity in samples {bad[:8]}; clean the data first")
-
+        inputs.summed(total, planes)
         if self.channels is None:
             self.channels = channels
             self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)
@@ -292,6 +296,8 @@ class SpectrumMeter:
                 "0: pass update(batch, index=...) with the samples' places in the whole data set, or use replicates=0"
             )
 
+    @_ordinary
+    @torch.no_grad()
     def merge(self, other: SpectrumMeter) -> SpectrumMeter:
         """Add what another meter has seen. Returns self.
 
@@ -318,6 +324,8 @@ class SpectrumMeter:
         self._counted |= other._counted
         return self
 
+    @_ordinary
+    @torch.no_grad()
     def sync(self, group: dist.ProcessGroup | None = None) -> SpectrumMeter:
         """A new meter with the sum over all processes of `group` (default: the world); this one is left as it was.
 
@@ -458,6 +466,8 @@ class SpectrumMeter:
             "replicate_weight": self._weight.cpu().clone(),
         }
 
+    @_ordinary
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned.
 

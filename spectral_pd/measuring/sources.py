@@ -199,6 +199,10 @@ def files_identity(files: Sequence[Path]) -> dict[str, str]:
     return {"files": seen.hexdigest()[:16]}
 
 
+INHERITED: list[Any] = []
+"""What a forked process never closes: closing a decoder waits for its threads, which a fork does not have."""
+
+
 class _Open:
     """The one thing a source keeps open. It belongs to a process: a fork shares a file's position, a pickle has no file."""
 
@@ -207,6 +211,8 @@ class _Open:
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         if self.held[0] != (os.getpid(), key):
+            if self.held[0] is not None and self.held[0][0] != os.getpid():
+                INHERITED.append(self.held)
             self.held = ((os.getpid(), key), make())
         return self.held[1]
 
