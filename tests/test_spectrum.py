@@ -15,7 +15,6 @@ from strategies import grids, randn
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     FOURIER,
     HAAR,
@@ -30,6 +29,7 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
+from spectral_pd.bases import BASES
 from spectral_pd.power import load_spectrum, radial_bins
 
 # -- against scipy ----------------------------------------------------------------------------------------------------
