@@ -749,6 +749,11 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
         raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
     if x.dtype not in REAL:
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
+    if x.is_nested or x.layout is not torch.strided or x.dtype.itemsize == 1:
+        kind = "nested" if x.is_nested else f"of {x.layout} in {x.dtype}"
+        raise TypeError(
+            f"{name} is a tensor {kind}; pass a dense one of 16 bits or more, e.g. {name}.to_dense().float()"
+        )
     if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
     if x.ndim < dims:
@@ -949,6 +954,8 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
         )
     if batch.numel() == 0:
         raise ValueError(f"batch of shape {tuple(batch.shape)} is empty; pass at least one sample")
+    if batch.is_meta:
+        raise ValueError("batch is on the device meta, which holds no numbers; pass data")
     found = batch.shape[1] if batch.ndim > dims + 1 else 1
     if channels not in (None, found):
         raise ValueError(
@@ -959,8 +966,8 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
 
 def band(value: Any, name: str) -> tuple[float, float]:
     """The lowest and the highest frequency of a fit."""
-    ends = tuple(value)
-    if len(ends) != 2 or not ends[0] < ends[1]:
+    ends = tuple(iterable(value, name, "(lowest, highest)"))
+    if len(ends) != 2 or not finite(ends[0], name) < finite(ends[1], name):
         raise ValueError(f"{name} = {ends} must be (lowest, highest) with lowest < highest")
     return float(ends[0]), float(ends[1])
 
@@ -1171,10 +1178,10 @@ def place(number: int, length: int) -> int:
     return number
 
 
-def iterable(value: Any, name: str) -> Any:
+def iterable(value: Any, name: str, remedy: str = "tensors, a loader, a data set, or paths") -> Any:
     """Something to go through."""
     if not hasattr(value, "__iter__"):
-        raise TypeError(f"{name} is {type(value).__name__}; pass tensors, a loader, a data set, or paths")
+        raise TypeError(f"{name} is {type(value).__name__}; pass {remedy}")
     return value
 
 

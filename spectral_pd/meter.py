@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -261,10 +262,10 @@ class SpectrumMeter:
         """Global sample numbers of a batch, int64 of shape (samples,)."""
         if index is None:
             index = self.samples
-        if isinstance(index, int):
-            numbers = torch.arange(index, index + samples, device="cpu")
+        if isinstance(index, Integral):
+            numbers = torch.arange(int(index), int(index) + samples, device="cpu")
         else:
-            numbers = torch.as_tensor(index)
+            numbers = index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
         if numbers.shape != (samples,) or numbers.is_floating_point() or bool((numbers < 0).any()):
             raise ValueError(
                 f"index must be an int or {samples} ints, one for each sample, at least 0; got {index!r} for a batch of "

@@ -503,6 +503,43 @@ def everything_of_one_grid(source):
     return values, None, [line for b in batches for line in b.skipped]
 
 
+def test_a_file_that_breaks_while_it_is_read_costs_a_line(tmp_path):
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", FIELD[0].numpy())
+    source = open_source(tmp_path, batch_size=3, errors="skip")
+    whole = (tmp_path / "b.npy").read_bytes()
+    (tmp_path / "b.npy").write_bytes(whole[:200])
+    values, index, skipped = everything(source)
+    assert (len(values), index.tolist(), len(skipped)) == (2, [0, 2], 1)
+    assert "b.npy" in skipped[0]
+    with pytest.raises(ValueError, match=r"b\.npy"):
+        open_source(tmp_path, errors="raise")
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (lambda x: x.to_sparse(), "of torch.sparse_coo"),
+        (lambda x: torch.nested.nested_tensor(list(x)), "nested"),
+        (lambda x: x.to(torch.float8_e5m2), "float8"),
+        (lambda x: x.to("meta"), "meta"),
+    ],
+)
+def test_tensors_that_hold_no_plain_numbers_are_refused(hostile, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = hostile(FIELD[:4].float())
+    for call in (power_spectrum, fit_spectrum, SpectrumMeter((32, 32)).update):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(x)
+
+
+def test_a_default_device_is_no_device_of_the_data():
+    with torch.device("meta"):
+        law = measure(FIELD, replicates=4).law
+    assert law == measure(FIELD, replicates=4).law
+
+
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
