@@ -998,6 +998,39 @@ def summed(total: Tensor, planes: Tensor) -> None:
     )
 
 
+def estimable(samples: float, usable: int, replicates: int) -> None:
+    """Samples and bootstrap replicates that give an interval."""
+    if samples <= 1:
+        raise ValueError(
+            f"{samples:.3g} independent samples give no interval; measure at least 2 samples (frames of one clip count as one)"
+        )
+    if usable < 2:
+        raise ValueError(
+            f"{usable} of {replicates} bootstrap replicates are finite, which gives no interval; measure more "
+            f"samples that are not constant, or ask for more replicates"
+        )
+
+
+def same_bins(replicates: int, spectrum: int) -> None:
+    """Replicates and spectrum of one meter."""
+    if replicates != spectrum:
+        raise ValueError(f"replicates have {replicates} bins but the spectrum {spectrum}; pass those of one meter")
+
+
+def enough_bins(bins: int, least: int, what: str) -> None:
+    """Bins enough for a model."""
+    if bins < least:
+        raise ValueError(f"{bins} bins; {what} needs at least {least}")
+
+
+def two_axes(axes: int) -> None:
+    """A picture in a basis with directions."""
+    if axes != 2:
+        raise ValueError(
+            f"directional has {axes} axes; anisotropy compares two, in a basis with a frequency along each (DCT, FOURIER)"
+        )
+
+
 def clip_shape(value: Any, name: str) -> tuple[int, ...]:
     """A grid of clips."""
     sizes = shape(value, name)
