@@ -134,6 +134,14 @@ def estimate(
     return Estimate(float(value), low, high, float(np.std(usable, ddof=1)) * math.sqrt(samples / (samples - 1)))
 
 
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p) - np.log1p(-p)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
 @dataclass(frozen=True)
 class Confidence:
     """Intervals of a fitted power law.
@@ -248,14 +256,7 @@ def confidence(
             inverse=lambda v: 1 - np.exp(-v),
         ),
         tuple(
-            estimate(
-                t,
-                column,
-                n,
-                level=level,
-                scale=lambda p: np.log(p) - np.log1p(-p),
-                inverse=lambda x: 1 / (1 + np.exp(-x)),
-            )
+            estimate(t, column, n, level=level, scale=_logit, inverse=_logistic)
             for t, column in zip(times, replicate_times.reshape(len(laws), len(times)).T, strict=True)
         ),
         level,
