@@ -1266,6 +1266,14 @@ def output_file(value: Any, name: str) -> Path:
     return path
 
 
+def different(**paths: Path | None) -> None:
+    """Outputs of one run, none of which overwrites another."""
+    named: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is not None and named.setdefault(path.absolute(), name) != name:
+            raise ValueError(f"{named[path.absolute()]} and {name} are both {str(path)!r}; name two files")
+
+
 def figure_file(value: Any, name: str) -> Path:
     """A file for a figure, of a format that matplotlib writes."""
     try:

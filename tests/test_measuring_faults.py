@@ -411,6 +411,7 @@ def test_a_terminal_that_cannot_show_a_name_gets_the_table_all_the_same(tmp_path
         (["--table", "no/folder/t.json"], "--table = 'no/folder/t.json': its folder does not exist"),
         (["--figure", "no/folder/f.png"], "--figure = 'no/folder/f.png': its folder does not exist"),
         (["--resume", "no/folder/s.pt"], "resume = 'no/folder/s.pt': its folder does not exist"),
+        (["--json", "a.json", "--table", "./a.json"], "--json and --table are both 'a.json'; name two files"),
         (["--json", "."], "--json = '.' is a folder; name a file in it"),
         (["--figure", "f.gif87"], "unknown picture format; known:"),
         (["--device", "cuda:9"], "device = 'cuda:9' cannot be used here"),

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         given["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     options = Options(**{**given, "basis": BASES[args.basis]})
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
+    inputs.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
     with _process_group(options.device):
         encoder = None if args.vae is None else Encoder.load(args.vae, device=options.device or "cpu")
         measurement = measure(
