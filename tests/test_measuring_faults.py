@@ -592,6 +592,18 @@ def test_workers_say_what_is_wrong(make, message):
         measure(Sources(make), workers=1)
 
 
+def dies(number):
+    os.kill(os.getpid(), 9)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("spectral_pd.measuring.report.open_source", lambda *_, **__: Sources(dies))
+    assert main(["fit", str(tmp_path), "--workers", "1"]) == 1
+    err = capsys.readouterr().err.strip().splitlines()
+    assert "DataLoader worker" in err[-1]
+    assert err[-1].startswith("spectral-pd fit: error:")
+
+
 def test_an_encoder_with_an_error_of_its_own_says_it():
     def encoder(x):
         raise UnicodeDecodeError("utf-8", b"x", 0, 1, "no picture")

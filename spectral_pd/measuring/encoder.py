@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spectral_pd import inputs
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -50,8 +52,9 @@ class Encoder:
         config = folder / "config.json"
         if not config.is_file():
             raise ValueError(f"{path} has no config.json; pass the folder of an autoencoder saved by diffusers")
-        name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL")
-        kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+        with inputs.naming(str(config)):
+            name = str(json.loads(config.read_bytes()).get("_class_name", "AutoencoderKL"))
+        kind = getattr(diffusers, name, None)
         if kind is None or not re.match("Auto[eE]ncoderKL", name):
             raise ValueError(f"{config} describes a {name!r}; an AutoencoderKL model is needed")
         vae = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
