@@ -110,11 +110,18 @@ class Layout:
         """A spatial tensor as the pipeline holds it: itself, or the tokens of its patches."""
         return pack(x, self.patch) if seat.packed else x
 
-    def unpacked(self, latents: Tensor, seat: Seat) -> Tensor:
-        """Inverse of :meth:`packed`, of latents or of a network's output, whose further tokens are left out."""
+    def unpacked(self, latents: Tensor, seat: Seat, size: Grid) -> Tensor:
+        """Inverse of :meth:`packed` on a latent grid, of latents or of a network's output, whose further tokens are left out.
+
+        Noise that becomes tokens later comes in space, with an axis of one frame, or with its patches as channels.
+        """
         if latents.ndim != 3:
-            return latents
-        size = seat.stage or seat.full
+            if not seat.packed:
+                return latents
+            frames = (seat.frames,) * (seat.frames > 1)
+            if latents.shape[-2:] == size:
+                return latents.reshape(seat.batch, seat.channels, *frames, *size)
+            return F.pixel_shuffle(latents, self.patch)
         return unpack(latents[:, : seat.tokens(size)], (seat.frames, *seat.cells(size)), self.patch)
 
     def warnings(self, plan: Plan, pipe: Any, arguments: Inputs) -> tuple[str, ...]:
@@ -159,7 +166,7 @@ def seated(layout: Layout, inputs: Inputs, latents: Tensor) -> Seat:
         full=full,
         batch=latents.shape[0],
         channels=latents.shape[-1] // layout.patch**2 if tokens else latents.shape[1],
-        frames=latents.shape[1] // cells if tokens else 1,
+        frames=latents.shape[1] // cells if tokens else latents.shape[2] if latents.ndim == 5 else 1,
         packed=tokens,
     )
 
@@ -301,8 +308,10 @@ def positions(axis: int = -2, *, last: bool = False) -> Exchange:
 
 
 def shapes(value: list[Any], seat: Seat, *, last: bool = False) -> list[Any]:
-    """``[(frames, rows, columns), ...]`` of the pictures of each item, those of the latents exchanged."""
+    """``[(frames, rows, columns), ...]`` of the pictures of each item, or of its only one, those of the latents exchanged."""
     ours = [(1, *seat.cells(seat.stage))] * seat.frames
+    if isinstance(value[0], tuple):
+        return ours * len(value)
     return [[*item[: -seat.frames], *ours] if last else [*ours, *item[seat.frames :]] for item in value]
 
 
@@ -321,13 +330,13 @@ def spatial(name: str) -> Callable[[Inputs], Grid]:
     return size
 
 
-def by_ids(name: str = "img_ids", patch: int = 2) -> Callable[[Inputs], Grid]:
-    """The size from ids (..., row, column): tokens that share the first one's other numbers are the latents'."""
+def by_ids(name: str = "img_ids", patch: int = 2, *, last: bool = False) -> Callable[[Inputs], Grid]:
+    """The size from ids (..., picture, row, column, ...): the latents' are those of the first picture, or the last."""
 
     def size(inputs: Inputs) -> Grid:
         ids = inputs[name]
         ids = ids[0] if ids.ndim == 3 else ids
-        ours = ids[ids[:, 0] == ids[0, 0]]
+        ours = ids[ids[:, 0] == ids[-1 if last else 0, 0]]
         return tuple(patch * int(ours[:, axis].max() - ours[:, axis].min() + 1) for axis in (1, 2))
 
     return size
@@ -335,7 +344,12 @@ def by_ids(name: str = "img_ids", patch: int = 2) -> Callable[[Inputs], Grid]:
 
 def by_shapes(patch: int = 2, *, last: bool = False) -> Callable[[Inputs], Grid]:
     """The size from ``img_shapes``."""
-    return lambda inputs: tuple(patch * n for n in inputs["img_shapes"][0][-1 if last else 0][1:])
+
+    def size(inputs: Inputs) -> Grid:
+        first = inputs["img_shapes"][0]
+        return tuple(patch * n for n in (first if isinstance(first, tuple) else first[-1 if last else 0])[1:])
+
+    return size
 
 
 def thousandth(timestep: Tensor) -> Tensor:
@@ -385,6 +399,11 @@ SPATIAL: Mapping[str, Exchange] = {"hidden_states": latents(), "timestep": time(
 
 FLUX = Layout("flux", by_ids(), PACKED)
 FLUX2 = Layout("flux2", by_ids(), PACKED)  # (time, row, column, layer)
+FLUX2_KV = Layout(
+    "flux2",
+    by_ids(last=True),
+    {"hidden_states": latents(last=True), "timestep": time(thousandth), "img_ids": positions(last=True)},
+)
 Z_IMAGE = Layout(
     "z-image", spatial("x"), {"x": items, "t": time(from_data), "control_context": control}
 )

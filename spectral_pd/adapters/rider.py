@@ -253,7 +253,7 @@ class _Seated:
             raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {self.layout.networks}")
         latents = sample
         if not self.walk.finished:  # a step of no length at the end of older grids changes nothing
-            self.walk.answer(self.layout.unpacked(model_output, self.seat).to(torch.float32))
+            self.walk.answer(self.layout.unpacked(model_output, self.seat, self.seat.stage).to(torch.float32))
             full = self.walk.stage == len(self.walk.plan.stages) - 1
             if self.watched and not self.walk.inside:
                 shown = self.walk.state if self.walk.finished else self.walk.at_full_size()
@@ -290,8 +290,13 @@ class _Seated:
         layout, scheduler = self.layout, self.scheduler
         latents = self.latents if self.latents is not None else layout.prepared(inputs)
         seat = seated(layout, inputs, latents)
-        latents, noise = (None if x is None else layout.unpacked(x.to(torch.float32), seat) for x in (latents, self.noise))
-        times = grid_times(scheduler)[getattr(scheduler, "begin_index", None) or 0 :]
+        latents, noise = (None if x is None else layout.unpacked(x.to(torch.float32), seat, seat.full) for x in (latents, self.noise))
+        times = grid_times(scheduler)
+        # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
+        begin = scheduler.begin_index
+        if begin is None:
+            begin = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
+        times = times[times.index(float(scheduler.sigmas[begin])) :]
         if isinstance(self.wanted, Plan):
             plan = self.wanted
             if (plan.times, plan.shape) != (times, seat.full):
@@ -327,7 +332,7 @@ class _Seated:
         now, handed = self.layout.latents(inputs, self.seat), self.handed
         self.handed = None
         if not torch.equal(handed.to(now.dtype), now):
-            before, after = (self.layout.unpacked(x.to(torch.float32), self.seat) for x in (handed.to(now.dtype), now))
+            before, after = (self.layout.unpacked(x.to(torch.float32), self.seat, self.seat.full) for x in (handed.to(now.dtype), now))
             self.walk.edited(before, after)
 
     def _empty_caches(self) -> None:
