@@ -154,6 +154,7 @@ class _Seated:
         self.latents: Tensor | None = None  # full size, as the pipeline prepared them or was last given them
         self.noise: Tensor | None = None  # where the latents are not the noise
         self.handed: Tensor | None = None  # what a watched step returned
+        self.inputs: Mapping[str, Any] = {}  # of the network's call, as the pipeline made it
         self.networks = [
             network for name in self.layout.networks if (network := getattr(self.pipe, name, None)) is not None
         ]
@@ -180,12 +181,21 @@ class _Seated:
         names = list(inspect.signature(type(getattr(network, "_orig_mod", network)).forward).parameters)[1:]
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-            return (), self._exchanged({**dict(zip(names, args, strict=False)), **kwargs})
+            return (), self._exchanged({**dict(zip(names, args, strict=False)), **kwargs}, module)
+
+        def after(module: Any, args: Any, output: Any) -> Any:
+            return self._answered(output)
 
         compiled = getattr(network, "_compiled_call_impl", None)
         if compiled is None:
-            return network.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove
-        network._compiled_call_impl = lambda *args, **kwargs: compiled(**before(network, args, kwargs)[1])
+            handles = [
+                network.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                network.register_forward_hook(after),
+            ]
+            return lambda: [handle.remove() for handle in handles]
+        network._compiled_call_impl = lambda *args, **kwargs: self._answered(
+            compiled(**before(network, args, kwargs)[1])
+        )
         return lambda: setattr(network, "_compiled_call_impl", compiled)
 
     def _noting_latents(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,21 +263,25 @@ class _Seated:
             raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {self.layout.networks}")
         latents = sample
         if not self.walk.finished:  # a step of no length at the end of older grids changes nothing
-            self.walk.answer(self.layout.unpacked(model_output, self.seat, self.seat.stage).to(torch.float32))
+            seat, layout = self.seat, self.layout
+            size = seat.full if layout.output else seat.stage
+            velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
+            self.walk.answer(velocity.to(torch.float32))
             full = self.walk.stage == len(self.walk.plan.stages) - 1
             if self.watched and not self.walk.inside:
                 shown = self.walk.state if self.walk.finished else self.walk.at_full_size()
-                latents = self.handed = self.layout.packed(shown, self.seat).to(sample.dtype)
+                latents = self.handed = layout.handed(shown, sample, seat)
             elif full:
-                latents = self.layout.packed(self.walk.state, self.seat).to(sample.dtype)
+                latents = layout.handed(self.walk.state, sample, seat)
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
     # The hook before a network
 
-    def _exchanged(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _exchanged(self, inputs: dict[str, Any], network: Any) -> dict[str, Any]:
         """The inputs of a network's call at full size, exchanged for those of the present stage."""
+        inputs = {**self.layout.extra(inputs), **inputs}
         if self.walk is None:
-            self._begin(inputs)
+            self._begin(inputs, network)
         walk, seat = self.walk, self.seat
         assert walk is not None and seat is not None
         if walk.finished:
@@ -279,18 +293,36 @@ class _Seated:
         if seat.stage != stage.shape:
             self._empty_caches()
         on_grid = stage.shape == walk.plan.shape and query.time == walk.plan.times[query.step]
-        seat = self.seat = replace(seat, state=query.state, stage=stage.shape, time=None if on_grid else query.time)
+        seat = self.seat = replace(
+            seat,
+            state=query.state,
+            stage=stage.shape,
+            time=None if on_grid else query.time,
+            until=stage.times[query.step - stage.start + 1],
+            clock=walk.plan.times[query.step],
+        )
+        self.inputs = inputs
         return {
             name: self.layout.inputs[name](value, seat) if name in self.layout.inputs and value is not None else value
             for name, value in inputs.items()
         }
 
-    def _begin(self, inputs: dict[str, Any]) -> None:
+    def _answered(self, output: Any) -> Any:
+        """A network's answer as the pipeline expects it, where it computes with it before it steps."""
+        seat, convert = self.seat, self.layout.output
+        if convert is None or seat is None or seat.stage == seat.full or self.walk is None or self.walk.finished:
+            return output
+        if isinstance(output, tuple):
+            return (convert(output[0], seat, self.inputs), *output[1:])
+        output.sample = convert(output.sample, seat, self.inputs)
+        return output
+
+    def _begin(self, inputs: dict[str, Any], network: Any) -> None:
         """Plan and first state, at the first call of a network."""
         layout, scheduler = self.layout, self.scheduler
-        latents = self.latents if self.latents is not None else layout.prepared(inputs)
-        seat = seated(layout, inputs, latents)
-        latents, noise = (None if x is None else layout.unpacked(x.to(torch.float32), seat, seat.full) for x in (latents, self.noise))
+        latents = self.latents if self.latents is not None else layout.latents(inputs)
+        seat = seated(layout, inputs, latents, network)
+        latents, noise = (None if x is None else layout.spatial(x.to(torch.float32), seat, seat.full) for x in (latents, self.noise))
         times = grid_times(scheduler)
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
         begin = scheduler.begin_index
@@ -332,7 +364,7 @@ class _Seated:
         now, handed = self.layout.latents(inputs, self.seat), self.handed
         self.handed = None
         if not torch.equal(handed.to(now.dtype), now):
-            before, after = (self.layout.unpacked(x.to(torch.float32), self.seat, self.seat.full) for x in (handed.to(now.dtype), now))
+            before, after = (self.layout.spatial(x.to(torch.float32), self.seat, self.seat.full) for x in (handed.to(now.dtype), now))
             self.walk.edited(before, after)
 
     def _empty_caches(self) -> None:
@@ -345,7 +377,7 @@ class _Seated:
 
 def planned(layout: Layout, times: tuple[float, ...], seat: Seat, options: Mapping[str, Any]) -> Plan:
     """The plan on a call's time grid and latent size; the family's spectrum where none is given."""
-    options = {"scales": (1 / 2, 1), "multiple_of": layout.patch, "spectrum": None, **options}
+    options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, "spectrum": None, **options}
     spectrum = options.pop("spectrum")
     return make_plan(times, PRESETS[layout.preset] if spectrum is None else spectrum, seat.full, **options)
 
