@@ -478,7 +478,7 @@ def _qwen_of(name, **c):
     def build():
         module = sys.modules[getattr(diffusers, name).__module__]
         if hasattr(module, "calculate_dimensions"):  # reference pictures of a million pixels take minutes here
-            module.calculate_dimensions = lambda area, ratio: (128, 96, None)[: 3 if "Plus" not in name else 2]
+            module.calculate_dimensions = lambda area, ratio: (128, 96, None)[: 2 if "Plus" in name or "Layered" in name else 3]
         z = qwen_image(**c.pop("qwen", {}))
         return assembled(name, scheduler=z.scheduler, vae=z.vae, transformer=z.transformer, **{k: v() for k, v in c.items()})
     return build
@@ -487,7 +487,13 @@ QWEN_PLUS = Family("Qwen-Image Edit Plus", _qwen_of("QwenImageEditPlusPipeline")
 QWEN_I2I = Family("Qwen-Image image to image", _qwen_of("QwenImageImg2ImgPipeline"), with_pictures(_qwen_prompt, "image", strength=0.8))
 QWEN_INP = Family("Qwen-Image inpaint", _qwen_of("QwenImageInpaintPipeline"), with_pictures(_qwen_prompt, "image", "mask_image", strength=0.8))
 QWEN_EINP = Family("Qwen-Image Edit inpaint", _qwen_of("QwenImageEditInpaintPipeline"), lambda b, g, height=128, width=128: {**_qwen_prompt(b, g), "image": pil(1, height, width), "mask_image": pil(2, height, width), "strength": 0.8})
-QWEN_LAYERED = Family("Qwen-Image Layered", _qwen_of("QwenImageLayeredPipeline", text_encoder=lambda: torch.nn.Linear(1, 1), qwen=dict(use_additional_t_cond=True, use_layer3d_rope=True)), lambda b, g: {**_qwen_prompt(b, g), "image": pil(1, 64, 96), "layers": 2}, sized=False)
+def _captioned(build):
+    def built():
+        pipe = build()
+        pipe.get_image_caption = lambda *args, **rest: "a cat"
+        return pipe
+    return built
+QWEN_LAYERED = Family("Qwen-Image Layered", _captioned(_qwen_of("QwenImageLayeredPipeline", text_encoder=image_autoencoder, qwen=dict(use_additional_t_cond=True, use_layer3d_rope=True))), lambda b, g: {**_qwen_prompt(b, g), "image": pil(1, 64, 96), "layers": 2, "output_type": "pt"}, sized=False)
 def _qwen_cn():
     return seeded(lambda: diffusers.QwenImageControlNetModel(in_channels=64, out_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 6, 6)))
 QWEN_CN = Family("Qwen-Image ControlNet", _qwen_of("QwenImageControlNetPipeline", controlnet=_qwen_cn), with_pictures(_qwen_prompt, "control_image"))
@@ -509,3 +515,157 @@ def _video(batch, guided, height=128, width=128):
 WAN_V2V = Family("WAN v2v", _wan_of("WanVideoToVideoPipeline"), _video, output="frames")
 WAN_VACE = Family("WAN VACE", _wan_of("WanVACEPipeline", network=lambda: seeded(lambda: diffusers.WanVACETransformer3DModel(**WAN_CONFIG, vace_layers=[0], vace_in_channels=96))), _wan_prompt, output="frames", size=(("num_frames", 5),))
 WAN_VACE2 = Family("WAN VACE with a video", WAN_VACE.build, lambda b, g, height=128, width=128: {**_video(b, g, height, width), "mask": [pil(9, height, width)]*5}, output="frames", size=(("num_frames", 5),))
+
+
+class _Length:
+    model_max_length = 512
+    image_processor = None
+
+
+_length = _Length
+
+
+def made(name, transformer, *, vae=None, scheduler=None, **components):
+    """A builder of a pipeline around one tiny network."""
+    def build():
+        return assembled(name, scheduler=(scheduler or diffusers.FlowMatchEulerDiscreteScheduler)(), vae=(vae or image_autoencoder)(), transformer=seeded(transformer), **{k: v() if callable(v) else v for k, v in components.items()})
+    return build
+
+def prompts(*shapes, guidance="guidance_scale", strength=4.0, off=1.0, masks=(), negative=True, mask_type=torch.int64, **more):
+    """Embeddings by name and width, (tokens, width) or (width,), with their negatives."""
+    def arguments(batch, guided):
+        made = {}
+        for i, (name, *shape) in enumerate(shapes, 1):
+            made[name] = embeddings(batch, *shape, seed=i)
+            if negative and guided:
+                made["negative_" + name] = embeddings(batch, *shape, seed=10 + i)
+        for name in masks:
+            made[name] = torch.ones(batch, TEXT, dtype=mask_type)
+            if negative and guided:
+                made["negative_" + name] = torch.ones(batch, TEXT, dtype=mask_type)
+        return {**made, **more, **({guidance: strength if guided else off} if guidance else {})}
+    return arguments
+
+CHROMA_CONFIG = dict(in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 6, 6), approximator_hidden_dim=32, approximator_layers=1, approximator_num_channels=16)
+_chroma_prompt = prompts(("prompt_embeds", TEXT, 24), masks=("prompt_attention_mask",), mask_type=torch.float32)
+def _chroma(name): return made(name, lambda: diffusers.ChromaTransformer2DModel(**CHROMA_CONFIG), scheduler=_dynamic)
+CHROMA = Family("Chroma", _chroma("ChromaPipeline"), _chroma_prompt)
+CHROMA_I2I = Family("Chroma image to image", _chroma("ChromaImg2ImgPipeline"), with_pictures(_chroma_prompt, "image", strength=0.8))
+def _chroma_inpaint():
+    pipe = _chroma("ChromaInpaintPipeline")()
+    pipe.transformer.register_to_config(guidance_embeds=False)  # which diffusers 0.42 reads and its own network lacks
+    return pipe
+CHROMA_INP = Family("Chroma inpaint", _chroma_inpaint, with_pictures(_chroma_prompt, "image", "mask_image", strength=0.8))
+def _encoding(build, encode):
+    """A pipeline whose call encodes text itself, with embeddings of the prompts in the encoder's place."""
+    def built():
+        pipe = build()
+        pipe.encode_prompt = encode.__get__(pipe)
+        return pipe
+    return built
+def _longcat_encode(self, prompt, prompt_embeds=None, **rest):
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    ids = torch.zeros(TEXT, 3); ids[:, 1] = ids[:, 2] = torch.arange(TEXT)
+    return torch.cat([embeddings(1, TEXT, 24, seed=len(text)) for text in texts]), ids
+def words(batch, guided, *, name="guidance_scale", strength=4.0, off=1.0):
+    """Prompts as text, for pipelines that encode no embeddings."""
+    return {"prompt": ["a cat", "a lighthouse"][:batch], **({"negative_prompt": ["fog", "some rain"][:batch]} if guided else {}), name: strength if guided else off}
+LONGCAT = Family("LongCat-Image", _encoding(made("LongCatImagePipeline", lambda: diffusers.LongCatImageTransformer2DModel(in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6)), vae=lambda: image_autoencoder(16), scheduler=_dynamic, text_encoder=image_autoencoder, tokenizer=_length), _longcat_encode), words, size=(("enable_prompt_rewrite", False),))
+def _small_longcat(build):
+    def built():
+        module = sys.modules[diffusers.LongCatImageEditPipeline.__module__]
+        module.calculate_dimensions = lambda area, ratio: (128, 96)
+        return build()
+    return built
+LONGCAT_EDIT = Family("LongCat-Image Edit", _small_longcat(_encoding(made("LongCatImageEditPipeline", lambda: diffusers.LongCatImageTransformer2DModel(in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6)), vae=lambda: image_autoencoder(16), scheduler=_dynamic, text_encoder=image_autoencoder, tokenizer=_length, text_processor=_Length), _longcat_encode)), lambda b, g: {**words(b, g), "image": pil(1, 64, 96)}, sized=False)
+OVIS = Family("Ovis-Image", made("OvisImagePipeline", lambda: diffusers.OvisImageTransformer2DModel(in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 6, 6), out_channels=16), scheduler=_dynamic), prompts(("prompt_embeds", TEXT, 24), negative_prompt=None))
+KREA2 = Family("Krea 2", made("Krea2Pipeline", lambda: diffusers.Krea2Transformer2DModel(in_channels=64, num_layers=2, attention_head_dim=8, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32, timestep_embed_dim=8, text_hidden_dim=16, num_text_layers=3, text_num_attention_heads=2, text_num_key_value_heads=1, text_intermediate_size=16, num_layerwise_text_blocks=1, num_refiner_text_blocks=1, axes_dims_rope=(4, 2, 2), rope_theta=1000.0), vae=lambda: _video_autoencoder(diffusers.AutoencoderKLQwenImage), scheduler=_dynamic, text_encoder_select_layers=(0, 1, 2)), prompts(("prompt_embeds", TEXT, 3, 16), masks=("prompt_embeds_mask",), mask_type=torch.bool, off=0.0))
+HUNYUAN_CONFIG = dict(in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=10, num_layers=1, num_single_layers=1, num_refiner_layers=1, patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4))
+def _hunyuan_vae(): return seeded(lambda: diffusers.AutoencoderKLHunyuanVideo(latent_channels=16, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, mid_block_add_attention=False))
+_hunyuan_prompt = prompts(("prompt_embeds", TEXT, 16), ("pooled_prompt_embeds", 8), masks=("prompt_attention_mask",), guidance="true_cfg_scale")
+def _hunyuan(name, **c): return made(name, lambda: diffusers.HunyuanVideoTransformer3DModel(**{**HUNYUAN_CONFIG, **c}), vae=_hunyuan_vae, scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0))
+FRAMES = (("num_frames", 5),)
+HUNYUAN = Family("HunyuanVideo", _hunyuan("HunyuanVideoPipeline"), _hunyuan_prompt, output="frames", size=FRAMES)
+HUNYUAN_SKY = Family("HunyuanVideo SkyReels i2v", _hunyuan("HunyuanSkyreelsImageToVideoPipeline", in_channels=32), with_pictures(_hunyuan_prompt, "image"), output="frames", size=FRAMES)
+HUNYUAN_I2V = Family("HunyuanVideo i2v, concat", _hunyuan("HunyuanVideoImageToVideoPipeline", in_channels=33, image_condition_type="latent_concat"), with_pictures(_hunyuan_prompt, "image"), output="frames", size=FRAMES)
+HUNYUAN_I2V2 = Family("HunyuanVideo i2v, token", _hunyuan("HunyuanVideoImageToVideoPipeline", image_condition_type="token_replace"), with_pictures(_hunyuan_prompt, "image"), output="frames", size=FRAMES)
+def _hunyuan15_vae(): return seeded(lambda: diffusers.AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, spatial_compression_ratio=8, temporal_compression_ratio=4, downsample_match_channel=False, upsample_match_channel=False))
+_h15_prompt = prompts(("prompt_embeds", TEXT, 16), ("prompt_embeds_2", TEXT, 12), masks=("prompt_embeds_mask", "prompt_embeds_mask_2"), guidance="")
+def _h15_fix(p):
+    def f(b, g):
+        a = p(b, True)
+        return a
+    return f
+def _h15(name, guided=True): return made(name, lambda: diffusers.HunyuanVideo15Transformer3DModel(in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=12, image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v"), vae=_hunyuan15_vae, scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0), guider=lambda: diffusers.ClassifierFreeGuidance(guidance_scale=4.0))
+HUNYUAN15 = Family("HunyuanVideo 1.5", _h15("HunyuanVideo15Pipeline"), _h15_fix(_h15_prompt), output="frames", size=FRAMES)
+def _hi_vae(): return seeded(lambda: diffusers.AutoencoderKLHunyuanImage(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32, 32, 32), layers_per_block=1, scaling_factor=0.476986, spatial_compression_ratio=8, sample_size=128))
+HUNYUAN_IMAGE = Family("HunyuanImage", made("HunyuanImagePipeline", lambda: diffusers.HunyuanImageTransformer2DModel(in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=8, num_layers=1, num_single_layers=1, num_refiner_layers=1, patch_size=(1, 1), guidance_embeds=False, text_embed_dim=16, text_embed_2_dim=12, rope_axes_dim=(4, 4)), vae=_hi_vae, scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0), guider=lambda: diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2), ocr_guider=lambda: diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3)), _h15_fix(_h15_prompt))
+def _ltx_vae(): 
+    v = seeded(lambda: diffusers.AutoencoderKLLTXVideo(in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), spatio_temporal_scaling=(True, True, True, False), decoder_spatio_temporal_scaling=(True, True, True, False), decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4, upsample_factor=(1,) * 4, timestep_conditioning=False, patch_size=1, patch_size_t=1, encoder_causal=True, decoder_causal=False))
+    v.use_framewise_encoding = v.use_framewise_decoding = False
+    return v
+_ltx_prompt = prompts(("prompt_embeds", TEXT, 16), masks=("prompt_attention_mask",))
+def _ltx(name): return made(name, lambda: diffusers.LTXVideoTransformer3DModel(in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32, num_layers=1, caption_channels=16), vae=_ltx_vae, scheduler=_dynamic)
+LTX = Family("LTX-Video", _ltx("LTXPipeline"), _ltx_prompt, output="frames", size=(("num_frames", 17),))
+LTX_I2V = Family("LTX-Video i2v", _ltx("LTXImageToVideoPipeline"), with_pictures(_ltx_prompt, "image"), output="frames", size=(("num_frames", 17),))
+LUMINA2 = Family("Lumina 2", made("Lumina2Pipeline", lambda: diffusers.Lumina2Transformer2DModel(sample_size=4, patch_size=2, in_channels=4, hidden_size=24, num_layers=2, num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=16, ffn_dim_multiplier=None, norm_eps=1e-5, scaling_factor=1.0, axes_dim_rope=[4, 2, 2], axes_lens=[300, 64, 64], cap_feat_dim=8), scheduler=_dynamic), prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)))
+COGVIEW4 = Family("CogView4", made("CogView4Pipeline", lambda: diffusers.CogView4Transformer2DModel(patch_size=2, in_channels=4, num_layers=2, attention_head_dim=4, num_attention_heads=4, out_channels=4, text_embed_dim=32, time_embed_dim=8, condition_dim=4), scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear")), prompts(("prompt_embeds", 16, 32)))
+COGVIEW4_C = Family("CogView4 Control", made("CogView4ControlPipeline", lambda: diffusers.CogView4Transformer2DModel(patch_size=2, in_channels=8, num_layers=2, attention_head_dim=4, num_attention_heads=4, out_channels=4, text_embed_dim=32, time_embed_dim=8, condition_dim=4), scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear")), with_pictures(prompts(("prompt_embeds", 16, 32)), "control_image"))
+AURA_FLOW = Family("AuraFlow", made("AuraFlowPipeline", lambda: diffusers.AuraFlowTransformer2DModel(sample_size=32, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4, pos_embed_max_size=256)), prompts(("prompt_embeds", TEXT, 32), masks=("prompt_attention_mask",)))
+def _dc(): return seeded(lambda: diffusers.AutoencoderDC(in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 4, decoder_block_types=("ResBlock",) * 4, encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, encoder_qkv_multiscales=((),) * 4, decoder_qkv_multiscales=((),) * 4, encoder_layers_per_block=(1,) * 4, decoder_layers_per_block=[1] * 4, downsample_block_type="conv", upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407))
+SANA_CONFIG = dict(patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8, sample_size=32)
+SANA = Family("Sana", made("SanaPipeline", lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG), vae=_dc, scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)), prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",), negative_prompt=None), size=(("use_resolution_binning", False),))
+def _k5(name, vae, **c): return made(name, lambda: diffusers.Kandinsky5Transformer3DModel(in_visual_dim=16, in_text_dim=32, in_text_dim2=16, time_dim=16, out_visual_dim=16, patch_size=(1, 2, 2), model_dim=16, ff_dim=32, num_text_blocks=1, num_visual_blocks=2, axes_dims=(1, 1, 2), attention_type="regular", **c), vae=vae, scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0))
+def _k5_prompt(batch, guided):
+    a = prompts(("prompt_embeds_qwen", TEXT, 32), ("prompt_embeds_clip", 16))(batch, guided)
+    a["prompt_cu_seqlens"] = torch.arange(batch + 1, dtype=torch.int32) * TEXT
+    if guided: a["negative_prompt_cu_seqlens"] = a["prompt_cu_seqlens"]
+    return a
+K5_T2I = Family("Kandinsky 5 t2i", _k5("Kandinsky5T2IPipeline", lambda: image_autoencoder(16), visual_cond=False), _k5_prompt, output="image")
+K5_T2V = Family("Kandinsky 5 t2v", _k5("Kandinsky5T2VPipeline", _hunyuan_vae, visual_cond=True), _k5_prompt, output="frames", size=FRAMES)
+def _hidream_prompt(batch, guided):
+    a = prompts(("prompt_embeds_t5", TEXT, 32), ("pooled_prompt_embeds", 64))(batch, guided)
+    a["prompt_embeds_llama3"] = embeddings(2, batch, TEXT, 16, seed=7)
+    if guided: a["negative_prompt_embeds_llama3"] = embeddings(2, batch, TEXT, 16, seed=8)
+    return a
+def _hidream():
+    pipe = _hidream_made()
+    pipe.default_sample_size = 20  # the call rescales every size to this area
+    return pipe
+_hidream_made = made("HiDreamImagePipeline", lambda: diffusers.HiDreamImageTransformer2DModel(patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=4, caption_channels=[32, 16], text_emb_dim=64, num_routed_experts=4, num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(32, 32), llama_layers=(0, 1)))
+HIDREAM = Family("HiDream", _hidream, _hidream_prompt)
+PRX_CONFIG = dict(patch_size=2, in_channels=4, context_in_dim=8, hidden_size=8, mlp_ratio=2.0, num_heads=2, depth=1, axes_dim=[2, 2])
+PRX = Family("PRX", made("PRXPipeline", lambda: diffusers.PRXTransformer2DModel(**PRX_CONFIG)), prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)), size=(("use_resolution_binning", False),))
+def _pixel(): return assembled("PRXPixelPipeline", scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), transformer=seeded(lambda: diffusers.PRXTransformer2DModel(**{**PRX_CONFIG, "in_channels": 3}, bottleneck_size=8, resolution_embeds=True)))
+PRX_PIXEL = Family("PRX pixel", _pixel, prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)), size=(("use_resolution_binning", False),))
+
+IDEO_CONFIG = dict(in_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, intermediate_size=32, adaln_dim=16, llm_features_dim=24, rope_theta=1000, mrope_section=(4, 2, 2))
+def _ideogram():
+    net = lambda: seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG))
+    pipe = _flux2(diffusers.Flux2Pipeline)
+    made = assembled("Ideogram4Pipeline", scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=pipe.vae, transformer=net(), unconditional_transformer=net())
+    made.encode_prompt = _ideogram_encode.__get__(made)
+    return made
+def _ideogram_encode(self, prompt, grid_h, grid_w, max_sequence_length, device):
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    ids = self._prepare_ids([TEXT] * len(texts), grid_h, grid_w, max_sequence_length, device)
+    text = torch.cat([embeddings(1, max_sequence_length, 24, seed=len(text)) for text in texts])
+    return torch.cat([text, torch.zeros(len(texts), grid_h * grid_w, 24)], 1), *ids
+IDEOGRAM4 = Family("Ideogram 4", _ideogram, lambda b, g: {"prompt": ["a cat", "a lighthouse"][:b], "guidance_scale": 4.0 if g else 1.0, "guidance_schedule": None, "max_sequence_length": 8})
+def _qwen21():
+    vae = seeded(lambda: diffusers.AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False] * 4))
+    return assembled("QwenImage21Pipeline", scheduler=qwen_image().scheduler, vae=vae, transformer=seeded(lambda: diffusers.QwenImage21Transformer2DModel(in_channels=16, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2, context_in_dim=24, axes_dims_rope=(4, 6, 6))), processor=_processor())
+class _processor:
+    """Only the numbers the pipeline's constructor asks for."""
+    def apply_chat_template(self, *args, **rest): return [[0]]
+    def encode(self, text): return [0]
+    tokenizer = property(lambda self: self)
+def _qwen21_prompt(batch, guided):
+    a = _qwen_prompt(batch, guided)
+    return {**a, **{k: torch.ones_like(v) for k, v in a.items() if "mask" in k}, "use_kv_cache": False}
+QWEN21 = Family("Qwen-Image 2.1", _qwen21, _qwen21_prompt)
+QWEN21_KV = Family("Qwen-Image 2.1, cached", _qwen21, lambda b, g: {**_qwen21_prompt(b, g), "use_kv_cache": True})
+def _z_cn():
+    net = seeded(lambda: diffusers.ZImageControlNetModel(control_layers_places=[0], control_refiner_layers_places=[0], control_in_dim=4, dim=48, n_refiner_layers=1, n_heads=3, n_kv_heads=3, add_control_noise_refiner="control_noise_refiner"))
+    return net
+Z_CN = Family("Z-Image ControlNet", _z("ZImageControlNetPipeline", controlnet=_z_cn), with_pictures(_z_image_prompt, "control_image"))

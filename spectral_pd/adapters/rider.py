@@ -368,11 +368,15 @@ class _Seated:
             self.walk.edited(before, after)
 
     def _empty_caches(self) -> None:
-        """Feature caches hold features of the old size."""
+        """Feature caches, and the momentum of some guidance, are of the old size."""
         from diffusers.hooks import HookRegistry
 
         for network in self.networks:
             HookRegistry.check_if_exists_or_initialize(network).reset_stateful_hooks()
+        for name in ("guider", "ocr_guider"):
+            momentum = getattr(getattr(self.pipe, name, None), "momentum_buffer", None)
+            if momentum is not None:
+                momentum.running_average = 0
 
 
 def planned(layout: Layout, times: tuple[float, ...], seat: Seat, options: Mapping[str, Any]) -> Plan:
