@@ -18,8 +18,9 @@ from spectral_pd.adapters.families import find_layout as find_layout
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
 from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
+from spectral_pd.plan import Clock
 from spectral_pd.sampling import Coupling
-from spectral_pd.schedule import Clock, make_plan
+from spectral_pd.schedule import make_plan, plan_at
 from spectral_pd.solvers import Solver, SolverName
 
 
@@ -100,6 +101,4 @@ def progressive(
     return adapt(pipe, prompt, layout=layout, **arguments).run(options, solver=solver, coupling=coupling)
 
 
-_PLAN = {
-    name for name, parameter in inspect.signature(make_plan).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
-} - {"multiple_of"}
+_PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {"times", "shape", "multiple_of"}

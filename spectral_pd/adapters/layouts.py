@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spectral_pd.expansion import restrict_signal
-from spectral_pd.schedule import Plan
+from spectral_pd.plan import Plan
 from spectral_pd.theory import align_time
 
 Grid = tuple[int, ...]
@@ -488,7 +488,7 @@ def local_experts(plan: Plan, pipe: Any, scheduler: Any) -> None:
     """The loop itself runs on local times, by which two experts share the work: each was trained on its side of a boundary
     in the noise of its own input. Written in place, for the loop holds the tensor already."""
     if getattr(pipe.config, "boundary_ratio", None) is not None:
-        local = [1000 * t for stage in plan.stages for t in stage.times[:-1]]
+        local = [1000 * t for stage in plan.stages for t in stage.local_times[:-1]]
         scheduler.timesteps[-len(local) :] = torch.tensor(local).to(scheduler.timesteps)
 
 
@@ -498,7 +498,7 @@ def expert_order(plan: Plan, pipe: Any) -> tuple[str, ...]:
     boundary = getattr(pipe.config, "boundary_ratio", None)
     if boundary is None or getattr(pipe, "transformer_2", None) is None:
         return ()
-    split = [[t >= boundary for t in stage.times[:-1]] for stage in plan.stages]
+    split = [[t >= boundary for t in stage.local_times[:-1]] for stage in plan.stages]
     order = [high for stage in split for high in stage]
     if all(before or not after for before, after in pairwise(order)):
         return ()

@@ -29,12 +29,11 @@ from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.unipc import unipc
-from spectral_pd.adapters.walk import Walk, evaluation_times
-from spectral_pd.bases import DCT, Basis
+from spectral_pd.adapters.walk import Walk, evaluation_times, planned
+from spectral_pd.plan import Plan
+from spectral_pd.power import PRESETS
 from spectral_pd.sampling import Coupling
-from spectral_pd.schedule import Plan, make_plan
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
-from spectral_pd.spectrum import PRESETS
 
 
 class _Probed(Exception):
@@ -104,7 +103,6 @@ class Ride:
         plan: Plan | Mapping[str, Any],
         *,
         solver: SolverName | Solver | None = None,
-        basis: Basis = DCT,
         coupling: Coupling = "coupled",
     ) -> Any:
         """Call the pipeline along `plan` and return what it returns.
@@ -116,7 +114,7 @@ class Ride:
             of is passed on by ``warnings.warn``.
         solver
             None repeats the pipeline's scheduler.
-        basis, coupling
+        coupling
             As :func:`spectral_pd.sample`.
 
         Raises
@@ -124,7 +122,7 @@ class Ride:
         ValueError, TypeError
             A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
         """
-        seated = _Seated(self, plan, solver=solver, basis=basis, coupling=coupling)
+        seated = _Seated(self, plan, solver=solver, coupling=coupling)
         with seated.riding():
             return self.pipe(**self.arguments)
 
@@ -138,12 +136,11 @@ class _Seated:
         plan: Plan | Mapping[str, Any],
         *,
         solver: SolverName | Solver | None = None,
-        basis: Basis = DCT,
         coupling: Coupling = "coupled",
         probe: bool = False,
     ) -> None:
         self.pipe, self.layout, self.arguments = ride.pipe, ride.layout, ride.arguments
-        self.wanted, self.basis, self.coupling, self.probe = plan, basis, coupling, probe
+        self.wanted, self.coupling, self.probe = plan, coupling, probe
         self.solver = find_solver(own_solver(self.pipe.scheduler) if solver is None else solver)
         self.watched = any(
             value is not None and (name == "callback_on_step_end" or "mask" in name)
@@ -267,11 +264,9 @@ class _Seated:
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
             self.walk.answer(velocity.to(torch.float32))
-            full = self.walk.stage == len(self.walk.plan.stages) - 1
             if self.watched and not self.walk.inside:
-                shown = self.walk.state if self.walk.finished else self.walk.at_full_size()
-                latents = self.handed = layout.handed(shown, sample, seat)
-            elif full:
+                latents = self.handed = layout.handed(self.walk.shown(), sample, seat)
+            elif self.walk.at_full_size:
                 latents = layout.handed(self.walk.state, sample, seat)
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
@@ -289,17 +284,17 @@ class _Seated:
         if self.handed is not None:
             self._take_edits(inputs)
         query = walk.query()
-        stage = walk.plan.stages[query.stage]
+        step, stage = query.step, walk.plan.stages[query.step.stage]
         if seat.stage != stage.shape:
             self._empty_caches()
-        on_grid = stage.shape == walk.plan.shape and query.time == walk.plan.times[query.step]
+        on_grid = stage.shape == walk.plan.shape and query.time == walk.plan.times[step.number - 1]
         seat = self.seat = replace(
             seat,
             state=query.state,
             stage=stage.shape,
             time=None if on_grid else query.time,
-            until=stage.times[query.step - stage.start + 1],
-            clock=walk.plan.times[query.step],
+            until=step.t_next,
+            clock=walk.plan.times[step.number - 1],
         )
         self.inputs = inputs
         return {
@@ -337,7 +332,10 @@ class _Seated:
                     f"time grid; make the plan with the arguments of this call"
                 )
         else:
-            plan = planned(layout, times, seat, self.wanted)
+            options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **self.wanted}
+            if options.get("spectrum") is None:
+                options["spectrum"] = PRESETS[layout.preset]
+            plan = planned(times, seat.full, options)
             plan = replace(plan, warnings=plan.warnings + layout.warnings(plan, self.pipe, self.arguments))
             if not self.probe:
                 for text in plan.warnings:
@@ -350,9 +348,8 @@ class _Seated:
             latents if noise is None else noise,
             start=None if noise is None else latents,
             solver=self.solver,
-            basis=self.basis,
             coupling=self.coupling,
-            generator=self.arguments.get("generator") if self.coupling == "fresh" else None,
+            seed=self.arguments.get("generator") if self.coupling == "fresh" else None,
         )
         self.seat = seat
         if self.probe:
@@ -365,7 +362,7 @@ class _Seated:
         self.handed = None
         if not torch.equal(handed.to(now.dtype), now):
             before, after = (self.layout.spatial(x.to(torch.float32), self.seat, self.seat.full) for x in (handed.to(now.dtype), now))
-            self.walk.edited(before, after)
+            self.walk.edit(before, after)
 
     def _empty_caches(self) -> None:
         """Feature caches, and the momentum of some guidance, are of the old size."""
@@ -377,13 +374,6 @@ class _Seated:
             momentum = getattr(getattr(self.pipe, name, None), "momentum_buffer", None)
             if momentum is not None:
                 momentum.running_average = 0
-
-
-def planned(layout: Layout, times: tuple[float, ...], seat: Seat, options: Mapping[str, Any]) -> Plan:
-    """The plan on a call's time grid and latent size; the family's spectrum where none is given."""
-    options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, "spectrum": None, **options}
-    spectrum = options.pop("spectrum")
-    return make_plan(times, PRESETS[layout.preset] if spectrum is None else spectrum, seat.full, **options)
 
 
 def grid_times(scheduler: Any) -> tuple[float, ...]:

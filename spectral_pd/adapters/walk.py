@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,12 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis
-from spectral_pd.expansion import expand_aligned
-from spectral_pd.sampling import _initial_state, transition
-from spectral_pd.schedule import Plan
-from spectral_pd.solvers import History, Solver
-from spectral_pd.theory import align_scale
+from spectral_pd.expansion import Grow, Noise, Source, white_noise
+from spectral_pd.plan import Plan, Step, moved
+from spectral_pd.sampling import Coupling
+from spectral_pd.schedule import make_plan, plan_at
+from spectral_pd.solvers import Solver
+
+
+def planned(times: Sequence[float], shape: tuple[int, ...], options: Mapping[str, Any]) -> Plan:
+    """The plan on a time grid and size by :func:`~spectral_pd.make_plan`, or by :func:`~spectral_pd.plan_at` where `options`
+    hold `transition_times`."""
+    options = dict(options)
+    spectrum, given = options.pop("spectrum", None), options.pop("transition_times", None)
+    if given is None:
+        return make_plan(times, spectrum, shape, **options)
+    options.pop("delta", None)
+    return plan_at(times, given, shape, **options)
 
 
 class _Wanted(Exception):
@@ -27,12 +37,11 @@ class _Wanted(Exception):
 
 @dataclass(frozen=True)
 class Query:
-    """Where the model is to be called next: state and local time, and the step of the plan's grid it belongs to."""
+    """Where the model is to be called next: state and local time, in a step of the plan."""
 
     state: Tensor
     time: float
-    step: int
-    stage: int
+    step: Step
 
 
 class Walk:
@@ -43,7 +52,7 @@ class Walk:
 
     Parameters
     ----------
-    plan, solver, basis, coupling, generator
+    plan, solver, coupling, seed
         As :func:`spectral_pd.sample`.
     noise
         White field of the full size.
@@ -56,50 +65,48 @@ class Walk:
         plan: Plan,
         noise: Tensor,
         *,
-        start: Tensor | None,
         solver: Solver,
-        basis: Basis = DCT,
-        coupling: str = "coupled",
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        start: Tensor | None = None,
+        coupling: Coupling = "coupled",
+        seed: Source | None = None,
     ) -> None:
-        self.plan, self.noise, self._solver, self._basis = plan, noise, solver, basis
-        self._coupling, self._generator = coupling, generator
-        self.state = _initial_state(noise, plan, basis, (), noise.device, start)
-        self.stage, self.done = 0, 0
-        self._history: History | None = None
-        self._answers: list[Tensor] = []
+        self.plan, self._solver, self._coupled = plan, solver, coupling == "coupled"
+        self._noise: Noise = white_noise(noise, seed, plan.basis, plan.shapes)
+        first = plan.shapes[0]
+        self.state = (self._noise.on(first) if start is None else plan.basis.restrict(start, first)) / plan.start_kappa
+        self._history: Any = None
+        self._moves, self._answers = list(plan.moves()), list[Tensor]()
         self._grow()
 
     @property
     def finished(self) -> bool:
-        return self.done == self.plan.nfe
+        return not self._moves
 
     @property
     def inside(self) -> bool:
         """Whether a step has begun and wants more answers."""
         return bool(self._answers)
 
+    @property
+    def at_full_size(self) -> bool:
+        return self.finished or self._moves[0].stage == len(self.plan.stages) - 1
+
     def query(self) -> Query:
-        """The model call the present step wants next."""
-        wanted = self._advance()
+        """The model call that the present step wants next."""
+        step, wanted = self._moves[0], self._try()
+        assert isinstance(step, Step)
         assert isinstance(wanted, _Wanted)
-        return Query(wanted.x, wanted.t, self.done, self.stage)
+        return Query(wanted.x, wanted.t, step)
 
     def answer(self, velocity: Tensor) -> None:
         """Take the velocity of :meth:`query`; the state moves on when the step has all it wants."""
         self._answers.append(velocity)
-        result = self._advance()
-        if not isinstance(result, _Wanted):
-            self.state, self._history = result
+        if not isinstance(result := self._try(), _Wanted):
+            (self.state, self._history), self._moves = result, self._moves[1:]
             self._answers.clear()
-            self.done += 1
             self._grow()
 
-    def _times(self) -> tuple[float, float]:
-        stage = self.plan.stages[self.stage]
-        return stage.times[self.done - stage.start], stage.times[self.done - stage.start + 1]
-
-    def _advance(self) -> Any:
+    def _try(self) -> Any:
         answers = iter(self._answers)
 
         def velocity(x: Tensor, t: float) -> Tensor:
@@ -108,37 +115,38 @@ class Walk:
             raise _Wanted(x, t)
 
         try:
-            return self._solver(velocity, self.state, *self._times(), self._history)
+            return self._move(velocity)
         except _Wanted as wanted:
             return wanted
 
+    def _move(self, velocity: Any = None) -> tuple[Tensor, Any]:
+        def grow(x: Tensor, move: Grow) -> Tensor:
+            return (self._noise if self._coupled else self._noise.fresh(move)).grow(x, move)
+
+        embed = self.plan.basis.embed
+        return moved(self._moves[0], self.state, self._history, velocity, self._solver, grow=grow, embed=embed)
+
     def _grow(self) -> None:
-        while self.stage + 1 < len(self.plan.stages) and self.done == self.plan.stages[self.stage].stop:
-            self.stage += 1
-            self.state, self._history = transition(
-                self.state, self._history, self.plan, self.stage, self.noise, self._basis, self._coupling, self._generator
-            )
+        while self._moves and isinstance(self._moves[0], Grow):
+            self.state, self._history = self._move()
+            self._moves = self._moves[1:]
 
-    def at_full_size(self) -> Tensor:
+    def shown(self) -> Tensor:
         """The present state grown to the full grid: on the full clock, the state of an ordinary run at this time."""
-        stage = self.plan.stages[self.stage]
-        if stage.shape == self.plan.shape:
-            return self.state
-        state, _ = expand_aligned(self.state, self.plan.shape, self._local(), noise=self.noise, basis=self._basis)
-        return state
+        return self.state if self.at_full_size else self._noise.grow(self.state, self._to_full())
 
-    def edited(self, before: Tensor, after: Tensor) -> None:
-        """Carry a change of :meth:`at_full_size` from `before` to `after` over to the state."""
-        stage = self.plan.stages[self.stage]
-        if stage.shape == self.plan.shape:
+    def edit(self, before: Tensor, after: Tensor) -> None:
+        """Carry a change of :meth:`shown` from `before` to `after` over to the state."""
+        if self.at_full_size:
             self.state = torch.where(before == after, self.state, after)
         else:
-            change = self._basis.restrict(after - before, stage.shape)
-            self.state = self.state + change / align_scale(self._local(), stage.ratio)
+            move = self._to_full()
+            self.state = self.state + self.plan.basis.restrict(after - before, move.coarse) / move.kappa
 
-    def _local(self) -> float:
-        stage = self.plan.stages[self.stage]
-        return stage.times[self.done - stage.start]
+    def _to_full(self) -> Grow:
+        step = self._moves[0]
+        assert isinstance(step, Step)
+        return Grow.between(self.plan.shapes[step.stage], self.plan.shape, step.t)
 
 
 def evaluation_times(solver: Solver, times: Sequence[float]) -> list[float]:
