@@ -101,4 +101,8 @@ def progressive(
     return adapt(pipe, prompt, layout=layout, **arguments).run(options, solver=solver, coupling=coupling)
 
 
-_PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {"times", "shape", "multiple_of"}
+_PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {
+    "times",
+    "shape",
+    "multiple_of",
+}

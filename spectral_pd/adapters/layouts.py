@@ -45,6 +45,8 @@ class Seat:
         Frames at the start that are a condition: part of the network's input, not of the state.
     packed
         Whether the pipeline's latents are tokens.
+    flat
+        Whether they are pictures in space, without an axis of frames.
     state
         The stage's state, (batch, channels, [frames,] height, width), float32.
     time, until
@@ -61,6 +63,7 @@ class Seat:
     frames: int
     given: int
     packed: bool
+    flat: bool = False
     stage: Grid = ()
     state: Tensor | None = None
     time: float | None = None
@@ -71,7 +74,13 @@ class Seat:
         """(rows, columns) of patches on a latent grid."""
         return tuple(n // self.layout.patch for n in size)
 
+    @property
+    def video(self) -> bool:
+        """Whether states have an axis of frames."""
+        return self.frames > 1 or not (self.packed or self.flat)
+
     def tokens(self, size: Grid) -> int:
+        """Tokens of the latents on a latent grid."""
         return self.frames * math.prod(self.cells(size))
 
 
@@ -216,7 +225,7 @@ def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Sea
         channels, frames = latents.shape[1], latents.shape[2] if latents.ndim == 5 else 1
     if layout.channels:
         channels = getattr(network.config, layout.channels)
-    seat = Seat(layout, full, latents.shape[0], channels, frames, given=0, packed=packed)
+    seat = Seat(layout, full, latents.shape[0], channels, frames, given=0, packed=packed, flat=latents.ndim == 4)
     return replace(seat, given=_given(layout, inputs, latents, seat)) if frames > 1 else seat
 
 
@@ -350,7 +359,9 @@ def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) ->
             return value
         if unit is None:
             return value * (seat.time / seat.clock)
-        local = unit((torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000).to(value.dtype))
+        local = unit(
+            (torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000).to(value.dtype)
+        )
         return torch.where(value == 0, value, local) if value.ndim == 2 else local
 
     return exchange
@@ -377,9 +388,7 @@ def shapes(value: list[Any], seat: Seat) -> list[Any]:
     ours = [(1, *seat.cells(seat.stage))] * seat.frames
     if isinstance(value[0], tuple):
         return ours * len(value)
-    return [
-        [*item[: -seat.frames], *ours] if seat.layout.last else [*ours, *item[seat.frames :]] for item in value
-    ]
+    return [[*item[: -seat.frames], *ours] if seat.layout.last else [*ours, *item[seat.frames :]] for item in value]
 
 
 def time_of_the_end(value: Tensor, seat: Seat) -> Tensor:
@@ -492,7 +501,6 @@ def local_experts(plan: Plan, pipe: Any, scheduler: Any) -> None:
         scheduler.timesteps[-len(local) :] = torch.tensor(local).to(scheduler.timesteps)
 
 
-
 def expert_order(plan: Plan, pipe: Any) -> tuple[str, ...]:
     """WAN 2.2: a coarse stage's local times may cross the boundary before the next stage begins above it again."""
     boundary = getattr(pipe.config, "boundary_ratio", None)
@@ -517,7 +525,11 @@ PACKED: Mapping[str, Exchange] = {
     "controlnet_cond": control,
 }
 SPATIAL: Mapping[str, Exchange] = {"hidden_states": latents(), "timestep": time(), "controlnet_cond": control}
-VIDEO: Mapping[str, Exchange] = {"hidden_states": latents(masks_last=True), "timestep": time(), "timestep_r": time_of_the_end}
+VIDEO: Mapping[str, Exchange] = {
+    "hidden_states": latents(masks_last=True),
+    "timestep": time(),
+    "timestep_r": time_of_the_end,
+}
 in_space = spatial("hidden_states")
 
 FLUX = Layout("flux", by_ids(), PACKED)
