@@ -48,27 +48,26 @@ def test_one_scale_is_the_stock_pipeline(family: Family, guided: bool):
     expected, found = stock(family, **call), ours(family, (1,), **call)
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)  # the pipeline's own operations on the same numbers
-    assert expected.std() > 0.05  # the velocity did something
+    assert expected.std() > 0.02  # the velocity did something
 
 
 @families
 @pytest.mark.filterwarnings("ignore:scale:UserWarning")
 def test_several_scales_give_a_full_size_result(family: Family):
-    """Sizes that are not square, and a third of 9 x 13 patches, which is rounded down."""
+    """Sizes that are not square, and two thirds of 10 x 14 patches, which is rounded down."""
     whole = stock(family, guided=True, height=96, width=160, num_inference_steps=3)
     half = ours(family, (1 / 2, 1), guided=True, height=96, width=160, num_inference_steps=3)
     assert half.shape == whole.shape
     assert torch.isfinite(half).all()
     assert (half - whole).abs().max() > 1e-3
-    assert half.std() > 0.05
-    for scales, size in (((2 / 3, 1), (144, 208)), ((1 / 4, 1 / 2, 1), (128, 192))):
+    assert half.std() > 0.02
+    for scales, size in (((2 / 3, 1), (160, 224)), ((1 / 4, 1 / 2, 1), (128, 192))):
         found = ours(family, scales, guided=False, height=size[0], width=size[1], num_inference_steps=3)
         assert torch.isfinite(found).all()
         if family.sized and found.ndim == whole.ndim > 3:
             assert [n * 96 for n in found.shape[-2:]] == [
                 n * size[i] * 96 // (96, 160)[i] for i, n in enumerate(whole.shape[-2:])
             ] or family.name.startswith(("Kandinsky", "HiDream"))
-
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.splits], ids=str)
@@ -203,6 +202,7 @@ def test_velocity_is_the_networks_with_guidance_and_gradients(family: Family):
         return x + (t_next - t) * v, None
 
     ride.run(ride.plan(scales=(1 / 2, 1), transition_times=(0.8,), unreached="force"), solver=euler)
+    seen = [(x, t, v) for x, t, v in seen if x.ndim > 3]  # without the run on one number that counts the calls
     x, t, v = seen[-1]
     assert len({tuple(x.shape) for x, _, _ in seen}) == 2
     assert len(times) > 2

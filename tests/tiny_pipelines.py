@@ -586,6 +586,7 @@ SD3_CN = Family(
     "SD3 ControlNet",
     _sd3_of("StableDiffusion3ControlNetPipeline", controlnet=_sd3_cn),
     with_pictures(_sd3_prompt, "control_image"),
+    splits=False,
 )
 
 
@@ -611,6 +612,7 @@ QWEN_PLUS = Family(
     "Qwen-Image Edit Plus",
     _qwen_of("QwenImageEditPlusPipeline"),
     lambda b, g: {**_qwen_prompt(b, g), "image": [pil(1, 64, 96), pil(2, 96, 64)]},
+    splits=False,
 )
 QWEN_I2I = Family(
     "Qwen-Image image to image",
@@ -631,6 +633,7 @@ QWEN_EINP = Family(
         "mask_image": pil(2, height, width),
         "strength": 0.8,
     },
+    splits=False,
 )
 
 
@@ -654,6 +657,7 @@ QWEN_LAYERED = Family(
     ),
     lambda b, g: {**_qwen_prompt(b, g), "image": pil(1, 64, 96), "layers": 2, "output_type": "pt"},
     sized=False,
+    splits=False,
 )
 
 
@@ -708,7 +712,7 @@ WAN_CONFIG = dict(
 WAN_I2V = Family(
     "WAN i2v",
     _wan_of("WanImageToVideoPipeline", network=lambda: _wan_net(36)),
-    with_pictures(_wan_prompt, "image"),
+    lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
     output="frames",
     size=(("num_frames", 5),),
 )
@@ -718,7 +722,7 @@ WAN_5B = Family(
 WAN_5B_I2V = Family(
     "WAN 5B i2v",
     _wan_of("WanImageToVideoPipeline", expand_timesteps=True),
-    with_pictures(_wan_prompt, "image"),
+    lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
     output="frames",
     size=(("num_frames", 5),),
 )
@@ -740,6 +744,7 @@ WAN_VACE = Family(
     _wan_prompt,
     output="frames",
     size=(("num_frames", 5),),
+    splits=False,
 )
 WAN_VACE2 = Family(
     "WAN VACE with a video",
@@ -747,6 +752,7 @@ WAN_VACE2 = Family(
     lambda b, g, height=128, width=128: {**_video(b, g, height, width), "mask": [pil(9, height, width)] * 5},
     output="frames",
     size=(("num_frames", 5),),
+    splits=False,
 )
 
 
@@ -919,6 +925,7 @@ LONGCAT_EDIT = Family(
     ),
     lambda b, g: {**words(b, g), "image": pil(1, 64, 96)},
     sized=False,
+    splits=False,
 )
 OVIS = Family(
     "Ovis-Image",
@@ -1258,6 +1265,7 @@ COGVIEW4_C = Family(
         ),
     ),
     with_pictures(prompts(("prompt_embeds", 16, 32)), "control_image"),
+    splits=False,
 )
 AURA_FLOW = Family(
     "AuraFlow",
@@ -1361,9 +1369,15 @@ def _k5_prompt(batch, guided):
     return a
 
 
+def _k5_picture() -> Any:
+    pipe = _k5("Kandinsky5T2IPipeline", lambda: image_autoencoder(16), visual_cond=False)()
+    pipe.resolutions = [(128, 128), (160, 96), (224, 160), (192, 128)]  # of a million pixels in diffusers
+    return pipe
+
+
 K5_T2I = Family(
     "Kandinsky 5 t2i",
-    _k5("Kandinsky5T2IPipeline", lambda: image_autoencoder(16), visual_cond=False),
+    _k5_picture,
     _k5_prompt,
     output="image",
 )
@@ -1418,6 +1432,7 @@ PRX = Family(
     made("PRXPipeline", lambda: diffusers.PRXTransformer2DModel(**PRX_CONFIG)),
     prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
     size=(("use_resolution_binning", False),),
+    splits=False,
 )
 
 
@@ -1438,6 +1453,7 @@ PRX_PIXEL = Family(
     _pixel,
     prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
     size=(("use_resolution_binning", False),),
+    splits=False,
 )
 
 IDEO_CONFIG = dict(

@@ -260,8 +260,9 @@ class _Seated:
         try:
             pipe.scheduler = self._stand_in(stock)
             if hasattr(pipe, "prepare_latents"):
+                own = vars(pipe).get("prepare_latents")
                 pipe.prepare_latents = self._noting_latents(pipe.prepare_latents)
-                undo.append(lambda: delattr(pipe, "prepare_latents"))
+                undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
             for network in self.networks:
                 undo.append(self._hook(network))
             yield
