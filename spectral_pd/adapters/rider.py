@@ -265,6 +265,7 @@ class _Seated:
                 undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
             for network in self.networks:
                 undo.append(self._hook(network))
+            self._empty_caches()
             yield
         finally:
             for restore in undo:
@@ -353,10 +354,15 @@ class _Seated:
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
             walk.answer(velocity.to(torch.float32))
+            if walk.stage != seat.stage:
+                self._empty_caches()
+            # As the stock one: flow matching's own schedulers answer in the model's type.
+            own = "FlowMatch" in type(self.scheduler).__name__
+            like = sample.to(model_output.dtype) if own and walk.finished else sample
             if self.watched and not walk.inside:
-                latents = self.handed = layout.handed(walk.shown(), sample, seat)
+                latents = self.handed = layout.handed(walk.shown(), like, seat)
             elif walk.at_full_size:
-                latents = layout.handed(walk.state, sample, seat)
+                latents = layout.handed(walk.state, like, seat)
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
     # The hooks of a network
@@ -376,8 +382,6 @@ class _Seated:
             self._take_edits(inputs, seat, self.handed)
         query = walk.query()
         step, stage = query.step, walk.plan.shapes[query.step.stage]
-        if seat.stage != stage:
-            self._empty_caches()
         clock = walk.plan.times[step.number - 1]
         on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
         time = None if on_grid else query.time

@@ -88,8 +88,13 @@ class Walk:
         return bool(self._answers)
 
     @property
+    def stage(self) -> tuple[int, ...]:
+        """Grid of the present state."""
+        return self.plan.shape if self.finished else self.plan.shapes[self._moves[0].stage]
+
+    @property
     def at_full_size(self) -> bool:
-        return self.finished or self._moves[0].stage == len(self.plan.stages) - 1
+        return self.stage == self.plan.shape
 
     def query(self) -> Query:
         """The model call that the present step wants next."""
