@@ -208,7 +208,7 @@ def _klein_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return {**_flux2_prompt(batch, guided), **negative}
 
 
-def z_image() -> Any:
+def z_image(**config: Any) -> Any:
     transformer = seeded(
         lambda: diffusers.ZImageTransformer2DModel(
             in_channels=4,
@@ -220,6 +220,7 @@ def z_image() -> Any:
             cap_feat_dim=24,
             axes_dims=[4, 6, 6],
             axes_lens=[128, 64, 64],
+            **config,
         )
     )
     return diffusers.ZImagePipeline(
@@ -661,9 +662,10 @@ QWEN_LAYERED = Family(
 )
 
 
-def _qwen_cn():
+def _qwen_cn(extra: int = 0):
     return seeded(
         lambda: diffusers.QwenImageControlNetModel(
+            extra_condition_channels=extra,
             in_channels=64,
             out_channels=16,
             num_layers=1,
@@ -1070,7 +1072,7 @@ def _always_guided(prompt):
     return lambda batch, guided: prompt(batch, True)
 
 
-def _h15(name, guided=True):
+def _h15(name, **config):
     return made(
         name,
         lambda: diffusers.HunyuanVideo15Transformer3DModel(
@@ -1087,8 +1089,7 @@ def _h15(name, guided=True):
             text_embed_2_dim=12,
             image_embed_dim=12,
             rope_axes_dim=(2, 2, 4),
-            target_size=16,
-            task_type="t2v",
+            **{"target_size": 16, "task_type": "t2v", **config},
         ),
         vae=_hunyuan15_vae,
         scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
@@ -1548,12 +1549,12 @@ QWEN21 = Family("Qwen-Image 2.1", _qwen21, _qwen21_prompt)
 QWEN21_KV = Family("Qwen-Image 2.1, cached", _qwen21, lambda b, g: {**_qwen21_prompt(b, g), "use_kv_cache": True})
 
 
-def _z_cn():
+def _z_cn(channels: int = 4):
     net = seeded(
         lambda: diffusers.ZImageControlNetModel(
             control_layers_places=[0],
             control_refiner_layers_places=[0],
-            control_in_dim=4,
+            control_in_dim=channels,
             dim=48,
             n_refiner_layers=1,
             n_heads=3,
@@ -1569,6 +1570,162 @@ Z_CN = Family(
     _z("ZImageControlNetPipeline", controlnet=_z_cn),
     with_pictures(_z_image_prompt, "control_image"),
 )
+
+
+QWEN_CN_INPAINT = Family(
+    "Qwen-Image ControlNet inpaint",
+    _qwen_of("QwenImageControlNetInpaintPipeline", controlnet=lambda: _qwen_cn(4)),
+    lambda b, g, height=128, width=128: {
+        **_qwen_prompt(b, g),
+        "control_image": picture(b, seed=1, height=height, width=width),
+        "control_mask": hole(b, height, width),
+    },
+)
+Z_CN_INPAINT = Family(
+    "Z-Image ControlNet inpaint",
+    _z("ZImageControlNetInpaintPipeline", controlnet=lambda: _z_cn(9)),
+    with_pictures(_z_image_prompt, "image", "mask_image", "control_image"),
+)
+SKYREELS = Family(
+    "SkyReels V2",
+    made(
+        "SkyReelsV2Pipeline",
+        lambda: diffusers.SkyReelsV2Transformer3DModel(**WAN_CONFIG),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+    ),
+    _wan_prompt,
+    output="frames",
+    size=FRAMES,
+)
+SANA_PAG = Family(
+    "Sana perturbed attention",
+    made(
+        "SanaPAGPipeline",
+        lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG),
+        vae=_dc,
+        pag_applied_layers=["transformer_blocks.0"],
+    ),
+    SANA.prompt,
+    size=SANA.size,
+)
+SANA_CN = Family(
+    "Sana ControlNet",
+    made(
+        "SanaControlNetPipeline",
+        lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG),
+        vae=_dc,
+        controlnet=lambda: seeded(lambda: diffusers.SanaControlNetModel(**SANA_CONFIG)),
+    ),
+    with_pictures(SANA.prompt, "control_image"),
+    size=SANA.size,
+    splits=False,
+)
+
+
+def _ltx2() -> Any:
+    transformer = seeded(
+        lambda: diffusers.LTX2VideoTransformer3DModel(
+            in_channels=4, out_channels=4, patch_size=1, patch_size_t=1, num_attention_heads=2, attention_head_dim=8,
+            cross_attention_dim=16, audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2,
+            audio_attention_head_dim=4, audio_cross_attention_dim=8, num_layers=2, qk_norm="rms_norm_across_heads",
+            caption_channels=16, rope_double_precision=False, rope_type="split",
+        )
+    )  # fmt: skip
+    connectors = seeded(
+        lambda: diffusers.pipelines.ltx2.connectors.LTX2TextConnectors(
+            caption_channels=16, text_proj_in_factor=2, video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=8, video_connector_num_layers=1,
+            video_connector_num_learnable_registers=None, audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=8, audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=None, connector_rope_base_seq_len=32, rope_theta=10000.0,
+            rope_double_precision=False, causal_temporal_positioning=False, rope_type="split",
+        )
+    )  # fmt: skip
+    vae = seeded(
+        lambda: diffusers.AutoencoderKLLTX2Video(
+            in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8), layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1),
+            spatio_temporal_scaling=(True, True, True), decoder_spatio_temporal_scaling=(True, True, True),
+            decoder_inject_noise=(False,) * 4, downsample_type=("spatial", "temporal", "spatiotemporal"),
+            upsample_residual=(False,) * 3, upsample_factor=(1,) * 3, timestep_conditioning=False, patch_size=2,
+            patch_size_t=1, encoder_causal=True, decoder_causal=False,
+        )
+    )  # fmt: skip
+    audio = seeded(
+        lambda: diffusers.AutoencoderKLLTX2Audio(
+            base_channels=4, output_channels=2, ch_mult=(1,), num_res_blocks=1, attn_resolutions=None, in_channels=2,
+            resolution=32, latent_channels=2, norm_type="pixel", causality_axis="height", dropout=0.0,
+            mid_block_add_attention=False, sample_rate=16000, mel_hop_length=160, is_causal=True, mel_bins=8,
+        )
+    )  # fmt: skip
+    return assembled(
+        "LTX2Pipeline", scheduler=_dynamic(), vae=vae, audio_vae=audio, connectors=connectors, transformer=transformer,
+        tokenizer=_Length(), text_encoder=image_autoencoder(),
+    )  # fmt: skip
+
+
+LTX2 = Family(
+    "LTX-2",
+    _ltx2,
+    lambda b, g: {
+        **prompts(("prompt_embeds", TEXT, 32), masks=("prompt_attention_mask",))(b, g),
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "guidance_rescale": 0.0,
+        "audio_guidance_scale": 4.0 if g else 1.0,
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+        "audio_guidance_rescale": 0.0,
+        "use_cross_timestep": True,
+    },
+    output="frames",
+    size=(("num_frames", 9), ("frame_rate", 25.0)),
+)
+
+
+def _hunyuan15_i2v() -> Any:
+    pipe = _h15("HunyuanVideo15ImageToVideoPipeline", target_size=128, task_type="i2v")()
+    pipe._get_image_embeds = lambda **rest: embeddings(1, 3, 12, seed=9)
+    return pipe
+
+
+HUNYUAN15_I2V = Family(
+    "HunyuanVideo 1.5 i2v",
+    _hunyuan15_i2v,
+    lambda b, g: {**_h15_prompt(b, True), "image": pil(1, 96, 160)},
+    output="frames",
+    size=FRAMES,
+    sized=False,
+)
+
+
+def _omni() -> Any:
+    pipe = assembled(
+        "ZImageOmniPipeline",
+        scheduler=z_image().scheduler,
+        vae=image_autoencoder().to(torch.bfloat16),
+        transformer=z_image(siglip_feat_dim=12).transformer,
+    )
+    pipe.prepare_siglip_embeds = lambda images, batch_size, **rest: [
+        [embeddings(4, 4, 12, seed=9) for _ in images] for _ in range(batch_size)
+    ]
+    return pipe
+
+
+def _omni_prompt(batch: int, guided: bool) -> dict[str, Any]:
+    def segments(seed: int) -> list[list[torch.Tensor]]:
+        return [[embeddings(TEXT, 24, seed=seed + i + k) for k in range(3)] for i in range(batch)]
+
+    negative = {"negative_prompt_embeds": segments(20)} if guided else {}
+    return {
+        "prompt_embeds": segments(1),
+        **negative,
+        "image": [pil(1, 64, 96)],
+        "guidance_scale": 3.0 if guided else 0.0,
+    }
+
+
+Z_OMNI = Family("Z-Image Omni", _omni, _omni_prompt)
 
 
 FAMILIES = tuple(value for value in list(globals().values()) if isinstance(value, Family))

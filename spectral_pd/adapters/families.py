@@ -27,11 +27,10 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
     ),
     (layouts.QWEN_IMAGE21, "QwenImage21"),
     (layouts.Z_IMAGE, "ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni"),
-    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 SkyReelsV2ImageToVideo"),
+    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2"),
     (
         layouts.SD3,
-        "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet StableDiffusion3PAG "
-        "StableDiffusion3PAGImg2Img",
+        "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet",
     ),
     (layouts.HUNYUAN_VIDEO, "HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo"),
     (layouts.HUNYUAN_VIDEO15, "HunyuanVideo15 HunyuanVideo15ImageToVideo"),
@@ -108,7 +107,7 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     (
         "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* "
-        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting*",
+        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* StableDiffusion3PAG* SkyReelsV2ImageToVideo",
         "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
     ),
     (

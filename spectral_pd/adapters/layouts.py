@@ -337,6 +337,14 @@ def control(value: Any, seat: Seat) -> Any:
     return picture(value, at_stage) if side > 1 else conditions(value, seat, masks_last=True)
 
 
+def picture_mask_picture(value: Tensor, seat: Seat) -> Tensor:
+    """Z-Image: a control picture's latents; to inpaint, a mask and the picture's latents after them."""
+    if value.shape[1] <= seat.channels:
+        return picture(value, seat)
+    first, rest = value[:, : seat.channels], value[:, seat.channels :]
+    return torch.cat([picture(first, seat), conditions(rest, seat)], 1)
+
+
 def frames_control(value: Tensor, seat: Seat) -> Tensor:
     """VACE: two pictures of every frame, what to keep and what to make, and a mask of all pixels."""
     c = 2 * seat.channels
@@ -561,7 +569,7 @@ QWEN_IMAGE21 = Layout(
     multiple=2,
     last=True,
 )
-Z_IMAGE = Layout("z-image", spatial("x"), {"x": items, "t": time(from_data), "control_context": control})
+Z_IMAGE = Layout("z-image", spatial("x"), {"x": items, "t": time(from_data), "control_context": picture_mask_picture})
 WAN = Layout(
     "wan",
     in_space,
