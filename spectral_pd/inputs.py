@@ -289,6 +289,38 @@ def vp_levels(alpha: float, sigma: float) -> None:
         raise ValueError(f"alpha = {alpha}, sigma = {sigma} must not be negative, nor both 0")
 
 
+def alphas_cumprod(value: Any, name: str) -> np.ndarray:
+    """Cumulative alphas of a variance-preserving model by timestep, from nearly 1 (data) down to noise: float64."""
+    table = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if table.ndim != 1 or len(table) < 2:
+        raise ValueError(f"{name} has shape {table.shape}; pass one number a timestep, e.g. scheduler.alphas_cumprod")
+    if not (table[-1] >= 0 and table[0] <= 1 and np.all(np.diff(table) < 0)):
+        raise ValueError(
+            f"{name} must fall from at most 1 to at least 0, and goes from {table[0]:g} to {table[-1]:g}; pass the products "
+            f"of all alphas up to each timestep, e.g. scheduler.alphas_cumprod, not alphas, betas or sigmas"
+        )
+    return table
+
+
+def timesteps(value: Any, name: str, length: int) -> np.ndarray:
+    """Timesteps of a grid, indices of a table of that length: strictly decreasing, fractions allowed."""
+    steps = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else list(value), dtype=np.float64)
+    if steps.ndim != 1 or not steps.size or not np.all(np.diff(steps) < 0):
+        raise ValueError(f"{name} must be strictly decreasing from noise to data, e.g. range(999, 0, -20)")
+    if not (steps[-1] >= 0 and steps[0] <= length - 1):
+        raise ValueError(f"{name} go from {steps[0]:g} to {steps[-1]:g}, outside of the table's 0 to {length - 1}")
+    return steps
+
+
+def in_table(t: float, noisiest: float) -> None:
+    """A time whose state a model with a table has been trained on; cleaner than its first entry is near enough."""
+    if t > noisiest * (1 + 1e-9):
+        raise ValueError(
+            f"t = {t:.4f} is noisier than the model's noisiest timestep, t = {noisiest:.4f}; take the grid from times_from_vp, "
+            f"begin with start=, and plan with clock='full'"
+        )
+
+
 def bandwidth(value: Any, name: str) -> float:
     """Standard deviation of a kernel."""
     if isinstance(value, (bool, str)) or not isinstance(value, Real):
