@@ -1,7 +1,8 @@
 """Rewrite the generated blocks of README and docs from committed rows: ``python benchmarks/write_docs.py [--check]``.
 
-A block lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is a function below. With --check nothing is
-written and the exit status is 1 when a block is out of date.
+A block lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is a function below. ``NAME rows=3`` keeps three
+rows of its table, spread from the first to the last. With --check nothing is written and the exit status is 1 when a block is
+out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from equation_table import equations
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- generated: (\w+)(?: rows=(\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -484,6 +485,28 @@ def pareto_best() -> str:
     return markdown(header, body) + "\n"
 
 
+def trained_network() -> str:
+    """What to expect of a trained network, in two sentences: the usual delta against as fast a run with fewer steps."""
+    data = [row for row in rows("pareto") if row["gflops"]]
+    full, *fewer_steps = [row for row in data if row["curve"] == "full resolution, fewer steps"]
+    (ours,) = [row for row in data if (row["curve"], row["delta"]) == ("S=2, full clock, coupled", "0.01")]
+    as_fast = [row for row in fewer_steps if float(row["speedup"]) >= float(ours["speedup"])]
+    fewer = min(as_fast, key=lambda row: float(row["speedup"]))
+
+    def pair(name: str, digits: int) -> str:
+        return f"{float(ours[name]):.{digits}f} against {float(fewer[name]):.{digits}f}"
+
+    return (
+        f"Its sizes disagree about the picture, so the coarse stage commits to another one: on the small transformer of this "
+        f"repository, at {float(ours['speedup']):.2f}x the speed, median PSNR to the full run is {float(ours['psnr']):.1f} dB, "
+        f"where {fewer['split']} full-size steps instead of {full['split']} keep {float(fewer['psnr']):.1f} dB at "
+        f"{float(fewer['speedup']):.2f}x.\n"
+        f"As a set its pictures stay closer to the full runs' than those of fewer steps: {pair('spectrum_full', 2)} in "
+        f"log-spectrum, {pair('wasserstein_full', 3)} in Wasserstein distance "
+        f"([all rows](docs/training.md#quality-against-compute)).\n"
+    )
+
+
 def chosen(name: str, columns: dict[str, str], keep: Callable[[dict[str, str]], bool] = lambda row: True) -> str:
     """A table of some columns (name in the file -> heading) of the rows to keep, and what they were made with."""
     data = [row for row in rows(name) if keep(row)]
@@ -651,13 +674,27 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "equations": equations,
     "tiny_dit": tiny_dit,
     "pareto": pareto,
+    "trained_network": trained_network,
     "pareto_best": pareto_best,
 }
 
 
 def render(text: str) -> str:
     """`text` with every generated block made anew."""
-    return BLOCK.sub(lambda match: match[1] + GENERATORS[match[2]]() + match[3], text)
+
+    def fresh(match: re.Match[str]) -> str:
+        content = GENERATORS[match[2]]()
+        return match[1] + (shortened(content, int(match[3])) if match[3] else content) + match[4]
+
+    return BLOCK.sub(fresh, text)
+
+
+def shortened(content: str, count: int) -> str:
+    """The same block with `count` >= 2 rows of its one table, first and last among them; what surrounds it stays."""
+    lines = content.splitlines(keepends=True)
+    places = [number for number, line in enumerate(lines) if line.startswith("| ")][2:]
+    kept = {places[round(k * (len(places) - 1) / (count - 1))] for k in range(count)}
+    return "".join(line for number, line in enumerate(lines) if number not in set(places) - kept)
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ EQUATIONS = list(csv.DictReader((ROOT / "docs" / "equations.csv").open(newline="
 RUN_ELSEWHERE = {"adapters.md": "test_adapters_docs.py"}
 
 
-BLOCK = re.compile(r"<!-- generated: \w+ -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- generated: \w+(?: rows=\d+)? -->.*?<!-- end -->", re.DOTALL)
 INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
 
 
@@ -60,6 +60,47 @@ def test_readme_snippet_runs():
     assert scope["picture"].shape == (4, 16, 64, 64)
     assert len(scope["plan"].stages) == 2
     assert min(scope["plan"].split) > 0
+
+
+def words(text: str) -> int:
+    """Everything with a letter or a digit, code and tables included."""
+    return sum(re.search(r"\w", word) is not None for word in re.sub(r"<!--.*?-->", "", text).split())
+
+
+def test_readme_is_read_in_ten_minutes():
+    """Requirements first, installation before code, the map before the numbers, a pipeline from its weights on, how to cite."""
+    text = (ROOT / "README.md").read_text()
+    assert 500 < words(text) <= 900
+    project = (ROOT / "pyproject.toml").read_text()
+    (oldest,), (torch_version,) = (
+        re.findall(pattern, project) for pattern in (r'requires-python = "(.+)"', r'"(torch>=.+?)"')
+    )
+    top, _, rest = text.partition("\n## ")
+    assert f"`python{oldest}` · `{torch_version}` · [MIT licence](LICENSE)" in top
+    order = [
+        "git clone",
+        "pip install",
+        "```python",
+        "from_pretrained",
+        "docs/your_model.md) |",
+        "<!-- generated",
+        "@article",
+    ]
+    assert sorted(order, key=rest.index) == order
+    assert rest.index("docs/your_model.md) |") < rest.index("docs/adapters.md) |") < rest.index("docs/kernels.md) |")
+    for body in BLOCK.findall(text):
+        assert sum(line.startswith("| ") for line in body.splitlines()) in (0, 5)  # header, rule and three rows
+
+
+def test_the_pipelines_of_the_readme_are_ridden():
+    """Every family it names has a class among the adapters' layouts."""
+    (named,) = re.findall(r"^(FLUX.*?) and others: \[pretrained", (ROOT / "README.md").read_text(), re.MULTILINE)
+    classes = " ".join(importlib.import_module("spectral_pd.adapters.families").LAYOUTS).lower()
+    names = named.replace("FLUX.1 and 2", "FLUX.1, FLUX.2").split(", ")
+    assert len(names) >= 12
+    for name in names:
+        stem = name.lower().replace("flux.1", "flux").translate(str.maketrans("", "", " .-"))
+        assert f"{stem}pipeline" in classes.split(), name
 
 
 PYTHON_PAGES = [page for page in PAGES if blocks(page.read_text(), "python") and page.name not in RUN_ELSEWHERE]
