@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -36,6 +38,9 @@ def test_demo_prints_the_comparison_and_draws_it(tmp_path):
         assert float(ours[-3]) > float(fewer[-3]) + 10, "and closer than fewer full-size steps of the same cost"
     _, ours, paper, _ = (line.split() for line in lines[8:])
     assert float(ours[-3]) > float(paper[-3]), "also with a trained network"
+    told = " ".join(report.partition("The last model is a trained network")[2].split())
+    shown = [lines[k].split()[-3] for k in (9, 1, 5)] + [lines[k].split()[-1] for k in (9, 11)]
+    assert re.findall(r"\d+\.\d+", told) == shown, "the closing sentences repeat the tables"
 
 
 def test_demo_without_the_transformer(tmp_path, monkeypatch):
@@ -44,6 +49,7 @@ def test_demo_without_the_transformer(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "small_transformer", lambda: None)
     report = demo.run_demo(size=32, steps=8)
     assert "left out" in report
+    assert "what to expect" not in report
     assert sum(line.startswith(("full resolution", "progressive")) for line in report.splitlines()) == 8
 
 

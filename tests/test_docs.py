@@ -277,6 +277,18 @@ def test_a_stale_block_is_noticed(monkeypatch):
     assert write_docs.render(tampered) == text
 
 
+def test_a_short_block_has_first_and_last_row(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    write_docs = importlib.import_module("write_docs")
+    whole = "Before.\n\n" + write_docs.markdown(["n"], [[str(n)] for n in range(8)]) + "\nAfter.\n"
+    short = write_docs.shortened(whole, 3)
+    assert short == "Before.\n\n" + write_docs.markdown(["n"], [["0"], ["4"], ["7"]]) + "\nAfter.\n"
+    assert write_docs.shortened(whole, 8) == whole
+    text = (ROOT / "README.md").read_text()
+    longer = text.replace("generated: savings rows=3", "generated: savings")
+    assert len(write_docs.render(longer).splitlines()) > len(text.splitlines())
+
+
 def test_contributing_has_the_floors():
     listed = (ROOT / "CONTRIBUTING.md").read_text().partition("**Where things live.**")[2].partition("\n- ")[0]
     for number, names in re.findall(r"(\d) ([^|]*?)(?= \||\.\Z)", listed):
