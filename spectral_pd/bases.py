@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,13 +160,22 @@ class Basis(ABC):
 
     def __eq__(self, other: object) -> bool:
         """Bases of one class with the same attributes are one basis, also after a copy, a pickle or in another process."""
-        return type(self) is type(other) and vars(self) == vars(other)
+        if self is other or type(self) is not type(other):
+            return self is other
+        mine, theirs = vars(self), vars(other)
+        return mine.keys() == theirs.keys() and all(_same(value, theirs[name]) for name, value in mine.items())
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
 
     def __repr__(self) -> str:
         return self.name.upper()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
 
 
 BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
