@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from strategies import within
 from tolerances import assert_close
 
 from spectral_pd import GaussianField, NoiseField, PowerLaw, SpectrumMeter, plan_at, predict, sample, shift_times
