@@ -80,7 +80,7 @@ def test_an_item_of_a_batch_is_a_batch_of_one(family: Family):
             one = {name: family.item(name, value, i) for name, value in both.items()}
             alone = ours(family, (1 / 2, 1), generators=[generator(seed)], arguments=one, coupling=coupling)
             n = alone.shape[0]
-            torch.testing.assert_close(batch[i * n : (i + 1) * n], alone, rtol=0, atol=2e-5)
+            torch.testing.assert_close(batch[i * n : (i + 1) * n], alone, rtol=0, atol=1e-4)
 
 
 @first

@@ -1580,6 +1580,7 @@ QWEN_CN_INPAINT = Family(
         "control_image": picture(b, seed=1, height=height, width=width),
         "control_mask": hole(b, height, width),
     },
+    splits=False,
 )
 Z_CN_INPAINT = Family(
     "Z-Image ControlNet inpaint",

@@ -210,7 +210,24 @@ class Layout:
 
     def warnings(self, plan: Plan, pipe: Any, arguments: Inputs) -> tuple[str, ...]:
         """What a careful reader should know of `plan` with this family's networks, and of what the call makes of its size."""
-        return self.note(plan, pipe)
+        texts = list(self.note(plan, pipe))
+        asked, cell = tuple(arguments.get(name) for name in ("height", "width")), pixels_of_a_point(pipe)
+        given = tuple(cell * n for n in plan.shape)
+        if all(isinstance(n, int) for n in asked) and asked != given:
+            texts.append(f"{asked[0]}x{asked[1]} becomes {given[0]}x{given[1]}, as in the stock call")
+        small = cell * min(plan.shapes[0])
+        if small < self.trained <= cell * min(plan.shape):
+            texts.append(
+                f"the first stage has a side of {small} pixels; the family's networks were trained at {self.trained} and more: "
+                f"use larger scales, or see what its pictures look like"
+            )
+        return tuple(texts)
+
+
+def pixels_of_a_point(pipe: Any) -> int:
+    """Pixels of a latent point along an axis, as the pipelines name them; 1 where there is no autoencoder."""
+    names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), 1)
 
 
 def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Seat:
