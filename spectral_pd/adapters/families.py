@@ -80,8 +80,8 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     (
         "*Framepack* SkyReelsV2DiffusionForcing* LTXI2VLong* WanAnimate* AnyFlowFAR* SanaWM* ChronoEdit*",
-        "it denoises one stretch of the video after another, or drops frames on the way, and a plan is made for one run of one size; "
-        "use the family's plain pipeline",
+        "it denoises one stretch of the video after another, or drops frames on the way, and a plan is made for one run of one "
+        "size; use the family's plain pipeline",
     ),
     ("Helios*", "it runs coarse to fine by itself, with correlated noise between its own sizes"),
     (
@@ -107,7 +107,8 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     (
         "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* "
-        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* StableDiffusion3PAG* SkyReelsV2ImageToVideo",
+        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
+        "StableDiffusion3PAG* SkyReelsV2ImageToVideo",
         "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
     ),
     (

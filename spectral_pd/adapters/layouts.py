@@ -65,7 +65,7 @@ class Seat:
     packed: bool
     flat: bool = False
     stage: Grid = ()
-    state: Tensor | None = None
+    state: Tensor = field(default_factory=lambda: torch.empty(0))
     time: float | None = None
     until: float = 0.0
     clock: float = 1.0
@@ -591,6 +591,7 @@ WAN = Layout(
     "wan",
     in_space,
     {**SPATIAL, "control_hidden_states": frames_control},
+    trained=480,  # the smallest size its authors give, 832x480
     begin=local_experts,
     note=expert_order,
 )
@@ -633,4 +634,5 @@ KANDINSKY5 = Layout(
     },
     channels_last=True,
     channels="out_visual_dim",
+    trained=512,  # its checkpoints are for 512x768 and, of pictures, a list of sizes from 640 on
 )

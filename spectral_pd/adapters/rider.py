@@ -1,4 +1,4 @@
-r"""Riding a pipeline's own loop: the pipeline keeps its full-size latents and never notices that the model works on smaller ones.
+r"""Riding a pipeline's own loop: it keeps its full-size latents and never notices that the model works on smaller ones.
 
 Three seams, all outside the pipeline's code:
 
