@@ -1471,14 +1471,14 @@ IDEO_CONFIG = dict(
 
 
 def _ideogram():
-    net = lambda: seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG))
+    nets = [seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG)) for _ in range(2)]
     pipe = _flux2(diffusers.Flux2Pipeline)
     made = assembled(
         "Ideogram4Pipeline",
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=pipe.vae,
-        transformer=net(),
-        unconditional_transformer=net(),
+        transformer=nets[0],
+        unconditional_transformer=nets[1],
     )
     made.encode_prompt = _ideogram_encode.__get__(made)
     return made

@@ -111,8 +111,8 @@ REFUSED: Sequence[tuple[str, str]] = (
         "VisualClozeGenerationPipeline's network is FLUX.1 Fill: use FluxFillPipeline",
     ),
     (
-        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* "
-        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
+        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "
+        "MotifVideo* Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
         "StableDiffusion3PAG* SkyReelsV2ImageToVideo",
         "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
     ),
