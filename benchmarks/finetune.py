@@ -38,7 +38,7 @@ from tiny_dit.model import SPECTRUM, WEIGHTS, load
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, shift_times
+from spectral_pd import DCT, FOURIER, HAAR, PRESETS, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.expansion import restrict_noise, restrict_signal
 from spectral_pd.training import (
     StageSample,
@@ -118,7 +118,7 @@ class PipelineModel:
             raise FileNotFoundError(f"no *.safetensors below {latents}; encode the pictures first (see --help)")
         x0, condition = self._read(self.files[0])
         self._adapter = self._adapt(condition)
-        grid = (*self._adapter.leading[1:], *self._adapter.grid)
+        grid = self._adapter.shape[1:]
         if tuple(x0.shape) != grid:
             raise ValueError(
                 f"latents of {self.files[0].name} are {tuple(x0.shape)}, but --call makes a state of {grid}"
@@ -136,7 +136,7 @@ class PipelineModel:
         return adapt(self.pipe, **self.call, **batched)
 
     def spectrum(self) -> PowerLaw:
-        return self._adapter.preset
+        return PRESETS[self._adapter.layout.preset]
 
     def plan(self, **options: Any) -> Plan:
         return self._adapter.plan(**options)
@@ -146,7 +146,7 @@ class PipelineModel:
 
     def velocity(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
         # Captions differ in length and an adapter takes one time: pictures go through one by one.
-        return torch.cat([self._adapt(c)(x[i : i + 1], float(t[i])) for i, c in enumerate(conditions)])
+        return torch.cat([self._adapt(c).velocity(x[i : i + 1], float(t[i])) for i, c in enumerate(conditions)])
 
 
 class StageVelocity(nn.Module):
