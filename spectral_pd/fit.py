@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
-from spectral_pd.inputs import door, storage, spectra
+from spectral_pd.inputs import door, spectra, storage
 from spectral_pd.meter import Channels, SpectrumMeter, channels_word
 from spectral_pd.power import PowerLaw, Spectrum
 

@@ -15,7 +15,7 @@ import torch
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis
 from spectral_pd.fit import Weights, weights_word
-from spectral_pd.inputs import storage, spectra
+from spectral_pd.inputs import spectra, storage
 
 R = TypeVar("R")
 

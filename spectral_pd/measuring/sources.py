@@ -30,7 +30,7 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.fit import as_batch, batching
-from spectral_pd.inputs import storage, spectra
+from spectral_pd.inputs import spectra, storage
 from spectral_pd.measuring.options import Options, chosen
 
 IMAGES = frozenset(
