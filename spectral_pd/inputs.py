@@ -172,8 +172,9 @@ def number(value: Any, name: str) -> Array:
 
 def numbers(x: Tensor, name: str) -> Tensor:
     """A tensor whose numbers can be looked at: dense, and not on the meta device."""
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
+    if x.is_nested or x.layout != torch.strided:
+        layout = "nested" if x.is_nested else x.layout
+        raise TypeError(f"{name} is a tensor of layout {layout}; pass a dense one, e.g. {name}.to_dense()")
     if x.is_meta:
         raise TypeError(
             f"{name} is on the meta device, where tensors hold no numbers; pass one on a device that computes"
@@ -745,15 +746,11 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
     """A real floating tensor whose last `dims` axes are spectral and not empty."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
+    if x.is_nested or x.layout != torch.strided:
+        layout = "nested" if x.is_nested else x.layout
+        raise TypeError(f"{name} is a tensor of layout {layout}; pass a dense one, e.g. {name}.to_dense()")
     if x.dtype not in REAL:
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
-    if x.is_nested or x.layout is not torch.strided or x.dtype.itemsize == 1:
-        kind = "nested" if x.is_nested else f"of {x.layout} in {x.dtype}"
-        raise TypeError(
-            f"{name} is a tensor {kind}; pass a dense one of 16 bits or more, e.g. {name}.to_dense().float()"
-        )
     if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
     if x.ndim < dims:
@@ -954,8 +951,7 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
         )
     if batch.numel() == 0:
         raise ValueError(f"batch of shape {tuple(batch.shape)} is empty; pass at least one sample")
-    if batch.is_meta:
-        raise ValueError("batch is on the device meta, which holds no numbers; pass data")
+    numbers(batch, "batch")
     found = batch.shape[1] if batch.ndim > dims + 1 else 1
     if channels not in (None, found):
         raise ValueError(

@@ -520,7 +520,7 @@ def test_a_file_that_breaks_while_it_is_read_costs_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("hostile", "message"),
     [
-        (lambda x: x.to_sparse(), "of torch.sparse_coo"),
+        (lambda x: x.to_sparse(), "layout torch.sparse_coo"),
         (lambda x: torch.nested.nested_tensor(list(x)), "nested"),
         (lambda x: x.to(torch.float8_e5m2), "float8"),
         (lambda x: x.to("meta"), "meta"),
@@ -647,6 +647,8 @@ def test_the_fast_transform_is_the_matrix(basis, n):
     short = x.float()
     error = (basis.forward(short, dims=1).double() - c).abs().max()
     assert error < 1e-5
+    alone = basis.fast(short, transpose=False).double() - c  # as on a device without float64
+    assert alone.abs().max() < 2e-5
 
 
 # -- JSON, messages ---------------------------------------------------------------------------------------------------
