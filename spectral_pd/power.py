@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd import inputs
+from spectral_pd import inputs, inputs_data
 from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
 from spectral_pd.inputs import door
 from spectral_pd.theory import max_frequency, transition_times
@@ -135,8 +135,8 @@ def _in_kind(omega: Any, formula: Callable[[np.ndarray], np.ndarray]) -> Any:
     """`formula` of `omega` as a float64 array, returned as the kind `omega` is: tensor, numpy array or float."""
     if isinstance(omega, Tensor):
         dtype = omega.dtype if omega.is_floating_point() else torch.float64
-        return torch.from_numpy(formula(inputs.float64(omega, "omega"))).to(dtype=dtype, device=omega.device)
-    values = formula(inputs.float64(omega, "omega"))
+        return torch.from_numpy(formula(inputs_data.float64(omega, "omega"))).to(dtype=dtype, device=omega.device)
+    values = formula(inputs_data.float64(omega, "omega"))
     return values if isinstance(omega, np.ndarray) else float(values)
 
 
@@ -190,7 +190,7 @@ class PowerLaw(RadialSpectrum):
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "exponent"):
-            object.__setattr__(self, name, inputs.finite(getattr(self, name), name))
+            object.__setattr__(self, name, inputs_data.finite(getattr(self, name), name))
         if self.amplitude <= 0:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
         inputs.choice("measured", "calibrated", "borrowed")(self.kind, "kind")
@@ -198,7 +198,7 @@ class PowerLaw(RadialSpectrum):
             inputs.instance(str, "a text")(getattr(self, name), name)
         object.__setattr__(self, "shape", inputs.optional(inputs.shape)(self.shape, "shape"))
 
-    @door(omega=inputs.frequency)
+    @door(omega=inputs_data.frequency)
     def __call__(self, omega: Any) -> Any:
         return _in_kind(omega, lambda w: self.amplitude * w**-self.exponent)
 
@@ -368,7 +368,7 @@ class Spectrum(RadialSpectrum):
 
     def __post_init__(self) -> None:
         # Copies: ours are read-only, the caller's stay as they are.
-        frequency, power, count = inputs.table(self.frequency, self.power, self.count)
+        frequency, power, count = inputs_data.table(self.frequency, self.power, self.count)
         for name, value in (("frequency", frequency), ("power", power), ("count", count)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "shape", inputs.shape(self.shape, "shape"))
@@ -376,7 +376,7 @@ class Spectrum(RadialSpectrum):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))  # a copy's arrays are read-only as well
 
-    @door(omega=inputs.frequency)
+    @door(omega=inputs_data.frequency)
     def __call__(self, omega: Any) -> Any:
         """Power at `omega` by straight lines in log-log between bin centres.
 

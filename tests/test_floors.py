@@ -14,6 +14,7 @@ FLOORS = {
     "inputs": 0,
     "ops": 0,
     "philox": 0,
+    "inputs_data": 1,
     "theory": 1,
     "bases": 1,
     "solvers": 1,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from spectral_pd import inputs
+from spectral_pd import inputs, inputs_data
 from spectral_pd.bases import BASES
 from spectral_pd.measuring.encoder import Encoder
 from spectral_pd.measuring.options import Options
@@ -24,9 +24,9 @@ from spectral_pd.measuring.stream import rank_and_world
 GROUPS = {"size": "data", "basis": "fit", "batch_size": "run"}
 """The option each group of flags begins with."""
 OUTPUTS = {
-    "json": (inputs.output_file, "OUT", "write law and measurement, for 'plan --spectrum'"),
-    "table": (inputs.output_file, "OUT", "write the measured table (Spectrum.load reads it)"),
-    "figure": (inputs.figure_file, "OUT.png", "draw spectrum, law and residuals"),
+    "json": (inputs_data.output_file, "OUT", "write law and measurement, for 'plan --spectrum'"),
+    "table": (inputs_data.output_file, "OUT", "write the measured table (Spectrum.load reads it)"),
+    "figure": (inputs_data.figure_file, "OUT.png", "draw spectrum, law and residuals"),
 }
 
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         given["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     options = Options(**{**given, "basis": BASES[args.basis]})
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
-    inputs.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
+    inputs_data.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
     with _process_group(options.device):
         encoder = None if args.vae is None else Encoder.load(args.vae, device=options.device or "cpu")
         measurement = measure(

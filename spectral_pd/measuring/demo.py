@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import inputs
+from spectral_pd import inputs_data
 from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
 from spectral_pd.meter import power_spectrum
@@ -232,7 +232,7 @@ def run_demo(
         A figure that cannot be written, or of an unknown format.
     """
     if figure is not None:
-        inputs.figure_file(figure, "figure")  # now, not after a minute of sampling
+        inputs_data.figure_file(figure, "figure")  # now, not after a minute of sampling
         import matplotlib
 
         matplotlib.use("Agg")

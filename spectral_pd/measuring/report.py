@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from spectral_pd import inputs
+from spectral_pd import inputs, inputs_data
 from spectral_pd.fit import fit_power_law
 from spectral_pd.inputs import door
 from spectral_pd.measuring.diagnostics import (
@@ -299,14 +299,14 @@ def measure(
     >>> measure(torch.randn(64, 4, 32, 32, generator=torch.Generator().manual_seed(0))).law.shape
     (32, 32)
     """
-    inputs.one_order(data, many=rank_and_world()[1] > 1, resume=options.resume is not None)
+    inputs_data.one_order(data, many=rank_and_world()[1] > 1, resume=options.resume is not None)
     opened = open_source(data, options=options)
     meter, skipped = accumulate(opened, options=options, encoder=encoder, progress=progress)
     notes = getattr(opened, "notes", ())
     return assess(meter, options=options, source=source, skipped=skipped, notes=notes)
 
 
-@door(path=inputs.figure_file)
+@door(path=inputs_data.figure_file)
 def draw(path: str | Path, measurement: Measurement) -> None:
     """The measurement as a figure: spectrum with its law and channels, residuals with their bootstrap band."""
     from matplotlib.figure import Figure  # without pyplot, whose window system is the caller's to choose
