@@ -318,8 +318,8 @@ def dense(x: Any, name: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
     if x.layout != torch.strided or x.is_nested:
-        kind = "nested" if x.is_nested else f"of layout {x.layout}"
-        raise TypeError(f"{name} is a tensor {kind}; pass a dense one, e.g. {name}.to_dense()")
+        layout = "nested" if x.is_nested else x.layout
+        raise TypeError(f"{name} is a tensor of layout {layout}; pass a dense one, e.g. {name}.to_dense()")
     return x
 
 
