@@ -35,7 +35,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
 from spectral_pd.expansion import NOISE, Grow, Noise, Source, restrict_signal, white_noise
-from spectral_pd.inputs import door, runs, working_dtype
+from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, moves
 from spectral_pd.sampling import StepInfo, run
@@ -110,7 +110,7 @@ def edit(
     torch.Size([1, 4, 32, 32])
     """
     runs.only_one(noise=noise, seed=seed)
-    runs.entry(stage, mode, plan.shapes)
+    plans.entry(stage, mode, plan.shapes)
     picture = runs.full_size(image, "image", plan.shape).to(working_dtype(image.dtype))
     white = white_noise(noise, seed, plan.basis, plan.shapes, like=picture)
     start, steps = (_noised if mode == "noised" else _clean)(picture, white, plan, stage)

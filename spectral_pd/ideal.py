@@ -20,7 +20,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
 from spectral_pd.expansion import restrict_signal
-from spectral_pd.inputs import door, models, runs, working_dtype
+from spectral_pd.inputs import door, models, working_dtype
 from spectral_pd.plan import PLAN, Plan, walk
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.solvers import Solver, SolverName, find_solver
@@ -136,7 +136,7 @@ class FiniteDataset:
         self._grids[shape] = flat, 0.5 * flat.square().sum(1)
         return self._grids[shape]
 
-    @door(t=runs.data_time)
+    @door(t=models.data_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The optimal velocity ``(x - D) / t`` of a state (batch, ..., *grid) on the full or any coarser grid, 0 < t <= 1."""
         models.like_samples(x, self.samples, self.dims)

@@ -28,7 +28,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import corner
 from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
-from spectral_pd.inputs import door, models, working_dtype
+from spectral_pd.inputs import door, models, plans, working_dtype
 from spectral_pd.plan import PLAN, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
@@ -158,7 +158,7 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     ((2, 3, 16, 16), True)
     """
     models.training_pair(x0, noise, plan.shape)
-    models.stage_index(stage, len(plan.stages))
+    plans.stage_index(stage, len(plan.stages))
     dtype = working_dtype(torch.promote_types(x0.dtype, noise.dtype))
     x0, noise = x0.to(dtype), noise.to(dtype)
 

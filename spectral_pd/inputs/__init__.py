@@ -11,7 +11,7 @@ loops whose values are known to be good:
 
 A parser takes ``(value, name)`` and returns the value as the inside wants it (an int of numpy as an int, a time as a float),
 or raises a TypeError for a wrong kind and a ValueError for a wrong value, each with argument, value, what is allowed, what to
-do. Here is what everything uses; `runs`, `models`, `spectra` and `storage` hold what their readers alone ask, and what several
+do. Here is what everything uses; `runs`, `plans`, `models`, `spectra` and `storage` hold what their readers alone ask, and what several
 arguments must fulfil together, under the names of those arguments.
 """
 
@@ -104,41 +104,33 @@ def rule(holds: Callable[..., Any], message: str, error: type[Exception] = Value
 # -- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def instance(kind: type | tuple[type, ...], remedy: str) -> Parser:
-    """Parser of values of a class: "plan is list; pass what make_plan returned"."""
+def kind(holds: Callable[[Any], bool], remedy: str, show: Any = None, to: Any = None) -> Parser:
+    """Parser of values of a kind, shown by their type and returned as they are unless `show` and `to` do it otherwise.
 
-    def parse(value: Any, name: str) -> Any:
-        if not isinstance(value, kind):
-            found = repr(value) if isinstance(value, (str, bool)) else type(value).__name__
-            raise TypeError(f"{name} is {found}; pass {remedy}")
-        return value
-
-    return parse
-
-
-def having(holds: Callable[[Any], bool], remedy: str) -> Parser:
-    """Parser of values that can do something: "velocity is float; pass a callable velocity(x, t)"."""
+    "velocity is float; pass a callable velocity(x, t)"
+    """
 
     def parse(value: Any, name: str) -> Any:
         if not holds(value):
-            raise TypeError(f"{name} is {type(value).__name__}; pass {remedy}")
-        return value
+            raise TypeError(f"{name} is {show(value) if show else type(value).__name__}; pass {remedy}")
+        return to(value) if to else value
 
     return parse
 
 
-def function(remedy: str) -> Parser:
-    """Parser of a callable."""
-    return having(callable, remedy)
+def instance(of: type | tuple[type, ...], remedy: str) -> Parser:
+    """Parser of values of a class: "plan is list; pass what make_plan returned", "basis is 'dct'; pass DCT"."""
+    texts = (str, bool)
+    return kind(lambda v: isinstance(v, of), remedy, lambda v: repr(v) if isinstance(v, texts) else type(v).__name__)
 
 
-def iterable(remedy: str) -> Parser:
-    """Parser of something to go through, a text excepted."""
-    return having(lambda value: hasattr(value, "__iter__") and not isinstance(value, (str, bytes)), remedy)
+def is_iterable(value: Any) -> bool:
+    """Something to go through, a text excepted."""
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
 
 
 def choice(*allowed: str) -> Parser:
-    """Parser of one word of several."""
+    """Parser of one word of several: "clock = 'wall' must be 'full' or 'stage'"."""
     *first, last = map(repr, allowed)
 
     def parse(value: Any, name: str) -> Any:
@@ -192,7 +184,7 @@ def number(value: Any, name: str) -> Array:
         if not np.issubdtype(value.dtype, np.floating):
             raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
         has_nan = not everywhere(~np.isnan(value))
-    elif isinstance(value, Real) and not isinstance(value, bool):
+    elif is_real(value):
         value = float(value)
         has_nan = math.isnan(value)
     else:
@@ -236,25 +228,17 @@ def single(parse: Parser) -> Parser:
 one_number, one_time, one_delta = single(number), single(time), single(delta)
 
 
-def real(remedy: str) -> Parser:
-    """Parser of a plain number: "shift is 'a'; pass a number above 0"."""
-
-    def parse(value: Any, name: str) -> float:
-        refuse(isinstance(value, bool) or not isinstance(value, Real), f"{name} is {value!r}; pass {remedy}", TypeError)
-        return float(value)
-
-    return parse
-
-
 def is_int(value: Any) -> bool:
     """An int, numpy's among them; True is none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def integer(value: Any, name: str) -> int:
-    """Any int."""
-    refuse(not is_int(value), f"{name} is {value!r}; pass an int", TypeError)
-    return int(value)
+def is_real(value: Any) -> bool:
+    """A number outside arrays and tensors; True is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+integer = kind(is_int, "an int", repr, int)
 
 
 def whole(least: int) -> Parser:
@@ -273,27 +257,27 @@ def count(value: Any, name: str) -> int:
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
     """The sizes of the spectral axes, each at least 1."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+    if not is_iterable(value):
         raise TypeError(f"{name} is {value!r}; pass the sizes of the spectral axes, e.g. (height, width)")
     sizes = tuple(value)
-    if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes):
+    if not all(is_int(n) for n in sizes):
         raise TypeError(f"{name} = {sizes!r} must hold integers, e.g. (64, 64)")
     if not sizes or min(sizes) < 1:
         raise ValueError(f"{name} = {sizes!r} must hold one or more sizes, each at least 1")
     return tuple(int(n) for n in sizes)
 
 
-def axis(n_low: Any, n_high: Any) -> None:
-    """Sizes of an axis before and after growth."""
-    if not (is_int(n_low) and is_int(n_high)):
-        raise TypeError(f"an axis from {n_low!r} to {n_high!r}: sizes must be integers, e.g. isometry(8, 16)")
+axis = rule(
+    lambda low, high: is_int(low) and is_int(high),
+    "an axis from {low!r} to {high!r}: sizes must be integers, e.g. isometry(8, 16)",
+    TypeError,
+)
 
 
 def scales(value: Any, name: str) -> tuple[float, ...]:
     """One number a stage, strictly increasing in (0, 1] to 1."""
-    texts = isinstance(value, (str, bytes)) or not hasattr(value, "__iter__")
-    refuse(texts, f"{name} is {value!r}; pass a sequence of numbers such as (0.5, 1)", TypeError)
-    values = tuple(number(s, name) for s in value)
+    values = kind(is_iterable, "a sequence of numbers such as (0.5, 1)", repr, tuple)(value, name)
+    values = tuple(number(s, name) for s in values)
     refuse(not values, f"{name} is empty; pass at least (1,)")
     plain = all(isinstance(s, float) for s in values)
     refuse(not plain, f"{name} = {value!r}; pass a sequence of plain numbers such as (0.5, 1)", TypeError)
@@ -336,7 +320,7 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
     """A real floating tensor whose last `dims` axes are spectral and not empty."""
     if dense(x, name).dtype not in REAL:
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
-    if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
+    if not is_int(dims) or dims < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
     if x.ndim < dims:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least {dims} axes, the last {dims} spectral")
@@ -350,15 +334,10 @@ def state_of(dims: int) -> Parser:
     return lambda x, name: state(x, name, dims)
 
 
-def occupied(x: Tensor, name: str) -> Tensor:
-    """A tensor of at least one item."""
-    if x.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
-    return x
-
-
 def filled(x: Tensor, name: str) -> Tensor:
     """A tensor that holds something, and nothing that is NaN or infinite."""
-    if not everywhere(torch.isfinite(numbers(occupied(x, name), name))):
+    if x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
+    if not everywhere(torch.isfinite(numbers(x, name))):
         raise ValueError(f"{name} contains NaN or infinity")
     return x

@@ -1,28 +1,37 @@
-"""What is measured: data sets, loaders, pictures, arrays; the processes that read and the files that are written."""
+"""What is read and written: data sets, loaders, pictures and arrays, the processes that go through them, files of results."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
-from spectral_pd.inputs import iterable, refuse, rule, shape, such
+from spectral_pd.inputs import is_int, is_iterable, kind, refuse, rule, shape, such
 from spectral_pd.inputs.spectra import finite
 
-source = iterable("tensors, a loader, a data set, or paths")
+source = kind(is_iterable, "tensors, a loader, a data set, or paths")
 seconds = such(finite, lambda s: s >= 0, "must not be negative (seconds)")
 place = rule(lambda number, length: 0 <= number < length, "batch {number} of {length}", IndexError)
+same_run = rule(
+    lambda path, name, was, now: path is None or was == now,
+    "{path} belongs to another run: {name} was {was!r} and is now {now!r}; finish that run, remove the file, or name another",
+)
+no_size_for_arrays = rule(
+    lambda size, arrays: size is None or not arrays,
+    "size = {size} is for pictures and videos, but {arrays[0]} holds an array: resized latents have another spectrum; leave "
+    "size out",
+)
 
 
 def picture_size(value: Any, name: str) -> tuple[int, int]:
     """The grid of pictures: one side, or height and width."""
-    sizes = shape((value,) if isinstance(value, Integral) else value, name)
+    sizes = shape((value,) if is_int(value) else value, name)
     refuse(len(sizes) > 2, f"{name} = {sizes}: give one side, or (height, width)")
     return sizes[0], sizes[-1]
 
@@ -41,12 +50,18 @@ def device(value: Any, name: str) -> torch.device:
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
+def no_mapping(value: Any, name: str) -> None:
+    """Data, not a dict that holds them."""
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__} with keys {list(value)[:6]}; pass the tensor in it")
+
+
 def real(x: Tensor, name: str) -> Tensor:
     """A dense tensor of floating numbers."""
     refuse(x.is_nested, f"{name} is a nested tensor; pass its parts one by one, or padded to one shape", TypeError)
     hint = "pictures: x.float() / 127.5 - 1" if x.dtype == torch.uint8 else "convert, e.g. x.float()"
-    if not x.is_floating_point():
-        raise TypeError(f"{name} is of {x.dtype}; spectra need real floating point ({hint})")
+    whole = not x.is_floating_point()
+    refuse(whole, f"{name} is of {x.dtype}; spectra need real floating point ({hint})", TypeError)
     return x
 
 
@@ -58,13 +73,11 @@ def at_least_planes(sizes: tuple[int, ...], name: str) -> None:
 
 def one_shape(shapes: dict[str, tuple[int, ...]]) -> None:
     """Samples of one shape, by name."""
+    first = next(iter(shapes), "")
     for name, sizes in shapes.items():
-        first = next(iter(shapes))
-        if sizes != shapes[first]:
-            raise ValueError(
-                f"{name} is {sizes} but {first} is {shapes[first]} (channels, height, width); "
-                f"power belongs to a grid: give a size to bring pictures to one, or measure each size by itself"
-            )
+        found = f"{name} is {sizes} but {first} is {shapes[first]} (channels, height, width)"
+        remedy = "power belongs to a grid: give a size to bring pictures to one, or measure each size by itself"
+        refuse(sizes != shapes[first], f"{found}; {remedy}")
 
 
 def _rank(value: Any) -> int | None:
@@ -95,8 +108,7 @@ def entry(value: Any, name: str) -> Any:
 
 def first_field(value: dict[str, Any], names: Sequence[str]) -> Any:
     """The first of several columns that a row has."""
-    found = [name for name in names if name in value]
-    columns = sorted(map(str, value))
+    found, columns = [name for name in names if name in value], sorted(map(str, value))
     refuse(not found, f"no {' or '.join(names)} among the columns {columns}; pass column=", TypeError)
     return value[found[0]]
 
@@ -104,12 +116,10 @@ def first_field(value: dict[str, Any], names: Sequence[str]) -> Any:
 def picture(image: Any) -> None:
     """A PIL image that is the only one of its file, with a known range."""
     # A phone's MPO holds the photograph, then previews of it.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    frames, mode = 1 if image.format == "MPO" else getattr(image, "n_frames", 1), image.mode
     refuse(frames > 1, f"one of {frames} pictures in its file; store them one a file, or as a video")
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"mode {image.mode}: 32-bit pictures have no known range; store them scaled to [-1, 1] as .npy"
-        )
+    remedy = "store them scaled to [-1, 1] as .npy"
+    refuse(mode in ("I", "F"), f"mode {mode}: 32-bit pictures have no known range; {remedy}")
 
 
 def only(names: Sequence[str]) -> str:
@@ -118,31 +128,7 @@ def only(names: Sequence[str]) -> str:
     return names[0]
 
 
-def no_size_for_arrays(size: Any, arrays: Sequence[Path]) -> None:
-    """Stored arrays are never resized."""
-    if arrays and size is not None:
-        raise ValueError(
-            f"size = {size} is for pictures and videos, but {arrays[0]} holds an array: resized latents have another "
-            f"spectrum; leave size out"
-        )
-
-
-def no_mapping(value: Any, name: str) -> None:
-    """Data, not a dict that holds them."""
-    if isinstance(value, Mapping):
-        raise TypeError(f"{name} is a {type(value).__name__} with keys {list(value)[:6]}; pass the tensor in it")
-
-
-# -- runs that read -----------------------------------------------------------------------------------------------------
-
-
-def same_run(path: Path | None, name: str, was: Any, now: Any) -> None:
-    """What a checkpoint says of its run, against this one."""
-    if path is not None and was != now:
-        raise ValueError(
-            f"{path} belongs to another run: {name} was {was!r} and is now {now!r}; finish that run, remove "
-            f"the file, or name another"
-        )
+# -- processes --------------------------------------------------------------------------------------------------------
 
 
 def sendable(values: Any, name: str) -> None:
@@ -153,17 +139,16 @@ def sendable(values: Any, name: str) -> None:
 
 def one_order(data: Any, *, many: bool, resume: bool) -> None:
     """Not a loader that would give other batches to each process, or to the run that goes on."""
-    sampler = getattr(data, "sampler", None) if isinstance(data, torch.utils.data.DataLoader) else None
-    refuse(
-        many and isinstance(sampler, torch.utils.data.DistributedSampler),
-        "data is a loader that gives each process a share already, of which each would take its share again; pass it "
-        "without DistributedSampler",
+    sampler = getattr(data, "sampler", None) if isinstance(data, DataLoader) else None
+    found = "data is a loader that gives each process a share already, of which each would take its share again"
+    refuse(many and isinstance(sampler, DistributedSampler), f"{found}; pass it without DistributedSampler")
+    found = (
+        "data is a loader that shuffles: several processes, and a run that goes on, would count samples twice or never"
     )
-    refuse(
-        (many or resume) and isinstance(sampler, torch.utils.data.RandomSampler),
-        "data is a loader that shuffles: several processes, and a run that goes on, would count some samples twice and "
-        "others not at all; pass shuffle=False",
-    )
+    refuse((many or resume) and isinstance(sampler, RandomSampler), f"{found}; pass shuffle=False")
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
 def output_file(value: Any, name: str) -> Path:
@@ -181,8 +166,8 @@ def different(**paths: Path | None) -> None:
     """Outputs of one run, none of which overwrites another."""
     named: dict[Path, str] = {}
     for name, path in paths.items():
-        if path is not None and named.setdefault(path.absolute(), name) != name:
-            raise ValueError(f"{named[path.absolute()]} and {name} are both {str(path)!r}; name two files")
+        first = name if path is None else named.setdefault(path.absolute(), name)
+        refuse(first != name, f"{first} and {name} are both {str(path)!r}; name two files")
 
 
 def figure_file(value: Any, name: str) -> Path:
