@@ -11,8 +11,8 @@ loops whose values are known to be good:
 
 A parser takes ``(value, name)`` and returns the value as the inside wants it (an int of numpy as an int, a time as a float),
 or raises a TypeError for a wrong kind and a ValueError for a wrong value, each with argument, value, what is allowed, what to
-do. Here is what everything uses; `runs`, `plans`, `models`, `spectra` and `storage` hold what their readers alone ask, and what several
-arguments must fulfil together, under the names of those arguments.
+do. Here is what everything uses; the rooms `runs`, `plans`, `models`, `spectra` and `storage` hold what their readers ask, and
+what several arguments must fulfil together, under the names of those arguments.
 """
 
 from __future__ import annotations
@@ -80,22 +80,13 @@ def refuse(condition: bool, message: str, error: type[Exception] = ValueError) -
         raise error(message)
 
 
-def shown(shape: Sequence[int]) -> str:
-    """A grid as people write it: 64x64."""
-    return "x".join(map(str, shape))
-
-
 def rule(holds: Callable[..., Any], message: str, error: type[Exception] = ValueError) -> Callable[..., Any]:
-    """What several arguments must fulfil together: a function of them that refuses, or returns the first.
-
-    The message names them as `holds` does; a tensor is shown by its shape.
-    """
+    """What several arguments must fulfil together, named in the message as in `holds`: refuses, or returns the first."""
     names = holds.__code__.co_varnames[: holds.__code__.co_argcount]
 
     def check(*values: Any) -> Any:
         if not holds(*values):
-            seen = (tuple(v.shape) if isinstance(v, Tensor) else v for v in values)
-            raise error(message.format(**dict(zip(names, seen, strict=True))))
+            raise error(message.format(**dict(zip(names, values, strict=True))))
         return values[0]
 
     return check
@@ -105,10 +96,7 @@ def rule(holds: Callable[..., Any], message: str, error: type[Exception] = Value
 
 
 def kind(holds: Callable[[Any], bool], remedy: str, show: Any = None, to: Any = None) -> Parser:
-    """Parser of values of a kind, shown by their type and returned as they are unless `show` and `to` do it otherwise.
-
-    "velocity is float; pass a callable velocity(x, t)"
-    """
+    """Parser of values of a kind, shown by their type or by `show`: "velocity is float; pass a callable velocity(x, t)"."""
 
     def parse(value: Any, name: str) -> Any:
         if not holds(value):
@@ -255,6 +243,11 @@ def count(value: Any, name: str) -> int:
 # -- grids and scales -------------------------------------------------------------------------------------------------
 
 
+def shown(shape: Sequence[int]) -> str:
+    """A grid as people write it: 64x64."""
+    return "x".join(map(str, shape))
+
+
 def shape(value: Any, name: str) -> tuple[int, ...]:
     """The sizes of the spectral axes, each at least 1."""
     if not is_iterable(value):
@@ -310,9 +303,7 @@ def dense(x: Any, name: str) -> Tensor:
 def numbers(x: Tensor, name: str) -> Tensor:
     """A tensor whose numbers can be looked at: dense, and not on the meta device."""
     if dense(x, name).is_meta:
-        raise TypeError(
-            f"{name} is on the meta device, where tensors hold no numbers; pass one on a device that computes"
-        )
+        raise TypeError(f"{name} is on the meta device, where tensors hold no numbers; pass one on another device")
     return x
 
 

@@ -99,7 +99,7 @@ def schedule_record(metadata: Any) -> dict[str, Any]:
     """What a checkpoint says of its schedule."""
     mapping = kind(lambda m: m is None or isinstance(m, Mapping), "the checkpoint's metadata, a mapping of strings")
     key, known = "spectral_pd.schedule", mapping(metadata, "metadata") or {}
-    refuse(key not in known, f"the checkpoint's metadata hold no {key!r}; save it with schedule_metadata(plan)")
+    refuse(known.get(key) is None, f"the checkpoint's metadata hold no {key!r}; save it with schedule_metadata(plan)")
     try:
         record = json.loads(known[key])
     except (json.JSONDecodeError, TypeError) as error:
