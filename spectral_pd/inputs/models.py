@@ -58,9 +58,6 @@ def like_samples(x: Any, samples: Tensor, dims: int) -> None:
     refuse(found[1:-dims] != known[1:-dims], f"x has shape {found}; samples are {known}: axes must match")
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
 def training_pair(x0: Any, noise: Any, grid: tuple[int, ...]) -> None:
     """Clean data and one white field, both of the full size."""
     named = (("x0", x0), ("noise", noise))

@@ -45,12 +45,8 @@ def entry(stage: Any, mode: str, shapes: Sequence[Sequence[int]]) -> None:
     last, grids = len(shapes) - 1, ", ".join(map(shown, shapes))
     refuse(not 0 <= stage <= last, f"stage = {stage} must be from 0 to {last}, a stage of the plan ({grids})")
     if stage == 0 and mode == "clean":
-        raise ValueError(
-            "mode = 'clean' keeps the band of the stage before; with stage = 0 there is none: use 'noised'"
-        )
-
-
-# -- times ------------------------------------------------------------------------------------------------------------
+        why = "keeps the band of the stage before; with stage = 0 there is none"
+        raise ValueError(f"mode = 'clean' {why}: use 'noised'")
 
 
 def times(value: Any, name: str) -> tuple[float, ...]:
@@ -76,18 +72,14 @@ def transition_times(value: Any, scale_count: int) -> tuple[float, ...]:
     return values
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------
-
-
 def stage_scales(value: Any, axes: int) -> tuple[float | tuple[float, ...], ...]:
     """One scale a stage: a number for all axes, or one an axis, of which none shrinks and one grows from stage to stage."""
     if not isinstance(value, (list, tuple)) or not any(isinstance(s, (list, tuple)) for s in value):
         return scales(value, "scales")
     rows = [tuple(scale) if isinstance(scale, (list, tuple)) else (scale,) * axes for scale in value]
     for scale, row in zip(value, rows, strict=True):
-        refuse(
-            not all(map(is_real, row)), f"scale {scale!r} must be a number, or a tuple of one for each axis", TypeError
-        )
+        good = all(map(is_real, row))
+        refuse(not good, f"scale {scale!r} must be a number, or a tuple of one for each axis", TypeError)
         count, wrong = f"{len(row)} numbers for {axes} axes", len(row) != axes
         refuse(wrong, f"scale {scale!r} has {count}; pass one for each, or a single one")
         refuse(not all(0 < s <= 1 for s in row), f"scale {scale!r} must hold numbers in (0, 1]")
@@ -118,9 +110,12 @@ def multiples(value: Any, axes: int, full: Sequence[int] = ()) -> tuple[int, ...
     return tuple(int(m) for m in values)
 
 
-# -- search -----------------------------------------------------------------------------------------------------------
-
 amount = kind(is_real, "a number in the units of cost", repr, float)
+shifts = such(
+    lambda value, name: tuple(shift(s, name) for s in value),
+    bool,
+    "must hold shifts to choose from, and goes without times",
+)
 budget = rule(
     lambda budget, cheapest, allowed: math.isfinite(budget) and allowed >= cheapest,
     "budget = {budget:g} does not pay for one step at full size, which costs {cheapest:g}; raise it at least to that",
@@ -135,13 +130,6 @@ def amounts(value: Any, name: str) -> tuple[float, ...]:
     """One or more budgets."""
     refuse(not len(value), f"{name} is empty; pass at least one budget")
     return tuple(amount(v, name) for v in value)
-
-
-def shifts(value: Any, name: str) -> tuple[float, ...]:
-    """Shifts to choose a time grid from."""
-    values = tuple(shift(s, name) for s in value)
-    refuse(not values, f"{name} = {value!r} must hold shifts to choose from, and goes without times")
-    return values
 
 
 def one_grid(steps: int | None, times: Sequence[float] | None, family: Sequence[float] | None) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.inputs import filled, is_int, kind, optional, refuse, shape, state, working_dtype
+from spectral_pd.inputs import filled, integer, is_int, kind, optional, refuse, shape, state, such, working_dtype
 
 velocity = kind(callable, "a callable velocity(x, t)")
+transition = such(integer, lambda n: 0 <= n < 2**16, "must be an int in [0, 65535]")
+"""The number of a transition's own field; 0 is the coupled one."""
 callback = optional(kind(callable, "a function of a StepInfo, or None"))
 
 
@@ -159,12 +161,6 @@ def nested_field(field_basis: Any, basis: Any, grids: Sequence[tuple[int, ...]])
         if not basis.nested(coarse, fine):
             remedy = "grow every axis by the same factor, or pass the white field as a tensor"
             raise ValueError(f"{basis} coefficients of {coarse} are not the low corner of those of {fine}; {remedy}")
-
-
-def transition(value: Any, name: str) -> int:
-    """The number of a transition's own field; 0 is the coupled one."""
-    refuse(not is_int(value) or not 0 <= value < 2**16, f"{name} = {value!r} must be an int in [0, 65535]")
-    return int(value)
 
 
 def field_shape(value: Any, dims: Any) -> tuple[int, ...]:
