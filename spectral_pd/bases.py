@@ -299,7 +299,8 @@ class SeparableBasis(Basis):
 
     def _along(self, x: Tensor, axis: int, *, transpose: bool) -> Tensor:
         if x.shape[axis] > LONG:
-            fast = self.fast(x.movedim(axis, -1).to(torch.float64), transpose=transpose)
+            dtype = x.dtype if x.device.type == "mps" else torch.float64
+            fast = self.fast(x.movedim(axis, -1).to(dtype), transpose=transpose)
             if fast is not None:
                 return fast.movedim(-1, axis).to(x.dtype)
         matrix = _cached_matrix(self, x.shape[axis])
@@ -373,7 +374,7 @@ class CosineBasis(SeparableBasis):
         n = x.shape[-1]
         numbers = torch.arange(n, device=x.device)
         order = torch.cat([numbers[::2], numbers[1::2].flip(0)])
-        k = torch.arange(n, dtype=torch.float64, device=x.device)
+        k = torch.arange(n, dtype=x.dtype, device=x.device)
         turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / (2 * n))
         turn[0] /= math.sqrt(2)
         if not transpose:
@@ -416,7 +417,7 @@ class FourierBasis(SeparableBasis):
     def fast(self, x: Tensor, *, transpose: bool) -> Tensor:
         # c_2k - i c_2k-1 = sqrt(2/n) exp(-i pi k / n) X_k, X the Fourier transform of x; the mean and Nyquist's sine alone.
         n = x.shape[-1]
-        k = torch.arange(n // 2 + 1, dtype=torch.float64, device=x.device)
+        k = torch.arange(n // 2 + 1, dtype=x.dtype, device=x.device)
         turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / n)
         turn[0] /= math.sqrt(2)
         if n % 2 == 0:
