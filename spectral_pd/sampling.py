@@ -169,8 +169,9 @@ def run(
 
     def after(step: Step, x: Tensor) -> Tensor:
         bar.update()
-        info = StepInfo(step.number, step.stage, step.time, step.t_next, x)
-        return x if callback is None else replaced(x, callback(info))
+        if callback is None:
+            return x
+        return replaced(x, callback(StepInfo(step.number, step.stage, step.time, step.t_next, x)))
 
     def grow(x: Tensor, move: Grow) -> Tensor:
         return (noise if coupling == "coupled" else noise.fresh(move)).grow(x, move)

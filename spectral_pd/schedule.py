@@ -213,8 +213,8 @@ def plan_at(
 ) -> Plan:
     """:func:`make_plan` with given transition times instead of a spectrum and a delta.
 
-    `transition_times` are the t* of each scale but the last, inside (0, 1), not increasing.
-    Parameters beside them and errors as :func:`make_plan`.
+    Parameters and errors as :func:`make_plan`; `transition_times` holds the t* of each scale but the last, inside (0, 1) and
+    not increasing.
 
     Examples
     --------
