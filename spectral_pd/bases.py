@@ -345,8 +345,7 @@ class CosineBasis(SeparableBasis):
         if not transpose:
             return (turn * torch.fft.fft(x[..., order])).real
         mirrored = torch.nn.functional.pad(x[..., 1:].flip(-1), (1, 0))
-        v = torch.fft.ifft(torch.complex(x, -mirrored) / turn).real
-        return v[..., order.argsort()]
+        return torch.fft.ifft(torch.complex(x, -mirrored) / turn).real[..., order.argsort()]
 
 
 class FourierBasis(SeparableBasis):
@@ -355,8 +354,8 @@ class FourierBasis(SeparableBasis):
     Rows: the constant, then ``sqrt(2/n) sin(2 pi k (j + 1/2) / n)`` and ``sqrt(2/n) cos(...)`` for k = 1, 2, ...; for
     even n the last row is the Nyquist sine ``(-1)^j / sqrt(n)`` (the Nyquist cosine is zero at the centres). With the
     sine before its cosine the coarse Nyquist sine is row n - 1 on every finer grid as well, so this basis is nested by
-    rows like the others: Hermitian by construction, unit noise variance everywhere, nothing lost at Nyquist, constants
-    constant at every parity, and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
+    rows like the others: unit noise variance everywhere, nothing lost at Nyquist, constants constant at every parity,
+    and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
 
     Examples
     --------
@@ -400,9 +399,8 @@ class HaarBasis(Basis):
     One level per axis: ``low = (a + b) / sqrt(2)``, ``high = (a - b) / sqrt(2)`` of each pair; low bands fill the lower
     half of the axis, high bands the upper half, and the next level acts on the all-low (LL) corner. The isometry repeats
     every sample ``2^k`` times and divides by ``2^(k/2)``. ``n_high = 2^k n_low`` on each axis. In the packed layout the
-    low corner is the coarse grid when every axis grows by the same ``2^k``.
-
-    A wavelet has no single frequency; :meth:`frequency` gives the centre of its dyadic band.
+    low corner is the coarse grid when every axis grows by the same ``2^k``. A wavelet has no single frequency;
+    :meth:`frequency` gives the centre of its dyadic band.
 
     Examples
     --------
