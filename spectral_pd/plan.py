@@ -156,12 +156,11 @@ class Stage:
         Grid of this stage, and the nominal scale asked for: one number, or one an axis.
     ratio
         ``r = sqrt(prod(full) / prod(shape))`` to the full grid, from the real sizes; 1 for the last stage.
-    start, stop
-        Indices into the plan's time grid; the stage makes ``stop - start`` steps.
+    start, stop, local_times
+        Indices into the plan's time grid, for ``stop - start`` steps, and the local times from start to stop, one float more:
+        what the velocity is called with.
     t_star
         ``t*`` of the transition after this stage; None for the last stage.
-    local_times
-        Local times from start to stop, ``stop - start + 1`` floats: what the velocity is called with.
     """
 
     shape: tuple[int, ...]
@@ -189,14 +188,10 @@ class Plan:
 
     Attributes
     ----------
-    times
-        The full-resolution time grid, N + 1 floats.
-    stages
-        One :class:`Stage` a scale, coarse to full.
-    clock
-        ``"full"`` or ``"stage"``; see the module's text.
-    basis
-        The basis the state grows in.
+    times, stages
+        The full-resolution time grid, N + 1 floats, and one :class:`Stage` a scale, coarse to full.
+    clock, basis
+        ``"full"`` or ``"stage"`` (see the module's text), and the basis the state grows in.
     delta
         The tolerance the transitions were derived from; None when they were given.
     warnings, notes
