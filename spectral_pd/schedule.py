@@ -78,10 +78,9 @@ def token_cost(
 
     Parameters
     ----------
-    shape
-        Full grid.
-    patch
-        Grid points a token, along each axis: one int, or one an axis. FLUX.1: 2; WAN (frames, height, width): (1, 2, 2).
+    shape, patch
+        Full grid, and grid points a token along each axis: one int, or one an axis. FLUX.1: 2; WAN (frames, height, width):
+        (1, 2, 2).
     text_tokens
         Tokens of the prompt that pass through the same layers. FLUX.1: 512.
     attention
@@ -166,14 +165,13 @@ def make_plan(
     multiple_of
         Stage sizes are rounded down to multiples of this (a patch size), one int or one an axis; the full shape must be
         one already. Transition times and ratios use the rounded sizes, and the plan says so.
-    clock
-        ``"full"`` (default) or ``"stage"`` (the paper's); see :mod:`spectral_pd.plan`.
+    clock, basis
+        ``"full"`` (default) or ``"stage"`` (the paper's; see :mod:`spectral_pd.plan`), and the basis the state grows in: HAAR
+        needs ratios that are powers of 2.
     cost
         Cost of one step as a function of the grid, for ``str(plan)``, ``plan.cost()`` and ``plan.speedup()``.
     unreached
         A transition that no step before the end reaches is an ``"error"``, or is moved to the last step by ``"force"``.
-    basis
-        The basis the state grows in; HAAR needs ratios that are powers of 2.
 
     Raises
     ------
