@@ -34,10 +34,8 @@ class StepInfo:
     ----------
     step, stage
         Steps done so far, 1 to ``plan.nfe``, and index of the stage, 0 is the coarsest.
-    time
-        Full-resolution clock's grid time reached, ``plan.times[step]``.
-    local_time
-        The stage's own time reached: the level of the noise in `state`.
+    time, local_time
+        Time reached on the full-resolution clock, ``plan.times[step]``, and the stage's own: the noise level of `state`.
     state
         The state after the step, on the stage's grid; do not modify it in place.
     """
@@ -102,10 +100,8 @@ def sample(
         field. ``"fresh"``: independent noise at each transition, as in the paper; another picture for the same seed.
     leading
         Axes before the grid, e.g. (batch, channels), where `noise` is no tensor; the run is then on torch's default device.
-    callback
-        Called with a :class:`StepInfo` after every solver step. A tensor it returns replaces the state.
-    progress
-        Show a progress bar.
+    callback, progress
+        Called with a :class:`StepInfo` after every solver step; a tensor it returns replaces the state. Whether to show a bar.
 
     Raises
     ------
