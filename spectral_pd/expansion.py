@@ -47,10 +47,9 @@ class Grow:
         Local times before, which is the noise level of the new band, and after: ``t kappa`` (Eq. 6).
     kappa
         Factor of the expanded state (Eq. 5).
-    stage
-        Index of the stage of a plan that begins; 0 outside a plan.
-    keeps_history
-        Whether times on both sides belong to one clock, so that a multistep solver may carry on.
+    stage, keeps_history
+        Index of the stage of a plan that begins, 0 outside a plan; whether times on both sides belong to one clock, so that a
+        multistep solver may carry on.
     """
 
     coarse: tuple[int, ...]
