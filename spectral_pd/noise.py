@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_pd import inputs, ops
+from spectral_pd import ops
 from spectral_pd.bases import BASIS, DCT, Basis
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.philox import WORD, philox4x32
 
 LAYOUT = 1
@@ -70,10 +70,8 @@ class NoiseField:
 
     Raises
     ------
-    TypeError
-        Any other source.
-    ValueError
-        An empty list, a transition out of range.
+    ValueError, TypeError
+        An empty list, a transition out of range, any other source.
 
     Examples
     --------
@@ -92,7 +90,7 @@ class NoiseField:
     transition: int
     """0 for the coupled field; k for the independent field of the k-th transition (see :meth:`fresh`)."""
 
-    @door(source=inputs.noise_source, basis=BASIS, transition=inputs.transition)  # type: ignore[misc]
+    @door(source=runs.noise_source, basis=BASIS, transition=runs.transition)  # type: ignore[misc]
     def __init__(
         self,
         source: int | torch.Generator | Sequence[int | torch.Generator],
@@ -112,16 +110,10 @@ class NoiseField:
         return NoiseField(source, self.basis, transition=transition)
 
     def item_keys(self, batch: int) -> tuple[int, ...]:
-        """Signed 64-bit key of each of `batch` items.
-
-        Raises
-        ------
-        ValueError
-            The source was a list of another length.
-        """
+        """Signed 64-bit key of each of `batch` items; a ValueError if the source was a list of another length."""
         if not self.per_item:
             return tuple((self.keys[0] + i + 2**63) % 2**64 - 2**63 for i in range(batch))
-        return inputs.one_each(self.keys, batch)
+        return runs.one_each(self.keys, batch)
 
     def key_tensor(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """:meth:`item_keys` as the int64 tensor that the native operations take."""
@@ -140,8 +132,8 @@ class NoiseField:
         Parameters
         ----------
         shape
-            (batch, ..., *grid): the first axis holds the items, the last `dims` the grid, at most 65536 along each axis;
-            a shape of only the grid is item 0, plane 0.
+            (batch, ..., *grid): the first axis holds the items, as many as a list of sources has; the last `dims` the grid,
+            1 to 65536 along each axis. A shape of only the grid is item 0, plane 0.
         dims
             Number of spectral axes, 1 to 3.
         dtype, device
@@ -150,13 +142,10 @@ class NoiseField:
 
         Raises
         ------
-        ValueError
-            More than 3 spectral axes, too few axes, sizes that are negative or (on the grid) 0 or above 65536, a batch
-            that does not match a list of sources.
-        TypeError
-            Sizes that are no integers.
+        ValueError, TypeError
+            A shape or number of axes outside the above.
         """
-        shape = inputs.field_shape(shape, dims)
+        shape = runs.field_shape(shape, dims)
         leading, grid = shape[:-dims], shape[-dims:]
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
@@ -170,15 +159,10 @@ class NoiseField:
         def index(n: int, axis: int) -> Tensor:
             return torch.arange(n, device=made_on).reshape([n if i == axis else 1 for i in range(5)])
 
-        counter = (
-            index((v + 3) // 4, 4),
-            index(u, 3) | (index(a, 2) << 16),
-            index(planes, 1),
-            self.transition | (LAYOUT << 24),
-        )
+        row, version = index(u, 3) | (index(a, 2) << 16), self.transition | (LAYOUT << 24)
+        counter = (index((v + 3) // 4, 4), row, index(planes, 1), version)
         words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
-        normals = _box_muller(words).flatten(-2)[..., :v]
-        return normals.to(dtype).to(device).reshape(shape)
+        return _box_muller(words).flatten(-2)[..., :v].to(dtype).to(device).reshape(shape)
 
     def on(
         self,
@@ -192,7 +176,7 @@ class NoiseField:
 
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
-        shape = inputs.field_shape(shape, dims)
+        shape = runs.field_shape(shape, dims)
         grid, basis = shape[-dims:], self.basis.native
         if dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)

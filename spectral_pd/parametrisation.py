@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spectral_pd import inputs
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, models
 from spectral_pd.solvers import Velocity
 
 
@@ -82,7 +82,7 @@ def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> V
     return velocity
 
 
-@door(t=inputs.edm_time)
+@door(t=models.edm_time)
 def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
     r"""A flow state in EDM's form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
 
@@ -96,7 +96,7 @@ def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
     return x / (1 - t), t / (1 - t)
 
 
-@door(sigma=inputs.edm_level)
+@door(sigma=models.edm_level)
 def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
     r"""Inverse of :func:`edm_from_flow`: ``x / (1 + sigma)`` at ``t = sigma / (1 + sigma)``; errors as a ValueError at inf.
 
@@ -134,7 +134,7 @@ def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
     >>> flow_from_vp(torch.ones(1), 0.5, 1.5)
     (tensor([0.5000]), 0.75)
     """
-    inputs.vp_levels(alpha, sigma)
+    models.vp_levels(alpha, sigma)
     return x / (alpha + sigma), sigma / (alpha + sigma)
 
 
@@ -154,7 +154,7 @@ def _flow_times(table: Any) -> np.ndarray:
     return np.asarray(np.sqrt(1 - table) / (np.sqrt(table) + np.sqrt(1 - table)))
 
 
-@door(alphas_cumprod=inputs.alphas_cumprod)
+@door(alphas_cumprod=models.alphas_cumprod)
 def times_from_vp(alphas_cumprod: Tensor | Sequence[float], indices: Iterable[float]) -> tuple[float, ...]:
     """The flow times of a DDIM grid: ``sigma / (alpha + sigma)`` at each timestep, then 0, the clean picture.
 
@@ -169,13 +169,13 @@ def times_from_vp(alphas_cumprod: Tensor | Sequence[float], indices: Iterable[fl
     (0.75, 0.5, 0.0)
     """
     table = _flow_times(alphas_cumprod)
-    steps = inputs.timesteps(indices, "indices", len(table))
+    steps = models.timesteps(indices, "indices", len(table))
     return (*map(float, np.interp(steps, np.arange(len(table)), table)), 0.0)
 
 
 @door(
     predicts=inputs.choice("denoised", "noise", "v"),
-    alphas_cumprod=inputs.optional(inputs.alphas_cumprod),
+    alphas_cumprod=inputs.optional(models.alphas_cumprod),
     index=inputs.choice("interpolated", "nearest"),
 )
 def velocity_from_vp(
@@ -211,7 +211,7 @@ def velocity_from_vp(
     def call(x: Tensor, t: float) -> Tensor:
         if levels is None:
             return model(x, t)
-        inputs.in_table(t, levels[-1])
+        models.within_table(t, levels[-1])
         k = float(np.interp(t, levels, np.arange(len(levels))))
         return model(x, round(k) if index == "nearest" else k)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd import inputs
-from spectral_pd.expansion import NOISE, Noise, Source, white_noise
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.expansion import NOISE, Grow, Noise, Source, white_noise
+from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, Step, walk
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
@@ -32,14 +32,10 @@ class StepInfo:
 
     Attributes
     ----------
-    step
-        Steps done so far, 1 to ``plan.nfe``.
-    stage
-        Index of the stage, 0 is the coarsest.
-    time
-        Full-resolution clock's grid time reached, ``plan.times[step]``.
-    local_time
-        The stage's own time reached: the level of the noise in `state`.
+    step, stage
+        Steps done so far, 1 to ``plan.nfe``, and index of the stage, 0 is the coarsest.
+    time, local_time
+        Time reached on the full-resolution clock, ``plan.times[step]``, and the stage's own: the noise level of `state`.
     state
         The state after the step, on the stage's grid; do not modify it in place.
     """
@@ -53,13 +49,13 @@ class StepInfo:
 
 @torch.no_grad()
 @door(
-    velocity=inputs.velocity,
+    velocity=runs.velocity,
     noise=inputs.optional(NOISE),
-    seed=inputs.optional(inputs.noise_source),
+    seed=inputs.optional(runs.noise_source),
     plan=PLAN,
     solver=find_solver,
     coupling=inputs.choice("coupled", "fresh"),
-    callback=inputs.callback,
+    callback=runs.callback,
 )
 def sample(
     velocity: Velocity,
@@ -75,6 +71,8 @@ def sample(
     progress: bool = False,
 ) -> Tensor:
     r"""Sample progressively: coarse stages first, growing between them (Sec. 4.1).
+
+    Returns the state of the full size (batch, ..., *plan.shape) at time 0, in the noise's dtype. No gradients are recorded.
 
     Parameters
     ----------
@@ -102,14 +100,8 @@ def sample(
         field. ``"fresh"``: independent noise at each transition, as in the paper; another picture for the same seed.
     leading
         Axes before the grid, e.g. (batch, channels), where `noise` is no tensor; the run is then on torch's default device.
-    callback
-        Called with a :class:`StepInfo` after every solver step. A tensor it returns replaces the state.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    State of the full size (batch, ..., *plan.shape) at time 0, in the noise's dtype. No gradients are recorded.
+    callback, progress
+        Called with a :class:`StepInfo` after every solver step; a tensor it returns replaces the state. Whether to show a bar.
 
     Raises
     ------
@@ -125,12 +117,12 @@ def sample(
     >>> sample(lambda x, t: x, torch.randn(1, 4, 32, 32), plan).shape
     torch.Size([1, 4, 32, 32])
     """
-    inputs.fresh_seed(noise, seed, coupling)
+    runs.fresh_seed(noise, seed, coupling)
     field = white_noise(noise, seed, plan.basis, plan.shapes, leading=leading)
     if start is None:
         x = field.on(plan.shapes[0])
     else:
-        inputs.start_state(start, noise, plan.clock, plan.shape)
+        runs.start_state(start, noise, plan.clock, plan.shape)
         x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.shapes[0])
     # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of that
     # state before alignment.
@@ -165,30 +157,25 @@ def run(
     Parameters as there; `moves` begin where `x` stands, and steps are counted on the plan's grid.
     """
     moves = tuple(moves)
+    steps = sum(isinstance(move, Step) for move in moves)
 
     def answer(x: Tensor, t: float) -> Tensor:
         # A copy: a model may return one buffer at every call, and solvers keep what it said.
-        return inputs.answered(velocity(x, t), x).to(x.dtype, copy=True)
+        return runs.answered(velocity(x, t), x).to(x.dtype, copy=True)
 
     def after(step: Step, x: Tensor) -> Tensor:
         bar.update()
-        said = None if callback is None else callback(StepInfo(step.number, step.stage, step.time, step.t_next, x))
-        return replaced(x, said)
+        if callback is None:
+            return x
+        return replaced(x, callback(StepInfo(step.number, step.stage, step.time, step.t_next, x)))
 
-    with tqdm(
-        total=sum(isinstance(move, Step) for move in moves), disable=not progress, desc="sampling", unit="step"
-    ) as bar:
-        return walk(
-            moves,
-            x,
-            answer,
-            solver,
-            grow=lambda x, move: (noise if coupling == "coupled" else noise.fresh(move)).grow(x, move),
-            embed=plan.basis.embed,
-            after=after,
-        )
+    def grow(x: Tensor, move: Grow) -> Tensor:
+        return (noise if coupling == "coupled" else noise.fresh(move)).grow(x, move)
+
+    with tqdm(total=steps, disable=not progress, desc="sampling", unit="step") as bar:
+        return walk(moves, x, answer, solver, grow=grow, embed=plan.basis.embed, after=after)
 
 
 def replaced(x: Tensor, result: object) -> Tensor:
     """The state after a callback: what it returned, when that is a tensor."""
-    return inputs.replacement(result, x) if isinstance(result, Tensor) else x
+    return runs.replacement(result, x) if isinstance(result, Tensor) else x

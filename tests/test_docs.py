@@ -94,7 +94,7 @@ def test_readme_is_read_in_ten_minutes():
 
 def test_the_pipelines_of_the_readme_are_ridden():
     """Every family it names has a class among the adapters' layouts."""
-    (named,) = re.findall(r"^(FLUX.*?) and others: \[pretrained", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (named,) = re.findall(r"^(FLUX.*?) and others, ", (ROOT / "README.md").read_text(), re.MULTILINE)
     classes = " ".join(importlib.import_module("spectral_pd.adapters.families").LAYOUTS).lower()
     names = named.replace("FLUX.1 and 2", "FLUX.1, FLUX.2").split(", ")
     assert len(names) >= 12

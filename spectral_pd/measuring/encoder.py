@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spectral_pd import inputs
+from spectral_pd.inputs import spectra
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Encoder:
         config = folder / "config.json"
         if not config.is_file():
             raise ValueError(f"{path} has no config.json; pass the folder of an autoencoder saved by diffusers")
-        with inputs.naming(str(config)):
+        with spectra.naming(str(config)):
             name = str(json.loads(config.read_bytes()).get("_class_name", "AutoencoderKL"))
         kind = getattr(diffusers, name, None)
         if kind is None or not re.match("Auto[eE]ncoderKL", name):
