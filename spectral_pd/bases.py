@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +48,8 @@ def corner(shape: Sequence[int]) -> tuple[Any, ...]:
 def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Multiply `matrix` (p, n) into `axis` of `x` (size n).
 
-    In float64 wherever a product in float32 may be made with fewer digits by somebody's setting: TF32 on CUDA, autocast (which
-    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``. Devices without float64 (MPS) never see any.
+    In float64 wherever somebody's setting may take digits from a product in float32: TF32 on CUDA, autocast (which leaves
+    float64 alone), a lowered ``torch.set_float32_matmul_precision``. Devices without float64 (MPS) never see any.
     """
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
@@ -107,23 +108,13 @@ class Basis(ABC):
         Raises
         ------
         ValueError, TypeError
-            A grid smaller than x's or not reachable in this basis, integer or complex input.
+            A grid that this basis cannot reach, integer or complex input.
         """
-        grid = self._fits(x, shape)
-        self.reach(grid, shape)
         return self._resized(x, tuple(shape), transpose=False)
 
     @door(shape=inputs.shape)
     def restrict(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Low band of `x` (..., *fine) on the grid `shape`: ``U^T x``, the transpose of :meth:`embed`.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A grid larger than x's or not reachable in this basis, integer or complex input.
-        """
-        grid = self._fits(x, shape)
-        self.reach(shape, grid)
+        """Low band of `x` (..., *fine) on the grid `shape`: ``U^T x``, the transpose of :meth:`embed`; errors as there."""
         return self._resized(x, tuple(shape), transpose=True)
 
     def reach(self, coarse: Sequence[int], fine: Sequence[int]) -> None:
@@ -131,12 +122,9 @@ class Basis(ABC):
         for n_low, n_high in zip(coarse, fine, strict=True):
             self.check(n_low, n_high)
 
-    @staticmethod
-    def _fits(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(inputs.state(x, "x", len(shape)).shape[-len(shape) :])
-
     def _resized(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
-        grid = tuple(x.shape[-len(shape) :])
+        grid = tuple(inputs.state(x, "x", len(shape)).shape[-len(shape) :])
+        self.reach(*((shape, grid) if transpose else (grid, shape)))
         if grid == shape:
             return x  # the identity, bit for bit
         if ops.usable("restrict" if transpose else "embed", x, basis=self.native, grids=(grid, shape)):
@@ -159,13 +147,22 @@ class Basis(ABC):
 
     def __eq__(self, other: object) -> bool:
         """Bases of one class with the same attributes are one basis, also after a copy, a pickle or in another process."""
-        return type(self) is type(other) and vars(self) == vars(other)
+        if self is other or type(self) is not type(other):
+            return self is other
+        mine, theirs = vars(self), vars(other)
+        return mine.keys() == theirs.keys() and all(_same(value, theirs[name]) for name, value in mine.items())
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
 
     def __repr__(self) -> str:
         return self.name.upper()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
 
 
 BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
@@ -175,22 +172,13 @@ BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
 def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> None:
     """Try on random float64 arrays every promise of :class:`Basis` that growing from `coarse` to `fine` relies on.
 
-    For a basis of your own; the built-in ones keep all of them (docs/bases.md).
-
-    Parameters
-    ----------
-    basis
-        The basis.
-    coarse, fine
-        Two grids, e.g. two stages of a plan.
+    For a `basis` of your own, on two grids such as two stages of a plan; the built-in ones keep them all (docs/bases.md).
 
     Raises
     ------
-    ValueError
-        Naming the first promise that is broken: growth, orthonormality, transpose, isometry, low corner, constants,
-        frequency; or a grid that cannot grow.
-    TypeError
-        Not a basis.
+    ValueError, TypeError
+        The first promise that is broken: growth, orthonormality, transpose, isometry, low corner, constants, frequency;
+        or a grid that cannot grow. Not a basis.
 
     Examples
     --------
@@ -245,10 +233,8 @@ class SeparableBasis(Basis):
     --------
     >>> class Cosines(SeparableBasis):
     ...     name = "my dct"
-    ...
     ...     def matrix(self, n):
     ...         return DCT.matrix(n)
-    ...
     ...     def axis_frequency(self, n):
     ...         return DCT.axis_frequency(n)
     >>> torch.equal(Cosines().isometry(4, 6), DCT.isometry(4, 6))
@@ -370,8 +356,7 @@ class CosineBasis(SeparableBasis):
         if not transpose:
             return (turn * torch.fft.fft(x[..., order])).real
         mirrored = torch.nn.functional.pad(x[..., 1:].flip(-1), (1, 0))
-        v = torch.fft.ifft(torch.complex(x, -mirrored) / turn).real
-        return v[..., order.argsort()]
+        return torch.fft.ifft(torch.complex(x, -mirrored) / turn).real[..., order.argsort()]
 
 
 class FourierBasis(SeparableBasis):
@@ -380,8 +365,8 @@ class FourierBasis(SeparableBasis):
     Rows: the constant, then ``sqrt(2/n) sin(2 pi k (j + 1/2) / n)`` and ``sqrt(2/n) cos(...)`` for k = 1, 2, ...; for
     even n the last row is the Nyquist sine ``(-1)^j / sqrt(n)`` (the Nyquist cosine is zero at the centres). With the
     sine before its cosine the coarse Nyquist sine is row n - 1 on every finer grid as well, so this basis is nested by
-    rows like the others: Hermitian by construction, unit noise variance everywhere, nothing lost at Nyquist, constants
-    constant at every parity, and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
+    rows like the others: unit noise variance everywhere, nothing lost at Nyquist, constants constant at every parity,
+    and pictures do not move. Periodic at the borders. Any ``n_low <= n_high``.
 
     Examples
     --------
@@ -425,9 +410,8 @@ class HaarBasis(Basis):
     One level per axis: ``low = (a + b) / sqrt(2)``, ``high = (a - b) / sqrt(2)`` of each pair; low bands fill the lower
     half of the axis, high bands the upper half, and the next level acts on the all-low (LL) corner. The isometry repeats
     every sample ``2^k`` times and divides by ``2^(k/2)``. ``n_high = 2^k n_low`` on each axis. In the packed layout the
-    low corner is the coarse grid when every axis grows by the same ``2^k``.
-
-    A wavelet has no single frequency; :meth:`frequency` gives the centre of its dyadic band.
+    low corner is the coarse grid when every axis grows by the same ``2^k``. A wavelet has no single frequency;
+    :meth:`frequency` gives the centre of its dyadic band.
 
     Examples
     --------
@@ -462,44 +446,40 @@ class HaarBasis(Basis):
         """How often every axis of `shape` can be halved."""
         return min((n & -n).bit_length() - 1 for n in shape)
 
+    def _bands(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """Sizes of the all-low corner that each level acts on, `shape` itself first."""
+        return [tuple(n >> level for n in shape) for level in range(self.levels(shape))]
+
     def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
         c = inputs.state(x, "x", dims).to(working_dtype(x.dtype)).clone()
-        shape = tuple(c.shape[-dims:])
-        for level in range(self.levels(shape)):
-            at_level = corner([n >> level for n in shape])
-            band = c[at_level]
+        for sizes in self._bands(c.shape[-dims:]):
+            band = c[corner(sizes)]
             for axis in range(-dims, 0):
                 a, b = band.unflatten(axis, (-1, 2)).unbind(axis)
-                band = torch.cat(((a + b), (a - b)), axis) * math.sqrt(0.5)
-            c[at_level] = band
+                band = torch.cat((a + b, a - b), axis) * math.sqrt(0.5)
+            c[corner(sizes)] = band
         return c.to(x.dtype)
 
     def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
         x = inputs.state(c, "c", dims).to(working_dtype(c.dtype)).clone()
-        shape = tuple(x.shape[-dims:])
-        for level in reversed(range(self.levels(shape))):
-            at_level = corner([n >> level for n in shape])
-            band = x[at_level]
+        for sizes in reversed(self._bands(x.shape[-dims:])):
+            band = x[corner(sizes)]
             for axis in range(-dims, 0):
                 low, high = band.chunk(2, axis)
-                pairs = torch.stack((low + high, low - high), axis)
-                band = pairs.flatten(axis - 1, axis) * math.sqrt(0.5)
-            x[at_level] = band
+                band = torch.stack((low + high, low - high), axis).flatten(axis - 1, axis) * math.sqrt(0.5)
+            x[corner(sizes)] = band
         return x.to(c.dtype)
 
     @door(shape=inputs.shape)
     def frequency(self, shape: Sequence[int]) -> Tensor:
-        levels = self.levels(shape)
-        # The remaining LL band of n >> levels samples reaches from 0 to its Nyquist, half its size; centre: a quarter.
-        shorter = min(shape)
-        value = radius([torch.full((n,), (shorter >> levels) / 4, dtype=torch.float64, device="cpu") for n in shape])
-        if max(n >> levels for n in shape) == 1:
+        rest = [n >> self.levels(shape) for n in shape]
+        # The remaining LL band reaches from 0 to its Nyquist, half its size; centre: a quarter.
+        value = radius([torch.full((n,), min(rest) / 4, dtype=torch.float64, device="cpu") for n in shape])
+        if max(rest) == 1:
             value[(0,) * len(shape)] = 0.0  # a single LL sample is the mean
-        for level in reversed(range(levels)):
-            nyquist = (shorter >> level) / 2
-            sizes = [n >> level for n in shape]
+        for sizes in reversed(self._bands(shape)):
             # Low bands reach from 0 to half the Nyquist, high bands from there to the Nyquist.
-            halves = torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * nyquist
+            halves = torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * (min(sizes) / 2)
             band = radius([halves.repeat_interleave(n // 2) for n in sizes])
             coarse = corner([n // 2 for n in sizes])
             band[coarse] = value[coarse]

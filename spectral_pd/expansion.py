@@ -43,16 +43,13 @@ class Grow:
         Grids before and after.
     ratio
         ``r = sqrt(prod(fine) / prod(coarse))``, from the real sizes.
-    t
-        Local time before: the noise level of the new band.
+    t, time
+        Local times before, which is the noise level of the new band, and after: ``t kappa`` (Eq. 6).
     kappa
         Factor of the expanded state (Eq. 5).
-    time
-        Local time after, ``t kappa`` (Eq. 6).
-    stage
-        Index of the stage of a plan that begins; 0 outside a plan.
-    keeps_history
-        Whether times on both sides belong to one clock, so that a multistep solver may carry on.
+    stage, keeps_history
+        Index of the stage of a plan that begins, 0 outside a plan; whether times on both sides belong to one clock, so that a
+        multistep solver may carry on.
     """
 
     coarse: tuple[int, ...]
@@ -79,19 +76,18 @@ class Noise(Protocol):
 
     def on(self, grid: tuple[int, ...]) -> Tensor:
         """Rendered on a grid: (*leading, *grid), unit variance."""
-        ...
 
     def coefficients(self, grid: tuple[int, ...]) -> Tensor:
         """Its coefficients on a grid, in the basis of growth."""
-        ...
 
     def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
-        """``kappa (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better; natively where possible."""
-        ...
+        """``kappa (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better.
+
+        Natively where possible, and then written into `out`, a contiguous tensor, if there is one.
+        """
 
     def fresh(self, move: Grow) -> Noise:
         """The noise of one transition of a plan, independent of this and of every other transition's."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +109,19 @@ class _TensorNoise:
     def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
         w = self.on(move.fine)
         if _native(x, self.basis, move) and w.dtype == x.dtype:
-            basis, to = self.basis.native, _contiguous(out)
-            return _kept(ops.expand_white(x, w, t=move.t, kappa=move.kappa, basis=basis, out=to), out)
+            return ops.expand_white(x, w, t=move.t, kappa=move.kappa, basis=self.basis.native, out=out)
         dtype = working_dtype(x.dtype)
         w = w.to(dtype)
         # U (x - t U^T w) + t w: one restriction and one embedding.
         low = x.to(dtype) - move.t * self.basis.restrict(w, move.coarse)
-        return _kept((move.kappa * (self.basis.embed(low, move.fine) + move.t * w)).to(x.dtype), out)
+        return (move.kappa * (self.basis.embed(low, move.fine) + move.t * w)).to(x.dtype)
 
     def fresh(self, move: Grow) -> Noise:
         each = self.seed if isinstance(self.seed, (list, tuple)) else (self.seed,)
         leading = self.white.shape[: self.white.ndim - len(move.fine)]
         if self.seed is not None and not isinstance(each[0], torch.Generator):
-            return _FieldNoise(NoiseField(self.seed, self.basis), leading, self.white).fresh(move)
+            field = NoiseField(self.seed, self.basis)
+            return _FieldNoise(field, leading, self.white.dtype, self.white.device).fresh(move)
         shapes = [(1, *leading[1:], *move.fine)] * len(each) if len(each) > 1 else [(*leading, *move.fine)]
         drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]
         return _TensorNoise(torch.cat(drawn), self.basis, self.dtype)
@@ -137,35 +133,29 @@ class _TensorNoise:
 
 @dataclass(frozen=True, eq=False)
 class _FieldNoise:
-    """A field addressed by coefficient, rendered for `leading` axes in the type and on the device of `like`."""
+    """A field addressed by coefficient, rendered for `leading` axes."""
 
     field: NoiseField
     leading: tuple[int, ...]
-    like: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
+    dtype: torch.dtype
+    device: torch.device
 
     def on(self, grid: tuple[int, ...]) -> Tensor:
-        x, shape = self.like, (*self.leading, *grid)
-        return self.field.on(shape, dims=len(grid), dtype=x.dtype, device=x.device)
+        return self.field.on((*self.leading, *grid), dims=len(grid), dtype=self.dtype, device=self.device)
 
     def coefficients(self, grid: tuple[int, ...]) -> Tensor:
-        x, shape = self.like, (*self.leading, *grid)
-        return self.field.coefficients(shape, dims=len(grid), dtype=x.dtype, device=x.device)
+        return self.field.coefficients((*self.leading, *grid), dims=len(grid), dtype=self.dtype, device=self.device)
 
     def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
         basis, dims, leading = self.field.basis, len(move.fine), self.leading
         if _native(x, basis, move):
             key = self.field.key_tensor(leading[0] if leading else 1, x.device)
             address: Any = {"transition": self.field.transition, "basis": basis.native}
-            state = ops.expand_field(x, key, move.fine, t=move.t, kappa=move.kappa, out=_contiguous(out), **address)
-            return _kept(state, out)
+            return ops.expand_field(x, key, move.fine, t=move.t, kappa=move.kappa, out=out, **address)
         dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
         c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)
         c[corner(move.coarse)] = basis.forward(x.to(dtype), dims=dims) * move.kappa
-        return _kept(basis.inverse(c, dims=dims).to(x.dtype), out)
+        return basis.inverse(c, dims=dims).to(x.dtype)
 
     def fresh(self, move: Grow) -> Noise:
         return replace(self, field=self.field.fresh(move.stage))
@@ -173,14 +163,6 @@ class _FieldNoise:
 
 def _native(x: Tensor, basis: Basis, move: Grow) -> bool:
     return ops.usable("expand_field", x, basis=basis.native, grids=(move.coarse, move.fine))
-
-
-def _contiguous(out: Tensor | None) -> Tensor | None:
-    return out if out is not None and out.is_contiguous() else None
-
-
-def _kept(state: Tensor, out: Tensor | None) -> Tensor:
-    return state if out is None or state is out else out.copy_(state)
 
 
 def white_noise(
@@ -197,18 +179,14 @@ def white_noise(
 
     Parameters
     ----------
-    noise
-        A white field of the finest grid, or a :class:`~spectral_pd.NoiseField`; None to make one from `seed`.
-    seed
-        What a field is made from, or beside a tensor where fresh noise comes from.
-    basis
-        The basis states grow in.
-    grids
-        Every grid of the run.
-    like
-        A tensor of the run (a picture, a state): the noise has its leading axes and its device.
-    leading
-        The leading axes where no tensor says them; numbers are float32 on torch's default device then.
+    noise, seed
+        A white field of the finest grid, or a :class:`~spectral_pd.NoiseField`; None makes a field from `seed`. Beside a
+        tensor, `seed` is where fresh noise comes from.
+    basis, grids
+        The basis states grow in, and every grid of the run.
+    like, leading
+        A tensor of the run (a picture, a state), whose leading axes and device the noise has; or the leading axes where no
+        tensor says them: numbers are float32 on torch's default device then.
     fitting
         The parser of a tensor: noise of a whole run, or of one growth.
 
@@ -227,7 +205,7 @@ def white_noise(
     else:
         axes = tuple(like.shape[: like.ndim - len(grids[-1])])
     field.item_keys(axes[0] if axes else 1)  # as many sources as items
-    return _FieldNoise(field, axes, torch.empty(0, dtype=working_dtype(like.dtype), device=like.device))
+    return _FieldNoise(field, axes, working_dtype(like.dtype), like.device)
 
 
 NOISE = inputs.instance((Tensor, NoiseField), "a white field of the full size or a NoiseField")
@@ -239,6 +217,7 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
     r"""Grow a state to the grid `shape`; the new band is noise of level `t` (Sec. 4.1, before alignment).
 
     ``U x + t (w - U U^T w)``: the coefficients of `x` are kept, the new ones are `t` times those of the white field `w`.
+    The result, of shape (batch, ..., *shape) and x's dtype, is not yet scaled by kappa.
 
     Parameters
     ----------
@@ -253,10 +232,6 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
         are generated for the new band only.
     basis
         The basis the state grows in.
-
-    Returns
-    -------
-    State (batch, ..., *shape) of x's dtype, not yet scaled by kappa.
 
     Raises
     ------
@@ -283,7 +258,8 @@ def _move(x: Tensor, fine: tuple[int, ...], t: float, basis: Basis) -> Grow:
 
 def _grown(x: Tensor, noise: Tensor | NoiseField, move: Grow, basis: Basis, out: Tensor | None = None) -> Tensor:
     source = white_noise(noise, None, basis, (move.coarse, move.fine), like=x, fitting=runs.growth_noise)
-    return source.grow(x, move, out)
+    state = source.grow(x, move, out if out is not None and out.is_contiguous() else None)
+    return state if out is None or state is out else out.copy_(state)
 
 
 @door(shape=inputs.shape, t=inputs.one_time, noise=inputs.optional(_FINE_NOISE), basis=BASIS)
@@ -300,26 +276,15 @@ def expand_aligned(
 ) -> tuple[Tensor, float]:
     r"""Grow a state and align its time: the step between two stages (Sec. 4.1, Eqs. 5-6).
 
-    ``kappa(t, r) * expand(x, shape, t)`` at time ``t~ = align(t, r)``, with ``r`` from the real sizes.
+    Returns ``kappa(t, r) * expand(x, shape, t)`` on the fine grid and its time there, the float ``t~ = align(t, r)``: above
+    `t` when growing; ``r`` from the real sizes. `x`, `shape`, `t`, `basis` and errors as :func:`expand`.
 
     Parameters
     ----------
-    x, shape, t, basis
-        As :func:`expand`.
     noise, seed, generator
         Exactly one: a white field or NoiseField; an int seed; a generator (one draw is made from it).
     out
         Optional tensor of the result's shape, dtype and device to write into.
-
-    Returns
-    -------
-    (state, time)
-        The state on the fine grid, and its time there as a float; above `t` when growing.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`expand`; none or several of noise, seed, generator; an `out` that does not fit.
 
     Examples
     --------
@@ -341,19 +306,8 @@ def expand_aligned(
 def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
     """Low band of a noise field: ``U^T w``. White noise of unit variance stays so; a constant's value grows by r.
 
-    Parameters
-    ----------
-    x
-        Field (..., *fine), floating point.
-    shape
-        Coarse grid.
-    basis
-        DCT, HAAR, FOURIER or another basis.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A grid larger than x's or not reachable, integer or complex input.
+    `x` is a floating-point field (..., *fine), `shape` the coarse grid, `basis` the one states grow in; errors as
+    :meth:`Basis.restrict <spectral_pd.bases.Basis.restrict>`.
 
     Examples
     --------
@@ -368,7 +322,8 @@ def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Te
 def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
     """The same picture on a coarser grid: ``U^T x / r``. A constant keeps its value; white noise shrinks by r.
 
-    Parameters and errors as :func:`restrict_noise`; ``r = sqrt(prod(fine) / prod(coarse))`` of the real sizes.
+    ``r = sqrt(prod(fine) / prod(coarse))`` of the real sizes.
+    Parameters and errors as :func:`restrict_noise`.
 
     Examples
     --------

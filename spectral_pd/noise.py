@@ -70,10 +70,8 @@ class NoiseField:
 
     Raises
     ------
-    TypeError
-        Any other source.
-    ValueError
-        An empty list, a transition out of range.
+    ValueError, TypeError
+        An empty list, a transition out of range, any other source.
 
     Examples
     --------
@@ -112,13 +110,7 @@ class NoiseField:
         return NoiseField(source, self.basis, transition=transition)
 
     def item_keys(self, batch: int) -> tuple[int, ...]:
-        """Signed 64-bit key of each of `batch` items.
-
-        Raises
-        ------
-        ValueError
-            The source was a list of another length.
-        """
+        """Signed 64-bit key of each of `batch` items; a ValueError if the source was a list of another length."""
         if not self.per_item:
             return tuple((self.keys[0] + i + 2**63) % 2**64 - 2**63 for i in range(batch))
         return runs.one_each(self.keys, batch)
@@ -140,8 +132,8 @@ class NoiseField:
         Parameters
         ----------
         shape
-            (batch, ..., *grid): the first axis holds the items, the last `dims` the grid, at most 65536 along each axis;
-            a shape of only the grid is item 0, plane 0.
+            (batch, ..., *grid): the first axis holds the items, as many as a list of sources has; the last `dims` the grid,
+            1 to 65536 along each axis. A shape of only the grid is item 0, plane 0.
         dims
             Number of spectral axes, 1 to 3.
         dtype, device
@@ -150,11 +142,8 @@ class NoiseField:
 
         Raises
         ------
-        ValueError
-            More than 3 spectral axes, too few axes, sizes that are negative or (on the grid) 0 or above 65536, a batch
-            that does not match a list of sources.
-        TypeError
-            Sizes that are no integers.
+        ValueError, TypeError
+            A shape or number of axes outside the above.
         """
         shape = runs.field_shape(shape, dims)
         leading, grid = shape[:-dims], shape[-dims:]
@@ -170,15 +159,10 @@ class NoiseField:
         def index(n: int, axis: int) -> Tensor:
             return torch.arange(n, device=made_on).reshape([n if i == axis else 1 for i in range(5)])
 
-        counter = (
-            index((v + 3) // 4, 4),
-            index(u, 3) | (index(a, 2) << 16),
-            index(planes, 1),
-            self.transition | (LAYOUT << 24),
-        )
+        row, version = index(u, 3) | (index(a, 2) << 16), self.transition | (LAYOUT << 24)
+        counter = (index((v + 3) // 4, 4), row, index(planes, 1), version)
         words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
-        normals = _box_muller(words).flatten(-2)[..., :v]
-        return normals.to(dtype).to(device).reshape(shape)
+        return _box_muller(words).flatten(-2)[..., :v].to(dtype).to(device).reshape(shape)
 
     def on(
         self,

@@ -75,19 +75,9 @@ def build_info() -> dict[str, str]:
 def usable(name: str, *tensors: Tensor, basis: str = "dct", grids: Sequence[Sequence[int]] = ()) -> bool:
     """Whether the native operation `name` takes these tensors and grids; where not, the torch path computes the same.
 
-    Native are two spectral axes, the DCT and Haar, real storage up to 32 bits, devices the extension was built for, and for
-    the DCT sizes whose odd part is at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
-
-    Parameters
-    ----------
-    name
-        One of the operations of this module.
-    tensors
-        Its inputs.
-    basis
-        Name of the basis.
-    grids
-        Every grid involved, (height, width) each.
+    `tensors` are its inputs, `basis` is the name of the basis, `grids` are all grids involved. Native are two spectral axes,
+    the DCT and Haar, real storage up to 32 bits, devices the extension was built for, and for the DCT sizes whose odd part is
+    at most :data:`LARGEST_ODD_CORE` and, on a GPU, whose lines fit in a block's shared memory.
 
     Examples
     --------
@@ -100,10 +90,8 @@ def usable(name: str, *tensors: Tensor, basis: str = "dct", grids: Sequence[Sequ
     sizes = [n for grid in grids for n in grid] if basis == "dct" and name != "normals" else []
     if any(n // (n & -n) > LARGEST_ODD_CORE or any(n > _largest(x.device) for x in tensors) for n in sizes):
         return False
-    return all(
-        (x.dtype in STORAGE or x.dtype == torch.int64) and x.numel() > 0 and _has_kernel(name, x.device.type)
-        for x in tensors
-    )
+    stored = (*STORAGE, torch.int64)
+    return all(x.dtype in stored and x.numel() > 0 and _has_kernel(name, x.device.type) for x in tensors)
 
 
 def _largest(device: torch.device) -> int:
@@ -118,6 +106,11 @@ def _has_kernel(name: str, device: str) -> bool:
     if device == "cuda":
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"spectral_pd::{name}", "CUDA"))
     return device == "cpu"
+
+
+def _write(name: str, *args: Any) -> Tensor:
+    getattr(torch.ops.spectral_pd, name)(*args)
+    return args[-1]
 
 
 def expand_field(
@@ -144,7 +137,7 @@ def expand_field(
     t, kappa
         Noise level of the new band, and factor of everything.
     transition
-        Address in the field: which transition's field (0: the coupled one).
+        Which transition's field (0: the coupled one).
     basis
         ``"dct"``, or ``"haar"``; every axis must then grow by the same power of 2.
     out
@@ -170,14 +163,8 @@ def expand_white(
 ) -> Tensor:
     """Grow planes, the new band filled from a given white field: ``kappa (U x + t (w - U U^T w))``.
 
-    Parameters
-    ----------
-    x
-        Planes (..., h, w), float32, bfloat16 or float16.
-    white
-        White noise (..., H, W) with x's leading axes and type. Differentiable in both.
-    t, kappa, basis, out
-        As :func:`expand_field`, which also says what is refused.
+    Parameters and errors as :func:`expand_field`; `white` is noise (..., H, W) with x's leading axes and type. Differentiable
+    in both.
 
     Examples
     --------
@@ -187,11 +174,6 @@ def expand_white(
     """
     args = (x, white, t, kappa, basis)
     return torch.ops.spectral_pd.expand_white(*args) if out is None else _write("expand_white_out", *args, out)
-
-
-def _write(name: str, *args: Any) -> Tensor:
-    getattr(torch.ops.spectral_pd, name)(*args)
-    return args[-1]
 
 
 def embed(x: Tensor, shape: Sequence[int], *, kappa: float = 1.0, basis: str = "dct") -> Tensor:
@@ -252,17 +234,8 @@ def normals(key: Tensor, planes: int, shape: Sequence[int], *, transition: int =
 def power_map(x: Tensor, maps: int = 1) -> Tensor:
     """Squared orthonormal DCT coefficients, each plane's mean removed, summed over planes: float64 (maps, h, w).
 
-    Parameters
-    ----------
-    x
-        Planes (..., h, w), float32, bfloat16 or float16.
-    maps
-        Plane p adds to map p mod `maps`: 1 for one map of all, the number of channels for one map a channel.
-
-    Raises
-    ------
-    RuntimeError
-        Another type, fewer than 2 axes, planes that are no multiple of `maps`; NotImplementedError where it is derived.
+    Plane p of `x` (..., h, w) adds to map p mod `maps`: 1 for one map of all, the number of channels for one map a channel.
+    Types and errors as :func:`expand_field`; the planes must be a multiple of `maps`. NotImplementedError where it is derived.
 
     Examples
     --------
@@ -418,9 +391,8 @@ def _register_writing(library: torch.library.Library) -> None:
 
 
 def _any_tangent(args: Sequence[Any]) -> bool:
-    if forward_ad._current_level < 0 and not (
-        torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
-    ):
+    transforming = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+    if forward_ad._current_level < 0 and not transforming:
         return False  # asking costs more than a small operation
     tensors = (a for a in args if isinstance(a, Tensor) and a.is_floating_point())
     return any(torch._VF._unpack_dual(a, level=0).tangent is not None for a in tensors)

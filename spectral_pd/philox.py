@@ -16,20 +16,14 @@ WORD = 0xFFFFFFFF
 
 
 def philox4x32(counter: Sequence[Tensor | int], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: ten bijective rounds on a 128-bit counter.
+    """Philox4x32-10: ten bijective rounds on a 128-bit counter give four words. The example is Random123's known answer.
 
     Parameters
     ----------
     counter
-        Four int64 tensors (or ints) of 32-bit words that broadcast against each other.
+        Four int64 tensors (or ints) of 32-bit words that broadcast against each other, as the result does.
     key
         Low and high 32-bit word as int64 tensors.
-
-    Returns
-    -------
-    Four int64 tensors of 32-bit words.
-
-    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the example is Random123's known answer.
 
     Examples
     --------
@@ -42,11 +36,7 @@ def philox4x32(counter: Sequence[Tensor | int], key: tuple[Tensor, Tensor]) -> t
     for _ in range(10):
         # int64 products wrap modulo 2^64, so their bits are those of the unsigned product.
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & WORD) ^ c1 ^ k0,
-            p1 & WORD,
-            ((p0 >> 32) & WORD) ^ c3 ^ k1,
-            p0 & WORD,
-        )
+        c0, c2 = ((p1 >> 32) & WORD) ^ c1 ^ k0, ((p0 >> 32) & WORD) ^ c3 ^ k1
+        c1, c3 = p1 & WORD, p0 & WORD
         k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
     return c0, c1, c2, c3

@@ -41,10 +41,8 @@ class Step:
 
     Attributes
     ----------
-    stage
-        Index of the stage, 0 is the coarsest.
-    number
-        Steps done after it, 1 to ``plan.nfe``.
+    stage, number
+        Index of the stage, 0 is the coarsest, and steps done after this one, 1 to ``plan.nfe``.
     t, t_next
         Local times: the velocity is called with `t`, the solver goes to `t_next`.
     time
@@ -66,16 +64,9 @@ def moves(
 ) -> Iterator[Move]:
     """What a run does, in order: the steps of each stage and the transitions between them.
 
-    Parameters
-    ----------
-    times
-        The full-resolution time grid; numbers, or arrays of one shape for many grids at once.
-    shapes, split
-        Grid and number of steps of each stage; a stage without steps only passes its state on.
-    clock
-        See the module's text.
-    first
-        Index of the stage the run begins with, at that stage's own grid time.
+    `times` is the full-resolution time grid: numbers, or arrays of one shape for many grids at once. A stage has a grid of
+    `shapes` and a number of steps of `split`; one without steps only passes its state on. The run begins with stage `first`,
+    at that stage's own grid time. The `clock` is explained in the module's text.
     """
     k = sum(split[:first])
     t = arrived = times[k]
@@ -117,18 +108,13 @@ def walk(
 
     Parameters
     ----------
-    run
-        From :func:`moves` or :meth:`Plan.moves`.
-    x
-        State before the first move.
-    velocity
-        ``velocity(x, t)``, t local.
-    solver
-        See :mod:`spectral_pd.solvers`.
-    grow
-        ``grow(x, move)``: the aligned state on the next grid.
-    embed
-        ``embed(y, grid)``: ``U y``; carries a multistep history, ``r U D`` at the aligned time, where the clock allows.
+    run, x
+        From :func:`moves` or :meth:`Plan.moves`, and the state before its first move.
+    velocity, solver
+        ``velocity(x, t)``, t local; see :mod:`spectral_pd.solvers`.
+    grow, embed
+        ``grow(x, move)`` is the aligned state on the next grid. ``embed(y, grid)`` is ``U y`` and carries a multistep history,
+        ``r U D`` at the aligned time, where the clock allows.
     after
         ``after(step, x)`` after each step; what it returns is the state.
     """
@@ -166,18 +152,15 @@ class Stage:
 
     Attributes
     ----------
-    shape
-        Grid of this stage.
-    scale
-        Nominal scale asked for: one number, or one an axis.
+    shape, scale
+        Grid of this stage, and the nominal scale asked for: one number, or one an axis.
     ratio
         ``r = sqrt(prod(full) / prod(shape))`` to the full grid, from the real sizes; 1 for the last stage.
-    start, stop
-        Indices into the plan's time grid; the stage makes ``stop - start`` steps.
+    start, stop, local_times
+        Indices into the plan's time grid, for ``stop - start`` steps, and the local times from start to stop, one float more:
+        what the velocity is called with.
     t_star
         ``t*`` of the transition after this stage; None for the last stage.
-    local_times
-        Local times from start to stop, ``stop - start + 1`` floats: what the velocity is called with.
     """
 
     shape: tuple[int, ...]
@@ -205,22 +188,17 @@ class Plan:
 
     Attributes
     ----------
-    times
-        The full-resolution time grid, N + 1 floats.
-    stages
-        One :class:`Stage` a scale, coarse to full.
-    clock
-        ``"full"`` or ``"stage"``; see the module's text.
-    basis
-        The basis the state grows in.
+    times, stages
+        The full-resolution time grid, N + 1 floats, and one :class:`Stage` a scale, coarse to full.
+    clock, basis
+        ``"full"`` or ``"stage"`` (see the module's text), and the basis the state grows in.
     delta
         The tolerance the transitions were derived from; None when they were given.
-    warnings
-        What a careful reader should know before running it.
+    warnings, notes
+        What a careful reader should know before running it, and why the plan is what it is, when something was chosen
+        (:func:`~spectral_pd.optimise_plan`).
     costs
         Cost of one step on each stage's grid, when a cost function was given; empty otherwise.
-    notes
-        Why the plan is what it is, when something was chosen (:func:`~spectral_pd.optimise_plan`).
     patch
         Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
     """
@@ -277,20 +255,13 @@ class Plan:
     def cost(self, fn: Cost | None = None) -> float:
         """Total cost of the steps: ``sum_i steps_i fn(shape_i)``.
 
-        Parameters
-        ----------
-        fn
-            Cost of one step on a grid; None uses the plan's own `costs`, or the number of grid points.
-
-        Raises
-        ------
-        ValueError
-            `fn` returned a value that is not positive and finite.
+        `fn` is the cost of one step on a grid, positive and finite (ValueError); None uses the plan's own `costs`, or the
+        number of grid points.
         """
         return math.fsum(n * each for n, each in zip(self.split, self._costs(fn), strict=True))
 
     def speedup(self, fn: Cost | None = None) -> float:
-        """Cost of the same number of full-size steps over :meth:`cost`. Parameters and errors as there."""
+        """Cost of the same number of full-size steps over :meth:`cost`; `fn` and errors as there."""
         return self.nfe * self._costs(fn)[-1] / self.cost(fn)
 
     def _costs(self, fn: Cost | None = None) -> tuple[float, ...]:
@@ -302,37 +273,33 @@ class Plan:
         head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
         if self.delta is not None and len(self.stages) > 1:
             head += f", delta={self.delta:g}"
-        unit = "tokens" if math.prod(self.patch) > 1 else "points"
-        columns = ["stage", "scale", "size", "ratio", "steps", "local times", "t*", "grid T", unit, "share"]
-        if self.costs:
-            columns.insert(-1, "cost")
-        total = self.cost()
-        rows = []
-        for i, (stage, each) in enumerate(zip(self.stages, self._costs(), strict=True)):
-            last = stage.t_star is None
-            rows.append(
-                [
-                    str(i + 1),
-                    scale_text(stage.scale),
-                    shown(stage.shape),
-                    f"{stage.ratio:.4g}",
-                    str(stage.steps),
-                    f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}",
-                    "-" if last else f"{stage.t_star:.6f}",
-                    "-" if last else f"{self.times[stage.stop]:.6f}",
-                    str(self.tokens[i]),
-                    *([f"{each:.6g}"] if self.costs else []),
-                    f"{stage.steps * each / total:.1%}",
-                ]
-            )
-        widths = [max(len(row[c]) for row in [columns, *rows]) for c in range(len(columns))]
+        rows = [self._row(i, each) for i, each in enumerate(self._costs())]
+        table = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [head]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [columns, *rows]]
+        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
         label = "cost function" if self.costs else "grid points"
         lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
         lines += [f"note: {text}" for text in self.notes]
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
+
+    def _row(self, i: int, cost: float) -> dict[str, str]:
+        """What the table says of stage `i`, one step of which costs `cost`, by column."""
+        stage, last = self.stages[i], self.stages[i].t_star is None
+        return {
+            "stage": str(i + 1),
+            "scale": scale_text(stage.scale),
+            "size": shown(stage.shape),
+            "ratio": f"{stage.ratio:.4g}",
+            "steps": str(stage.steps),
+            "local times": f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}",
+            "t*": "-" if last else f"{stage.t_star:.6f}",
+            "grid T": "-" if last else f"{self.times[stage.stop]:.6f}",
+            "tokens" if math.prod(self.patch) > 1 else "points": str(self.tokens[i]),
+            **({"cost": f"{cost:.6g}"} if self.costs else {}),
+            "share": f"{stage.steps * cost / self.cost():.1%}",
+        }
 
 
 PLAN = inputs.instance(Plan, "what make_plan returned")

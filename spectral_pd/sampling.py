@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd import inputs
-from spectral_pd.expansion import NOISE, Noise, Source, white_noise
+from spectral_pd.expansion import NOISE, Grow, Noise, Source, white_noise
 from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, Step, walk
@@ -32,14 +32,10 @@ class StepInfo:
 
     Attributes
     ----------
-    step
-        Steps done so far, 1 to ``plan.nfe``.
-    stage
-        Index of the stage, 0 is the coarsest.
-    time
-        Full-resolution clock's grid time reached, ``plan.times[step]``.
-    local_time
-        The stage's own time reached: the level of the noise in `state`.
+    step, stage
+        Steps done so far, 1 to ``plan.nfe``, and index of the stage, 0 is the coarsest.
+    time, local_time
+        Time reached on the full-resolution clock, ``plan.times[step]``, and the stage's own: the noise level of `state`.
     state
         The state after the step, on the stage's grid; do not modify it in place.
     """
@@ -76,6 +72,8 @@ def sample(
 ) -> Tensor:
     r"""Sample progressively: coarse stages first, growing between them (Sec. 4.1).
 
+    Returns the state of the full size (batch, ..., *plan.shape) at time 0, in the noise's dtype. No gradients are recorded.
+
     Parameters
     ----------
     velocity
@@ -102,14 +100,8 @@ def sample(
         field. ``"fresh"``: independent noise at each transition, as in the paper; another picture for the same seed.
     leading
         Axes before the grid, e.g. (batch, channels), where `noise` is no tensor; the run is then on torch's default device.
-    callback
-        Called with a :class:`StepInfo` after every solver step. A tensor it returns replaces the state.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    State of the full size (batch, ..., *plan.shape) at time 0, in the noise's dtype. No gradients are recorded.
+    callback, progress
+        Called with a :class:`StepInfo` after every solver step; a tensor it returns replaces the state. Whether to show a bar.
 
     Raises
     ------
@@ -165,6 +157,7 @@ def run(
     Parameters as there; `moves` begin where `x` stands, and steps are counted on the plan's grid.
     """
     moves = tuple(moves)
+    steps = sum(isinstance(move, Step) for move in moves)
 
     def answer(x: Tensor, t: float) -> Tensor:
         # A copy: a model may return one buffer at every call, and solvers keep what it said.
@@ -172,21 +165,15 @@ def run(
 
     def after(step: Step, x: Tensor) -> Tensor:
         bar.update()
-        said = None if callback is None else callback(StepInfo(step.number, step.stage, step.time, step.t_next, x))
-        return replaced(x, said)
+        if callback is None:
+            return x
+        return replaced(x, callback(StepInfo(step.number, step.stage, step.time, step.t_next, x)))
 
-    with tqdm(
-        total=sum(isinstance(move, Step) for move in moves), disable=not progress, desc="sampling", unit="step"
-    ) as bar:
-        return walk(
-            moves,
-            x,
-            answer,
-            solver,
-            grow=lambda x, move: (noise if coupling == "coupled" else noise.fresh(move)).grow(x, move),
-            embed=plan.basis.embed,
-            after=after,
-        )
+    def grow(x: Tensor, move: Grow) -> Tensor:
+        return (noise if coupling == "coupled" else noise.fresh(move)).grow(x, move)
+
+    with tqdm(total=steps, disable=not progress, desc="sampling", unit="step") as bar:
+        return walk(moves, x, answer, solver, grow=grow, embed=plan.basis.embed, after=after)
 
 
 def replaced(x: Tensor, result: object) -> Tensor:

@@ -32,13 +32,9 @@ def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
     Parameters
     ----------
     steps
-        N >= 1 steps.
+        N >= 1 steps, for N + 1 times from 1 to 0.
     shift
         s > 0; 1 is uniform. FLUX.1 at 1024x1024: exp(1.15); Z-Image 6; WAN 5; SD3 3.
-
-    Returns
-    -------
-    N + 1 floats from 1 to 0.
 
     Raises
     ------
@@ -82,10 +78,9 @@ def token_cost(
 
     Parameters
     ----------
-    shape
-        Full grid.
-    patch
-        Grid points a token, along each axis: one int, or one an axis. FLUX.1: 2; WAN (frames, height, width): (1, 2, 2).
+    shape, patch
+        Full grid, and grid points a token along each axis: one int, or one an axis. FLUX.1: 2; WAN (frames, height, width):
+        (1, 2, 2).
     text_tokens
         Tokens of the prompt that pass through the same layers. FLUX.1: 512.
     attention
@@ -94,8 +89,8 @@ def token_cost(
 
     Raises
     ------
-    ValueError
-        A share outside [0, 1], negative text tokens, a bad patch.
+    ValueError, TypeError
+        Any of them out of its range.
 
     Examples
     --------
@@ -111,14 +106,7 @@ def stage_shape(
 ) -> tuple[int, ...]:
     """Grid of one scale: each size times its scale, rounded down to a multiple of `multiple_of`, at least that multiple.
 
-    Parameters
-    ----------
-    shape
-        Full grid.
-    scale
-        One number for all axes, or one an axis, e.g. (1, 1/2, 1/2) for video that grows in space only.
-    multiple_of
-        One int for all axes, or one an axis.
+    `shape` is the full grid; `scale` and `multiple_of` are one number for all axes, or one an axis, as in :func:`make_plan`.
     """
     multiples = plans.multiples(multiple_of, len(shape))
     # Sizes such as 2/3 of 90 come out a rounding error below 60: the nearby simple fraction is what was meant.
@@ -166,7 +154,7 @@ def make_plan(
         size (see :func:`shift_times`).
     spectrum
         A :class:`~spectral_pd.PowerLaw` (e.g. ``PRESETS["flux"]``), a measured :class:`~spectral_pd.Spectrum`, or any
-        function of frequency. Rescaled to `shape` when it carries another grid. Explicit t*: :func:`plan_at`.
+        function of frequency. Rescaled to `shape` when it carries another grid. For given t*: :func:`plan_at`.
     shape
         Full grid, e.g. (128, 128): the LATENT size for latent models.
     scales
@@ -177,14 +165,13 @@ def make_plan(
     multiple_of
         Stage sizes are rounded down to multiples of this (a patch size), one int or one an axis; the full shape must be
         one already. Transition times and ratios use the rounded sizes, and the plan says so.
-    clock
-        ``"full"`` (default) or ``"stage"`` (the paper's); see :mod:`spectral_pd.plan`.
+    clock, basis
+        ``"full"`` (default) or ``"stage"`` (the paper's; see :mod:`spectral_pd.plan`), and the basis the state grows in: HAAR
+        needs ratios that are powers of 2.
     cost
         Cost of one step as a function of the grid, for ``str(plan)``, ``plan.cost()`` and ``plan.speedup()``.
     unreached
         A transition that no step before the end reaches is an ``"error"``, or is moved to the last step by ``"force"``.
-    basis
-        The basis the state grows in; HAAR needs ratios that are powers of 2.
 
     Raises
     ------
@@ -224,17 +211,8 @@ def plan_at(
 ) -> Plan:
     """:func:`make_plan` with given transition times instead of a spectrum and a delta.
 
-    Parameters
-    ----------
-    times, shape, scales, multiple_of, clock, cost, unreached, basis
-        As :func:`make_plan`.
-    transition_times
-        t* of each scale but the last, inside (0, 1), not increasing.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`make_plan`; transition times of another number, out of range or increasing.
+    Parameters and errors as :func:`make_plan`; `transition_times` holds the t* of each scale but the last, inside (0, 1) and
+    not increasing.
 
     Examples
     --------
@@ -288,9 +266,8 @@ def _assembled(
     indices = _transition_indices(grid, t_stars, unreached, warnings)
     starts, stops = (0, *indices), (*indices, len(grid) - 1)
     for k in sorted({k for k in indices if indices.count(k) > 1}):
-        warnings.append(
-            f"{indices.count(k)} transitions fall on grid time T_{k} = {grid[k]:.4f}; a stage makes no step"
-        )
+        count = indices.count(k)
+        warnings.append(f"{count} transitions fall on grid time T_{k} = {grid[k]:.4f}; a stage makes no step")
     if indices and indices[0] == 0:
         warnings.append(f"the first transition is due at or before the first grid time {grid[0]:.4f}: no coarse step")
     split = [b - a for a, b in zip(starts, stops, strict=True)]
@@ -312,10 +289,9 @@ def _transition_indices(
 ) -> tuple[int, ...]:
     """First index k with ``T_k <= t*``, for each t*; the last stage must keep at least one step."""
     last = len(times) - 2
-    indices = []
+    indices = [next(k for k, t in enumerate(times) if t <= t_star) for t_star in t_stars]
     for i, t_star in enumerate(t_stars):
-        k = next(k for k, t in enumerate(times) if t <= t_star)
-        if k > last:
+        if indices[i] > last:
             text = (
                 f"transition {i + 1} at t* = {t_star:.6f} is never reached: the last grid time before the end is "
                 f"T_{last} = {times[last]:.6f}"
@@ -325,6 +301,4 @@ def _transition_indices(
                     f"{text}; use more steps, a smaller shift, a smaller delta, fewer scales, or unreached='force'"
                 )
             warnings.append(f"{text}; forced to T_{last}")
-            k = last
-        indices.append(k)
-    return tuple(indices)
+    return tuple(min(k, last) for k in indices)

@@ -15,8 +15,7 @@ coefficient at frequency ``omega`` has power ``P(omega) = E|x_0^(omega)|^2``; wh
 
 Every function takes Python floats, numpy arrays or torch tensors and returns the same kind; ``function.bare`` is the formula
 without its door (:mod:`spectral_pd.inputs`), for inner loops. Equation numbers are those of Xiao, Chao, Yariv, Wetzstein,
-"Spectral Progressive Diffusion for Efficient Image and Video Generation",
-arXiv 2605.18736.
+"Spectral Progressive Diffusion for Efficient Image and Video Generation", arXiv 2605.18736.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def snr(t: Array, power: Array) -> Array:
     Raises
     ------
     ValueError, TypeError
-        `t` outside [0, 1], `power` not positive, NaN, integer tensors.
+        A number outside its range, NaN, an integer tensor.
 
     Examples
     --------
@@ -66,7 +65,6 @@ def posterior_data_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the clean coefficient: ``E[x_0 | x_t] = (1-t) P / ((1-t)^2 P + t^2) x_t`` (Eq. 23).
 
     For ``x_0 ~ N(0, P)``; 0 at t = 1 and 1 at t = 0.
-
     Parameters and errors as :func:`snr`.
 
     Examples
@@ -82,7 +80,6 @@ def posterior_noise_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the noise: ``E[eps | x_t] = t / ((1-t)^2 P + t^2) x_t`` (Eq. 24).
 
     For ``x_0 ~ N(0, P)``; 1 at t = 1 and 0 at t = 0.
-
     Parameters and errors as :func:`snr`.
 
     Examples
@@ -99,7 +96,6 @@ def optimal_gain(t: Array, power: Array) -> Array:
 
     ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26; Eq. 24 minus Eq. 23) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)`` and
     ``v = eps - x_0``. It is 1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
-
     Parameters and errors as :func:`snr`.
 
     Examples
@@ -116,7 +112,6 @@ def velocity_error(t: Array, power: Array) -> Array:
 
     ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2) = SNR (1+P) / (1+SNR)`` (Eqs. 19, 35). Falls from ``1 + P`` at
     t = 0 to 0 at t = 1: at high noise nothing is lost by treating the coefficient as noise.
-
     Parameters and errors as :func:`snr`.
 
     Examples
@@ -132,10 +127,10 @@ def velocity_error(t: Array, power: Array) -> Array:
 def activation_time(power: Array, delta: Array) -> Array:
     r"""Time at which a coefficient of power `power` becomes active: before it, treating it as noise costs at most `delta`.
 
-    ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))`` (Eq. 9). :func:`velocity_error` is at most `delta` for all
-    ``t >= t_omega`` and equals it at ``t_omega``. Strictly increasing in `power`; a SMALLER delta gives a LARGER time:
-    an earlier transition in denoising order, more full-resolution work, closer to full resolution. A LARGER delta gives
-    a smaller time: a later transition, faster, coarser.
+    ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))`` (Eq. 9), in (0, 1). :func:`velocity_error` is at most `delta`
+    for all ``t >= t_omega`` and equals it at ``t_omega``. Strictly increasing in `power`; a SMALLER delta gives a LARGER
+    time: an earlier transition in denoising order, more full-resolution work, closer to full resolution. A LARGER delta
+    gives a smaller time: a later transition, faster, coarser. Errors as :func:`snr`.
 
     Parameters
     ----------
@@ -143,15 +138,6 @@ def activation_time(power: Array, delta: Array) -> Array:
         Power of the clean coefficient on the FULL grid, above 0.
     delta
         Tolerated velocity error, 0 < delta < 1.
-
-    Returns
-    -------
-    Time in (0, 1).
-
-    Raises
-    ------
-    ValueError, TypeError
-        `power` or `delta` out of range, NaN, integer tensors.
 
     Examples
     --------
@@ -165,19 +151,8 @@ def activation_time(power: Array, delta: Array) -> Array:
 def activation_power(t: Array, delta: Array) -> Array:
     r"""The power whose activation time is `t`: the inverse of :func:`activation_time` in `power`.
 
-    The positive root of ``P^2 + (1 - delta) P - delta t^2 / (1-t)^2 = 0``.
-
-    Parameters
-    ----------
-    t
-        Time, 0 < t < 1.
-    delta
-        Tolerated velocity error, 0 < delta < 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        `t` not inside (0, 1), `delta` out of range, NaN, integer tensors.
+    The positive root of ``P^2 + (1 - delta) P - delta t^2 / (1-t)^2 = 0``, for 0 < t < 1.
+    Parameters and errors as :func:`activation_time`.
 
     Examples
     --------
@@ -193,7 +168,7 @@ def activation_power(t: Array, delta: Array) -> Array:
 def align_scale(t: Array, ratio: Array) -> Array:
     r"""``kappa(t, r) = r / (1 + (r-1) t)`` (Eq. 5): the factor that turns an expanded state into a flow-matching state.
 
-    Between 1 (at t = 1) and r (at t = 0) for r >= 1.
+    Between 1 (at t = 1) and r (at t = 0) for r >= 1. Errors as :func:`snr`.
 
     Parameters
     ----------
@@ -202,11 +177,6 @@ def align_scale(t: Array, ratio: Array) -> Array:
     ratio
         ``r = sqrt(prod(fine sizes) / prod(coarse sizes))`` of the real integer sizes. Above 1 when growing, below 1 for
         the inverse, 1 is the identity.
-
-    Raises
-    ------
-    ValueError, TypeError
-        `t` outside [0, 1], `ratio` not positive, NaN, integer tensors.
 
     Examples
     --------
@@ -222,18 +192,7 @@ def align_time(t: Array, ratio: Array) -> Array:
 
     In log-odds a translation, ``logit t~ = logit t + log r``: alignments compose, ``1/r`` inverts ``r``, 0 and 1 are fixed.
     Growing (r > 1) moves the time up, towards noise.
-
-    Parameters
-    ----------
-    t
-        Time on the coarse grid, in [0, 1].
-    ratio
-        As in :func:`align_scale`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`align_scale`.
+    Parameters and errors as :func:`align_scale`.
 
     Examples
     --------
@@ -248,10 +207,7 @@ def align_time(t: Array, ratio: Array) -> Array:
 def max_frequency(shape: Sequence[int]) -> float:
     """``omega_max = min(shape) / 2`` (Eq. 16): the Nyquist frequency in cycles per shorter side.
 
-    Raises
-    ------
-    ValueError, TypeError
-        `shape` is not a tuple of positive ints.
+    Errors as :func:`transition_times`: a `shape` that is no tuple of positive ints.
 
     Examples
     --------
@@ -271,8 +227,8 @@ def transition_times(
     r"""The time at which each scale but the last must be left for the next one (Eq. 10).
 
     ``t*_i = min over omega <= s_i omega_max of t_omega``, with :func:`activation_time` and ``omega_max = min(shape) / 2``.
-    For a decreasing spectrum that is ``t_omega`` at ``s_i omega_max``. A finer scale is left later (at a smaller time). A
-    SMALLER delta gives LARGER times: earlier transitions, slower, closer to full resolution.
+    For a decreasing spectrum that is ``t_omega`` at ``s_i omega_max``. A finer scale is left later: the times lie inside
+    (0, 1) and never increase. A SMALLER delta gives LARGER times: earlier transitions, slower, closer to full resolution.
 
     Parameters
     ----------
@@ -286,10 +242,6 @@ def transition_times(
         Full grid.
     delta
         Tolerated velocity error, 0 < delta < 1.
-
-    Returns
-    -------
-    ``len(scales) - 1`` times, strictly inside (0, 1), decreasing or equal.
 
     Raises
     ------

@@ -78,9 +78,8 @@ def undocumented(function, doc):
 
 
 def can_fail(function):
-    """Whether it checks anything itself: at its door or in its body."""
-    refuses = r"\braise\b|@door\(|\b(inputs|runs|plans|models|spectra|storage)\.\w+\("
-    return re.search(refuses, inspect.getsource(function)) is not None
+    """Whether it raises anything itself; what its door refuses is what the ranges of its parameters leave out."""
+    return re.search(r"\braise\b", inspect.getsource(function)) is not None
 
 
 @pytest.mark.parametrize("name", PUBLIC)
