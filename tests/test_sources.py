@@ -491,8 +491,6 @@ def test_video_model_takes_clips_and_pictures():
 
 def test_flux2_latents_are_normalised_in_patches_and_laid_out_in_space():
     diffusers = pytest.importorskip("diffusers")
-    from spectral_pd.adapters.flux2 import patchify
-
     torch.manual_seed(2)
     model = diffusers.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -512,7 +510,7 @@ def test_flux2_latents_are_normalised_in_patches_and_laid_out_in_space():
         patches = pipeline._patchify_latents(model.encode(x).latent_dist.mode())
     mean, deviation = model.bn.running_mean, (model.bn.running_var + model.config.batch_norm_eps).sqrt()
     expected = (patches - mean.reshape(1, -1, 1, 1)) / deviation.reshape(1, -1, 1, 1)
-    torch.testing.assert_close(patchify(z), expected)
+    torch.testing.assert_close(pipeline._patchify_latents(z), expected)
 
 
 def test_fit_command_encodes_on_the_way(vae, tmp_path, capsys):
