@@ -3,8 +3,7 @@
     python build_tools/house.py
 
 Validation is what only refuses: an ``if`` that does nothing but raise, a statement that calls a parser of
-:mod:`spectral_pd.inputs` or its rooms, a ``@door``. Code lines are lines that hold a statement, without docstrings and
-comments.
+:mod:`spectral_pd.inputs`, a ``@door``. Code lines are lines that hold a statement, without docstrings and comments.
 """
 
 from __future__ import annotations
