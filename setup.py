@@ -158,7 +158,7 @@ def extension() -> dict:
                 return str(target)
 
             extension = self.extensions[0]
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(min(os.cpu_count() or 1, 1 + len(CPU_KERNELS))) as pool:
                 cuda = pool.submit(compile_cuda) if toolkit else None
                 extension.extra_objects = list(pool.map(compile_kernels, CPU_KERNELS))
                 if cuda and (target := cuda.result()):

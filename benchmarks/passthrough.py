@@ -40,8 +40,8 @@ from spectral_pd import (
     velocity_error,
 )
 from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer
+from spectral_pd.power import radial_bins
 from spectral_pd.solvers import SolverName, Velocity
-from spectral_pd.spectrum import radial_bins
 
 SHAPE = (32, 32)
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)

@@ -111,7 +111,7 @@ def sections_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, line
 
 
 def find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
-    """``spectral_pd.PowerLaw``, or ``PowerLaw`` alone, is documented where it is defined: ``spectral_pd.spectrum.PowerLaw``."""
+    """``spectral_pd.PowerLaw``, or ``PowerLaw`` alone, is documented where it is defined: ``spectral_pd.power.PowerLaw``."""
     if node.get("refdomain") != "py":
         return None
     wanted = "." + node["reftarget"].removeprefix("spectral_pd.")

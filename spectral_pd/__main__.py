@@ -17,9 +17,9 @@ import torch
 from spectral_pd import __version__, measure
 from spectral_pd.measure import number
 from spectral_pd.optimise import optimise_plan
+from spectral_pd.power import PRESETS, PowerLaw, Spectrum, load_spectrum
 from spectral_pd.schedule import Cost, Plan, make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
-from spectral_pd.spectrum import PRESETS, PowerLaw, Spectrum, load_spectrum
 
 
 def transformer_cost(args: argparse.Namespace, sizes: Sequence[int]) -> Cost:

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
+from spectral_pd.meter import power_spectrum
 from spectral_pd.plotting import plot_activation, plot_spectrum, plot_strips
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Plan, make_plan, shift_times
 from spectral_pd.solvers import Velocity
-from spectral_pd.spectrum import PowerLaw, Spectrum, fit_power_law, power_spectrum
 
 EXTRA = "the demo needs matplotlib, safetensors, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
 TRANSFORMER = Path(__file__).parent.parent / "benchmarks" / "tiny_dit"

@@ -47,8 +47,10 @@ from spectral_pd.diagnostics import (
     residuals,
     transition_shift,
 )
+from spectral_pd.fit import Weights, fit_power_law
+from spectral_pd.meter import Replicates, SpectrumMeter
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sources import Batch, Encoder, Source, find_files, open_source
-from spectral_pd.spectrum import PowerLaw, Replicates, Spectrum, SpectrumMeter, Weights, fit_power_law
 from spectral_pd.theory import transition_times
 
 
@@ -145,7 +147,7 @@ def accumulate(
         From :func:`spectral_pd.sources.open_source`. An iterator must give the same batches in the same order in every
         process and, with `resume`, in every run: process r takes every world-size-th batch from number r on.
     basis, replicates, seed
-        As :class:`~spectral_pd.spectrum.SpectrumMeter`.
+        As :class:`~spectral_pd.meter.SpectrumMeter`.
     encoder
         Applied to every batch first, e.g. an :class:`~spectral_pd.sources.Encoder`.
     device
@@ -411,7 +413,7 @@ def assess(
     meter
         A meter with data.
     band, weights
-        As :func:`~spectral_pd.spectrum.fit_power_law`.
+        As :func:`~spectral_pd.fit.fit_power_law`.
     scales, delta, level
         As :func:`~spectral_pd.diagnostics.confidence`.
     source, skipped

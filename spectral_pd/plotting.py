@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.schedule import Plan
-from spectral_pd.spectrum import PowerLaw, Spectrum
 from spectral_pd.theory import activation_time, max_frequency
 
 if TYPE_CHECKING:

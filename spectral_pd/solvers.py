@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
+
+from spectral_pd.inputs import Array
 
 Velocity = Callable[[Tensor, float], Tensor]
 """``velocity(x, t)``: estimate of ``dx/dt = eps - x_0``, same shape as x; t is a Python float."""
@@ -78,7 +81,7 @@ def heun(
     """
     slope = velocity(x, t)
     predicted = x + (t_next - t) * slope
-    if t_next == 0.0:
+    if np.all(t_next == 0.0):
         return predicted, None
     return x + (t_next - t) * 0.5 * (slope + velocity(predicted, t_next)), None
 
@@ -105,23 +108,23 @@ def dpmpp_2m(
     """
     denoised = x - t * velocity(x, t)
     estimate = denoised
-    if history is not None and history.time < 1.0 and t_next > 0.0:
+    if history is not None and np.all(history.time < 1.0) and np.all(t_next > 0.0):
         h, h_last = (_log_snr(b) - _log_snr(a) for a, b in ((t, t_next), (history.time, t)))
         estimate = denoised + (h / (2 * h_last)) * (denoised - history.denoised)
     # (1 - t') (1 - e^-h) = (1 - t') - (1 - t) t' / t = 1 - t'/t
     return (t_next / t) * x + (1 - t_next / t) * estimate, History(t, denoised)
 
 
-def _log_snr(t: float) -> float:
-    return math.log((1 - t) / t)
+def _log_snr(t: Array) -> Array:
+    return (math.log if isinstance(t, float) else np.log)((1 - t) / t)
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 """The built-in solvers by name."""
 
 
-def find_solver(solver: SolverName | Solver) -> Solver:
-    """The solver of that name, or the callable itself.
+def find_solver(solver: Any, name: str = "solver") -> Solver:
+    """The solver of that name, or the callable itself; a parser (:mod:`spectral_pd.inputs`).
 
     Raises
     ------
@@ -137,8 +140,8 @@ def find_solver(solver: SolverName | Solver) -> Solver:
     """
     if isinstance(solver, str):
         if solver not in SOLVERS:
-            raise ValueError(f"solver = {solver!r} is unknown; pass one of {sorted(SOLVERS)} or a callable")
+            raise ValueError(f"{name} = {solver!r} is unknown; pass one of {sorted(SOLVERS)} or a callable")
         return SOLVERS[solver]
     if not callable(solver):
-        raise TypeError(f"solver is {type(solver).__name__}; pass one of {sorted(SOLVERS)} or a callable")
+        raise TypeError(f"{name} is {type(solver).__name__}; pass one of {sorted(SOLVERS)} or a callable")
     return solver

@@ -5,6 +5,11 @@ Without a GPU the comparisons run on the CPU, so that the file itself is tested 
 
 from __future__ import annotations
 
+import csv
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -24,19 +29,22 @@ from spectral_pd import (
 )
 from spectral_pd.bases import corner
 
+REQUIRED = os.environ.get("SPECTRAL_PD_CUDA") == "1"  # as in make gpu: nothing may be skipped for want of an extension
 pytestmark = pytest.mark.skipif(
-    not ops.has_native(), reason="the extension is not built; pip install . needs a C++ compiler"
+    not (REQUIRED or ops.has_native()), reason="the extension is not built; pip install . needs a C++ compiler"
 )
-GPU = torch.cuda.is_available() and bool(ops.build_info().get("cuda"))
+GPU = torch.cuda.is_available() and (REQUIRED or bool(ops.build_info().get("cuda")))
 DEVICE = torch.device("cuda" if GPU else "cpu")
 only_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU and an extension built for it (SPECTRAL_PD_CUDA=1)")
 
+ROOT = Path(__file__).parent.parent
 T, SCALE, BOUND = 0.7, 1.3, 1e-6
 KEYS = torch.tensor([3, -(2**62) + 5])
 # One block a plane, odd and prime sizes, strips of planes that do not fit, few and many planes, the longest lines.
 DCT_CASES = [
     ((2, 3), (1, 1), (3, 5)),
     ((2, 16), (64, 64), (128, 128)),
+    ((2, 100), (33, 40), (66, 80)),
     ((2, 8), (60, 106), (90, 160)),
     ((2, 1), (45, 53), (67, 67)),
     ((2, 1), (256, 200), (512, 400)),
@@ -44,11 +52,18 @@ DCT_CASES = [
     ((2, 300), (8, 8), (16, 16)),
 ]
 HAAR_CASES = [((2, 3), (2, 2), (64, 64)), ((2, 16), (64, 64), (128, 128)), ((2, 2), (45, 80), (90, 160))]
+# A block a plane needs planes enough to fill a GPU; few larger ones take three launches.
+SMALL_GRIDS = [((2, 2), (3, 5), (12, 20)), ((2, 100), (33, 40), (66, 80)), ((1, 2), (33, 40), (66, 80))]
 CASES = [(DCT, *case) for case in DCT_CASES] + [(HAAR, *case) for case in HAAR_CASES]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def named(value: object) -> str | None:
+    """A case's name in -k expressions: 2x16, and so on."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else None
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -64,7 +79,7 @@ def exact_expansion(basis, x, coefficients):
     return basis.inverse(c)
 
 
-@pytest.mark.parametrize(("basis", "leading", "coarse", "fine"), CASES)
+@pytest.mark.parametrize(("basis", "leading", "coarse", "fine"), CASES, ids=named)
 def test_operations_match_float64(basis, leading, coarse, fine):
     haar = basis is HAAR
     x, white = numbers(*leading, *coarse), numbers(*leading, *fine, seed=1)
@@ -86,7 +101,7 @@ def test_the_bound_would_notice_a_wrong_level():
     assert error(grown, exact_expansion(DCT, x, coefficients)) > BOUND
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (128, 128), (90, 160), (512, 400)])
+@pytest.mark.parametrize("shape", [(5, 7), (128, 128), (90, 160), (512, 400)], ids=named)
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_power_maps_match_float64(shape, mean):
     x = numbers(6, 3, *shape) + mean
@@ -104,7 +119,7 @@ def test_short_types_are_rounded_once(dtype):
     assert ((got.double() - exact).abs() <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (90, 160), (512, 512)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (90, 160), (512, 512)], ids=named)
 @pytest.mark.parametrize("transition", [0, 3])
 def test_noise_has_the_same_bits_everywhere(shape, transition):
     address = {"transition": transition, "first_plane": 5}
@@ -113,11 +128,24 @@ def test_noise_has_the_same_bits_everywhere(shape, transition):
     assert not torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition + 1, first_plane=5))
 
 
+def small_calls():
+    """Calls small enough for compute-sanitizer that together run every kernel."""
+    results = []
+    for leading, coarse, fine in SMALL_GRIDS:
+        x, white = numbers(*leading, *coarse).to(DEVICE), numbers(*leading, *fine, seed=1).to(DEVICE)
+        key = KEYS[: leading[0]].to(DEVICE)
+        results += [ops.expand_field(x, key, fine, t=T), ops.expand_white(x, white, t=T), ops.restrict(white, coarse)]
+        results += [ops.power_map(white, leading[1]), ops.normals(key, leading[1], fine)]
+        grown = (2 * coarse[0], 2 * coarse[1])
+        results += [ops.expand_field(x, key, grown, t=T, haar=True), ops.embed(x, grown, haar=True)]
+        results += [ops.restrict(x.repeat_interleave(2, -1).repeat_interleave(2, -2), coarse, haar=True)]
+    return results
+
+
 def test_every_call_gives_the_same_bits():
-    x, key = numbers(2, 16, 45, 80).to(DEVICE), KEYS.to(DEVICE)
-    for call in (lambda: ops.expand_field(x, key, (90, 160), t=T), lambda: ops.power_map(x.float(), 16)):
-        first = call()
-        assert all(torch.equal(call(), first) for _ in range(5))
+    first = small_calls()
+    for _ in range(3):
+        assert all(torch.equal(again, result) for again, result in zip(small_calls(), first, strict=True))
 
 
 def test_gradients_are_the_transposed_operations():
@@ -169,6 +197,17 @@ def operations(x, key, white):
         ops.normals(key, x.shape[1], fine),
         ops.power_map(white, x.shape[1]),
     ]
+
+
+@only_gpu
+def test_the_small_calls_run_every_kernel():
+    with (ROOT / "benchmarks" / "results" / "cuda_kernels.csv").open(newline="") as file:
+        kernels = {row["kernel"] for row in csv.DictReader(file)}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
+        small_calls()
+        torch.cuda.synchronize()
+    ran = " ".join(event.name for event in profile.events())
+    assert {kernel for kernel in kernels if not re.search(rf"\b{kernel}\b", ran)} == set()
 
 
 @only_gpu

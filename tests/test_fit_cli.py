@@ -408,10 +408,10 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_interrupt_inside_an_update_leaves_whole_batches(latents, tmp_path, monkeypatch):
     """Ctrl-C between the table and the bootstrap of one batch: the checkpoint holds neither."""
-    from spectral_pd import spectrum
+    from spectral_pd import meter
 
     state, calls = tmp_path / "state.pt", []
-    weights = spectrum.poisson_weights
+    weights = meter.poisson_weights
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -419,7 +419,7 @@ def test_interrupt_inside_an_update_leaves_whole_batches(latents, tmp_path, monk
             raise KeyboardInterrupt
         return weights(*args, **kwargs)
 
-    monkeypatch.setattr(spectrum, "poisson_weights", interrupted)
+    monkeypatch.setattr(meter, "poisson_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(latents, "--resume", state, "--batch-size", 10)
     monkeypatch.undo()

@@ -29,7 +29,7 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
-from spectral_pd.spectrum import load_spectrum, radial_bins
+from spectral_pd.power import load_spectrum, radial_bins
 
 # -- against scipy ----------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ from spectral_pd.diagnostics import (
     student_quantile,
     transition_shift,
 )
-from spectral_pd.spectrum import Binning, poisson_weights, radial_sums
+from spectral_pd.meter import poisson_weights, radial_sums
+from spectral_pd.power import Binning
 from spectral_pd.theory import transition_times
 
 

@@ -29,17 +29,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, check_state, working_dtype
+from spectral_pd import inputs
+from spectral_pd.bases import BASIS, DCT, Basis
+from spectral_pd.expansion import NOISE, Source, white_noise
+from spectral_pd.inputs import door, working_dtype
 from spectral_pd.noise import NoiseField
-from spectral_pd.sampling import StepInfo, check_noise, replaced, sample
-from spectral_pd.schedule import make_plan
-from spectral_pd.solvers import Solver, SolverName, Velocity
-from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
-from spectral_pd.theory import activation_time, check_delta, check_power, check_shape, check_time
+from spectral_pd.plan import PLAN, Plan
+from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
+from spectral_pd.sampling import StepInfo, replaced, run
+from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
+from spectral_pd.theory import activation_time
 
 
+@door(spectrum=as_spectrum, shape=inputs.shape, delta=inputs.one_delta, basis=BASIS)
 def activation_map(
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any], shape: Sequence[int], delta: float, *, basis: Basis = DCT
+    spectrum: AnySpectrum | Callable[[Any], Any], shape: Sequence[int], delta: float, *, basis: Basis = DCT
 ) -> Tensor:
     """Activation time (Eq. 9) of every coefficient of a grid, float64 of shape `shape`; 1 for the mean (omega = 0).
 
@@ -67,33 +71,31 @@ def activation_map(
     >>> active.shape, bool(active[0, 1] > active[0, 7])
     (torch.Size([8, 8]), True)
     """
-    shape, delta = check_shape(shape), check_delta(delta)
-    if not callable(spectrum):
-        raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw or a function of frequency")
-    if isinstance(spectrum, (PowerLaw, Spectrum)):
-        spectrum = spectrum.at(shape)
-    frequency = check_basis(basis).frequency(shape).numpy()
-    times = np.ones(shape)  # the mean has no noise-dominated phase: no stage of any plan lacks it
-    carried = frequency > 0
-    if carried.any():
-        power = np.asarray(spectrum(frequency[carried]), dtype=np.float64)
-        times[carried] = activation_time(check_power(power), delta)
+    power = spectrum.coefficients(shape, basis)  # type: ignore[union-attr]  # the door made it a spectrum
+    times = activation_time.bare(power, delta)
+    times[basis.frequency(shape).numpy() == 0] = 1.0  # no noise-dominated phase: no stage of any plan lacks the mean
     return torch.from_numpy(times)
 
 
 @torch.no_grad()
+@door(
+    velocity=inputs.velocity,
+    noise=inputs.optional(NOISE),
+    seed=inputs.optional(inputs.noise_source),
+    plan=PLAN,
+    solver=find_solver,
+    callback=inputs.callback,
+)
 def passthrough(
     velocity: Velocity,
-    noise: Tensor | NoiseField,
-    times: Sequence[float],
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any],
+    noise: Tensor | NoiseField | None,
+    plan: Plan,
+    spectrum: AnySpectrum | Callable[[Any], Any],
     delta: float,
     *,
-    shape: Sequence[int] | None = None,
-    solver: SolverName | Solver = "euler",
-    basis: Basis = DCT,
+    seed: Source | None = None,
     leading: Sequence[int] | None = None,
-    device: torch.device | str | None = None,
+    solver: SolverName | Solver = "euler",
     callback: Callable[[StepInfo], object] | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -107,14 +109,12 @@ def passthrough(
     velocity
         ``velocity(x, t)``, as for :func:`~spectral_pd.sample`.
     noise
-        White field (batch, ..., *grid), or a :class:`~spectral_pd.NoiseField` together with `shape` and `leading`.
-    times
-        Strictly decreasing time grid from at most 1 to 0.
+        White field (batch, ..., *grid), or a :class:`~spectral_pd.NoiseField` together with `leading`.
+    plan
+        A plan of one scale: the time grid, the full grid and the basis in which frequencies are held.
     spectrum, delta
         As :func:`activation_map`: they say until when each frequency is held.
-    shape
-        The grid; only with a NoiseField or when other than the last two axes are spectral.
-    solver, basis, leading, device, progress
+    seed, leading, solver, progress
         As for :func:`~spectral_pd.sample`.
     callback
         As for :func:`~spectral_pd.sample`; it sees the state after the replacement.
@@ -131,47 +131,34 @@ def passthrough(
     Examples
     --------
     >>> import torch
-    >>> from spectral_pd import PRESETS, shift_times
-    >>> noise = torch.randn(1, 4, 32, 32)
-    >>> passthrough(lambda x, t: x, noise, shift_times(8), PRESETS["flux"], 0.01).shape
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> full = make_plan(shift_times(8), PRESETS["flux"], (32, 32), scales=(1,))
+    >>> passthrough(lambda x, t: x, torch.randn(1, 4, 32, 32), full, PRESETS["flux"], 0.01).shape
     torch.Size([1, 4, 32, 32])
     """
-    if shape is None:
-        if isinstance(noise, NoiseField):
-            raise ValueError("noise is a NoiseField; pass shape=(height, width), the grid")
-        shape = check_state(noise, "noise").shape[-2:]
-    active = activation_map(spectrum, shape, delta, basis=basis)
-    plan = make_plan(times, None, tuple(active.shape), scales=(1,), transition_times=())
-    field, _ = check_noise(noise, plan, basis, "coupled", leading, device, None)
-    dims = active.ndim
-    if isinstance(field, NoiseField):
-        white = field.coefficients((*(leading or ()), *active.shape), dims=dims, device=device or "cpu")
-    else:
-        white = basis.forward(field, dims=dims)
-    active = active.to(white.device)
+    inputs.one_stage(plan.shapes)
+    inputs.fresh_seed(noise, seed, "coupled")
+    active = activation_map(spectrum, plan.shape, delta, basis=plan.basis)
+    basis, dims = plan.basis, active.ndim
+    white = white_noise(noise, seed, basis, plan.shapes, leading=leading)
+    x = white.on(plan.shape)
+    coefficients = white.coefficients(plan.shape)
+    active = active.to(x.device)
 
     def hold(info: StepInfo) -> Tensor:
         held, x = active < info.time, info.state
         if bool(held.any()):
-            x = basis.inverse(torch.where(held, info.time * white, basis.forward(x, dims=dims)), dims=dims)
+            x = basis.inverse(torch.where(held, info.time * coefficients, basis.forward(x, dims=dims)), dims=dims)
         if callback is None:
             return x
         return replaced(x, callback(StepInfo(info.step, info.stage, info.time, info.local_time, x)))
 
-    return sample(
-        velocity,
-        noise,
-        plan,
-        solver=solver,
-        basis=basis,
-        leading=leading,
-        device=device,
-        callback=hold,
-        progress=progress,
-    )
+    x = run(velocity, x, plan, plan.moves(), white, solver=find_solver(solver), callback=hold, progress=progress)
+    return x.to(noise.dtype) if isinstance(noise, Tensor) else x
 
 
 @torch.no_grad()
+@door(velocity=inputs.velocity, t=inputs.data_time, basis=BASIS)
 def noise_prediction_error(
     velocity: Velocity, samples: Tensor, t: float, *, noise: Tensor, basis: Basis = DCT, dims: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -213,15 +200,7 @@ def noise_prediction_error(
     >>> bool(error[0] > error[-1])  # low frequencies already carry signal
     True
     """
-    check_basis(basis)
-    x0, eps = (check_state(x, name, dims) for x, name in ((samples, "samples"), (noise, "noise")))
-    if x0.shape != eps.shape or x0.numel() == 0:
-        raise ValueError(
-            f"samples have shape {tuple(x0.shape)}, noise {tuple(eps.shape)}; they must agree and not be empty"
-        )
-    t = float(check_time(t))
-    if t == 0:
-        raise ValueError("t = 0: a denoiser's velocity has no value at the data end; use 0 < t <= 1")
+    x0, eps = inputs.samples_and_noise(samples, noise, dims)
     dtype = working_dtype(x0.dtype)
     x0, eps = x0.to(dtype), eps.to(dtype)
     error = basis.forward(velocity((1 - t) * x0 + t * eps, t).to(dtype) - eps, dims=dims)
