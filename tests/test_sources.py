@@ -11,12 +11,12 @@ from strategies import randn
 
 from spectral_pd import PowerLaw, fit_spectrum
 from spectral_pd.__main__ import main
-from spectral_pd.measure import measure
-from spectral_pd.sources import (
+from spectral_pd.measuring import measure
+from spectral_pd.measuring.encoder import Encoder
+from spectral_pd.measuring.sources import (
     Arrays,
     Batch,
     Chain,
-    Encoder,
     Images,
     Items,
     Source,
