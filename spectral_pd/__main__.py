@@ -86,7 +86,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text, default = action.help or "", action.default
         if default is None or default is False or default is argparse.SUPPRESS:
             return text
-        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, list) else default
+        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, (list, tuple)) else default
         return f"{text} (default: {shown})"
 
 

@@ -49,12 +49,14 @@ def test_there_are_examples():
         for name in (
             "theory",
             "noise",
-            "spectrum",
+            "power",
+            "meter",
+            "fit",
             "expansion",
             "schedule",
             "sampling",
             "ops",
-            "diagnostics",
+            "measuring.diagnostics",
             "plotting",
             "solvers",
         )

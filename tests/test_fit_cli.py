@@ -211,8 +211,8 @@ def test_few_samples_are_said_to_be_few():
         (randn(4, 1, 8, 8), ["--band", 5, 2], "band = "),
         (randn(4, 1, 8, 8), ["--bootstrap", 1], "replicates = 1"),
         (randn(4, 1, 8, 8), ["--delta", 2], "delta = 2"),
-        (randn(4, 1, 8, 8), ["--workers", -1], "--workers -1 must not be negative"),
-        (randn(4, 1, 8, 8), ["--size", 1, 2, 3], "--size 1 2 3: give one side, or height and width"),
+        (randn(4, 1, 8, 8), ["--workers", -1], "workers = -1 must be at least 0"),
+        (randn(4, 1, 8, 8), ["--size", 1, 2, 3], "size = (1, 2, 3): give one side, or (height, width)"),
     ],
 )
 def test_bad_input(tmp_path, data, options, message):
@@ -326,7 +326,7 @@ def test_loaders_that_would_count_samples_twice_are_refused(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"data is a loader that shuffles.*pass shuffle=False"):
         measure(shuffled, resume=tmp_path / "state.pt")
     shares = torch.utils.data.DistributedSampler(x, num_replicas=2, rank=0, shuffle=False)
-    monkeypatch.setattr(report, "_rank", lambda: (0, 2))
+    monkeypatch.setattr(report, "rank_and_world", lambda: (0, 2))
     for loader, message in (
         (shuffled, "that shuffles: several processes"),
         (torch.utils.data.DataLoader(x, batch_size=4, sampler=shares), "pass it without DistributedSampler"),

@@ -1,23 +1,33 @@
-"""``spectral-pd fit``: its options, and what it does with them."""
+"""``spectral-pd fit``: its flags, which are the fields of :class:`~spectral_pd.measuring.options.Options`, and its outputs."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import Field, fields
 from fractions import Fraction
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from spectral_pd import inputs
 from spectral_pd.bases import BASES
 from spectral_pd.measuring.encoder import Encoder
-from spectral_pd.measuring.report import assess, draw
-from spectral_pd.measuring.sources import find_files, open_source
-from spectral_pd.measuring.stream import _rank, accumulate
+from spectral_pd.measuring.options import Options
+from spectral_pd.measuring.report import draw, measure
+from spectral_pd.measuring.stream import rank_and_world
+
+GROUPS = {"size": "data", "basis": "fit", "batch_size": "run"}
+"""The option each group of flags begins with."""
+OUTPUTS = {
+    "json": (inputs.output_file, "OUT", "write law and measurement, for 'plan --spectrum'"),
+    "table": (inputs.output_file, "OUT", "write the measured table (Spectrum.load reads it)"),
+    "figure": (inputs.figure_file, "OUT.png", "draw spectrum, law and residuals"),
+}
 
 
 def number(text: str) -> float:
@@ -28,48 +38,42 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0.5 or 1/2") from None
 
 
+def _argument(option: Field[Any]) -> dict[str, Any]:
+    """What argparse takes for an option: its type that of the default, unless it says otherwise."""
+    given = {"default": option.default, "help": option.metadata["help"], **option.metadata["argument"]}
+    if option.default is False:
+        return {"action": "store_true", **given}
+    kind = int if option.name == "size" or isinstance(option.default, int) else number
+    return given if "choices" in given else {"type": kind, **given}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``spectral-pd fit``; :func:`run` takes what they parse to."""
-    add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="files or folders: pictures, .npy .npz .pt .safetensors, videos")
-    data = parser.add_argument_group("data")
-    data.add_argument("--size", type=int, nargs="+", metavar="N", help="grid of pictures and frames: one side, or H W")
-    data.add_argument("--fit", choices=("resize", "crop"), default="resize", help="centre-crop and shrink, or only cut")
-    data.add_argument("--frames", action="store_true", help="stored arrays of rank 4 are one clip (C, T, H, W) each")
-    data.add_argument("--clip", type=int, default=16, help="frames of a video that the bootstrap keeps together")
-    data.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="files that cannot be read, NaN")
-    data.add_argument("--vae", metavar="PATH", help="encode pictures with a diffusers AutoencoderKL folder first")
-    fit = parser.add_argument_group("fit")
-    fit.add_argument("--basis", choices=sorted(BASES), default="dct", help="orthonormal basis to measure in")
-    fit.add_argument("--band", type=number, nargs=2, metavar=("LOW", "HIGH"), help="fit only these cycles per side")
-    fit.add_argument("--weights", choices=("uniform", "count", "log"), default="uniform", help="of the bins")
-    fit.add_argument("--bootstrap", type=int, default=200, metavar="B", help="replicates for intervals; 0 for none")
-    fit.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    fit.add_argument("--scales", type=number, nargs="+", default=[0.5, 1.0], help="report t* for these scales")
-    fit.add_argument("--delta", type=number, default=0.01, help="tolerated velocity error for t*")
-    run_group = parser.add_argument_group("run")
-    run_group.add_argument("--batch-size", type=int, default=16, help="samples a batch")
-    run_group.add_argument("--workers", type=int, default=0, help="processes that read ahead")
-    run_group.add_argument("--device", help="where to transform and encode, e.g. cuda")
-    run_group.add_argument(
-        "--resume", metavar="STATE.pt", help="checkpoint: continue from it if it exists, and keep it"
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="files or folders: pictures, .npy .npz .pt .safetensors, videos"
     )
-    run_group.add_argument("--checkpoint-every", type=number, default=30.0, metavar="S", help="seconds between them")
+    parser.add_argument("--vae", metavar="PATH", help="encode pictures with a diffusers AutoencoderKL folder first")
+    group: Any = parser
+    for option in fields(Options):
+        if option.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[option.name])
+        if option.metadata["help"]:
+            flag = option.metadata["flag"] or "--" + option.name.replace("_", "-")
+            group.add_argument(flag, dest=option.name, **_argument(option))
     out = parser.add_argument_group("output")
-    out.add_argument("--json", metavar="OUT", help="write law and measurement, for 'plan --spectrum'")
-    out.add_argument("--table", metavar="OUT", help="write the measured table (Spectrum.load reads it)")
-    out.add_argument("--figure", metavar="OUT.png", help="draw spectrum, law and residuals")
+    for name, (_, metavar, text) in OUTPUTS.items():
+        out.add_argument(f"--{name}", metavar=metavar, help=text)
 
 
 @contextmanager
-def _process_group(device: str | None) -> Iterator[None]:
+def _process_group(device: torch.device | None) -> Iterator[None]:
     """Join the processes torchrun started; nothing to do without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    cuda = device is not None and device.startswith("cuda")
+    cuda = device is not None and device.type == "cuda"
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
@@ -80,67 +84,37 @@ def _process_group(device: str | None) -> Iterator[None]:
 def run(args: argparse.Namespace) -> None:
     """``spectral-pd fit``: measure, print the report, write the files asked for (the first process does).
 
+    Everything that can be known to fail does so before the first sample is read.
+
     Raises
     ------
     ValueError, TypeError, OSError, ModuleNotFoundError
         One line of text each; the command line prints it.
     """
-    if args.size is not None and len(args.size) > 2:
-        raise ValueError(f"--size {' '.join(map(str, args.size))}: give one side, or height and width")
-    if args.workers < 0:
-        raise ValueError(f"--workers {args.workers} must not be negative")
-    size = None if args.size is None else (args.size[0], args.size[-1])
-    device = args.device
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    source = open_source(
-        args.sources,
-        batch_size=args.batch_size,
-        size=size,
-        fit=args.fit,
-        errors=args.on_error,
-        clip=args.clip,
-        frames=args.frames,
-    )
-    names = "\n".join(f"{path} {path.stat().st_size}" for path in find_files(args.sources))
-    identity = {
-        "files": hashlib.sha256(names.encode()).hexdigest()[:16],
-        **{name: getattr(args, name) for name in ("size", "fit", "frames", "clip", "batch_size", "vae")},
-    }
-    with _process_group(device):
-        encoder = None if args.vae is None else Encoder.load(args.vae, device=device or "cpu")
-        meter, skipped = accumulate(
-            source,
-            basis=BASES[args.basis],
-            replicates=args.bootstrap,
-            seed=args.seed,
+    given = {option.name: getattr(args, option.name) for option in fields(Options) if option.metadata["help"]}
+    if given["device"] == "cuda" and "LOCAL_RANK" in os.environ:
+        given["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
+    options = Options(**{**given, "basis": BASES[args.basis]})
+    outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
+    with _process_group(options.device):
+        encoder = None if args.vae is None else Encoder.load(args.vae, device=options.device or "cpu")
+        measurement = measure(
+            args.sources,
+            options=options,
             encoder=encoder,
-            device=device,
-            workers=args.workers,
-            resume=args.resume,
-            every=args.checkpoint_every,
-            identity=identity,
             progress=sys.stderr.isatty(),
+            source=" ".join(args.sources) + (f" through {args.vae}" if args.vae else ""),
         )
-        first = _rank()[0] == 0
+        first = rank_and_world()[0] == 0
     if not first:
         return
-    measurement = assess(
-        meter,
-        band=tuple(args.band) if args.band else None,
-        weights=args.weights,
-        scales=args.scales,
-        delta=args.delta,
-        source=" ".join(args.sources) + (f" through {args.vae}" if args.vae else ""),
-        skipped=skipped,
-    )
     print(measurement)
-    if args.json:
-        measurement.save(args.json)
-        print(f"power law and measurement written to {args.json}")
-    if args.table:
-        measurement.spectrum.save(args.table)
-        print(f"spectrum table written to {args.table}")
-    if args.figure:
-        draw(args.figure, measurement)
-        print(f"figure written to {args.figure}")
+    if outputs["json"]:
+        measurement.save(outputs["json"])
+        print(f"power law and measurement written to {outputs['json']}")
+    if outputs["table"]:
+        measurement.spectrum.save(outputs["table"])
+        print(f"spectrum table written to {outputs['table']}")
+    if outputs["figure"]:
+        draw(outputs["figure"], measurement)
+        print(f"figure written to {outputs['figure']}")

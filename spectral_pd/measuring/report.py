@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis
-from spectral_pd.fit import Weights, fit_power_law
+from spectral_pd import inputs
+from spectral_pd.fit import fit_power_law
+from spectral_pd.inputs import door
 from spectral_pd.measuring.diagnostics import (
     BrokenPowerLaw,
     Confidence,
@@ -33,9 +33,11 @@ from spectral_pd.measuring.diagnostics import (
     residuals,
     transition_shift,
 )
+from spectral_pd.measuring.options import Options, chosen
 from spectral_pd.measuring.sources import open_source
-from spectral_pd.measuring.stream import _rank, accumulate
+from spectral_pd.measuring.stream import accumulate, rank_and_world
 from spectral_pd.meter import Replicates, SpectrumMeter
+from spectral_pd.plotting import plot_spectrum
 from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
 
@@ -64,6 +66,8 @@ class Measurement:
         The bootstrap behind them, or None.
     warnings
         What a careful reader should know before using the law.
+    notes
+        What was left out before there were samples: hidden files, files named twice, other kinds of files.
     """
 
     law: PowerLaw
@@ -81,10 +85,11 @@ class Measurement:
     shift: tuple[float, ...]
     replicates: Replicates | None
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def __str__(self) -> str:
         s, law, omega = self.settings, self.law, self.spectrum.frequency
-        grid = "x".join(map(str, self.spectrum.shape))
+        grid = inputs.shown(self.spectrum.shape)
         lines = [
             f"{self.samples} samples, {self.planes} planes of {grid}, {len(self.channels)} channels, basis {s['basis']}"
             + (f", {self.skipped} skipped" if self.skipped else ""),
@@ -133,7 +138,7 @@ class Measurement:
             lines.append(f"  horizontal / vertical    {self.anisotropy}")
         if self.shift:
             lines.append("  t* of law minus table    " + " ".join(f"{v:+.4f}" for v in self.shift))
-        lines += [f"warning: {text}" for text in self.warnings]
+        lines += [f"note: {text}" for text in self.notes] + [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
@@ -151,11 +156,12 @@ class Measurement:
             "anisotropy": self.anisotropy and asdict(self.anisotropy),
             "transition_shift": self.shift,
             "warnings": self.warnings,
+            "notes": self.notes,
             "spectrum": {"shape": self.spectrum.shape, **table},
             "channel_power": [table.power.tolist() for table in self.channels],
         }
         data = {"type": "PowerLaw", **asdict(self.law), "measurement": record}
-        Path(path).write_text(json.dumps(data, indent=2) + "\n")
+        Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="ascii")
 
 
 def _exponent(table: Spectrum, settings: Mapping[str, Any]) -> float | None:
@@ -166,16 +172,9 @@ def _exponent(table: Spectrum, settings: Mapping[str, Any]) -> float | None:
         return None
 
 
+@chosen
 def assess(
-    meter: SpectrumMeter,
-    *,
-    band: tuple[float, float] | None = None,
-    weights: Weights = "uniform",
-    scales: Sequence[float] = (0.5, 1.0),
-    delta: float = 0.01,
-    level: float = 0.95,
-    source: str = "",
-    skipped: int = 0,
+    meter: SpectrumMeter, *, options: Options, source: str = "", skipped: int = 0, notes: Sequence[str] = ()
 ) -> Measurement:
     """Fit what a meter has seen, with intervals and tests where it kept a bootstrap.
 
@@ -183,28 +182,28 @@ def assess(
     ----------
     meter
         A meter with data.
-    band, weights
-        As :func:`~spectral_pd.fit.fit_power_law`.
-    scales, delta, level
-        As :func:`~spectral_pd.measuring.diagnostics.confidence`.
-    source, skipped
-        What was measured and how many samples were left out, for the record.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords: `band`, `weights`, `scales`, `delta`, `level`.
+    source, skipped, notes
+        What was measured, how many samples were left out, and what before them, for the record.
 
     Raises
     ------
     ValueError
         Nothing measured, constant data, bad arguments.
     """
+    band, weights, scales, delta, level = (
+        getattr(options, name) for name in ("band", "weights", "scales", "delta", "level")
+    )
     spectrum, channels = meter.result(), meter.channel_results()
     today = date.today().isoformat()
-    grid = "x".join(map(str, meter.shape))
-    about = f"{meter.samples} samples, grid {grid}" + (f", of {source}" if source else "")
+    about = f"{meter.samples} samples, grid {inputs.shown(meter.shape)}" + (f", of {source}" if source else "")
     law = replace(fit_power_law(spectrum, band=band, weights=weights), source="spectral_pd", data=about, date=today)
     settings = {
         "basis": meter.basis.name,
         "band": band,
         "weights": weights,
-        "scales": tuple(scales),
+        "scales": scales,
         "delta": delta,
         "level": level,
         "seed": meter.seed,
@@ -212,7 +211,7 @@ def assess(
         "source": source,
     }
     warnings = []
-    has_bootstrap = meter.state_dict()["replicates"] > 0
+    has_bootstrap = meter.bootstrap > 0
     replicates, sure, bend, broken, floor, ratio = None, None, None, None, None, None
     fit: dict[str, Any] = {"band": band, "weights": weights, "level": level}
     if has_bootstrap and meter.samples < 2:
@@ -254,6 +253,7 @@ def assess(
         shift,
         replicates,
         tuple(warnings),
+        tuple(notes),
     )
 
 
@@ -289,51 +289,27 @@ def _doubts(
     return doubts
 
 
-def _check_order(data: Any, resume: bool) -> None:
-    """ValueError for a loader that would give other batches to each process, or to the run that goes on."""
-    sampler = getattr(data, "sampler", None) if isinstance(data, torch.utils.data.DataLoader) else None
-    many = _rank()[1] > 1
-    if many and isinstance(sampler, torch.utils.data.DistributedSampler):
-        raise ValueError(
-            "data is a loader that gives each process a share already, of which each would take its share again; pass it "
-            "without DistributedSampler"
-        )
-    if (many or resume) and isinstance(sampler, torch.utils.data.RandomSampler):
-        raise ValueError(
-            "data is a loader that shuffles: several processes, and a run that goes on, would count some samples twice and "
-            "others not at all; pass shuffle=False"
-        )
-
-
+@chosen
 def measure(
     data: Any,
     *,
-    basis: Basis = DCT,
-    replicates: int = 200,
-    seed: int = 0,
-    band: tuple[float, float] | None = None,
-    weights: Weights = "uniform",
-    scales: Sequence[float] = (0.5, 1.0),
-    delta: float = 0.01,
-    level: float = 0.95,
+    options: Options,
     encoder: Callable[[Tensor], Tensor] | None = None,
-    device: torch.device | str | None = None,
-    workers: int = 0,
-    resume: str | Path | None = None,
-    every: float = 30.0,
     progress: bool = False,
-    **options: Any,
+    source: str = "",
 ) -> Measurement:
     """Measure whatever holds data: paths, a data set, a loader, tensors.
 
     Parameters
     ----------
-    data, options
-        As :func:`spectral_pd.measuring.sources.open_source`.
-    basis, replicates, seed, encoder, device, workers, resume, every, progress
-        As :func:`accumulate`.
-    band, weights, scales, delta, level
-        As :func:`assess`.
+    data
+        As :func:`~spectral_pd.measuring.sources.open_source`.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
+    encoder, progress
+        As :func:`~spectral_pd.measuring.stream.accumulate`.
+    source
+        What is measured, for the record.
 
     Raises
     ------
@@ -346,36 +322,17 @@ def measure(
     >>> measure(torch.randn(64, 4, 32, 32, generator=torch.Generator().manual_seed(0))).law.shape
     (32, 32)
     """
-    _check_order(data, resume is not None)
-    meter, skipped = accumulate(
-        open_source(data, **options),
-        basis=basis,
-        replicates=replicates,
-        seed=seed,
-        encoder=encoder,
-        device=device,
-        workers=workers,
-        resume=resume,
-        every=every,
-        progress=progress,
-    )
-    return assess(meter, band=band, weights=weights, scales=scales, delta=delta, level=level, skipped=skipped)
+    inputs.one_order(data, many=rank_and_world()[1] > 1, resume=options.resume is not None)
+    opened = open_source(data, options=options)
+    meter, skipped = accumulate(opened, options=options, encoder=encoder, progress=progress)
+    notes = getattr(opened, "notes", ())
+    return assess(meter, options=options, source=source, skipped=skipped, notes=notes)
 
 
+@door(path=inputs.figure_file)
 def draw(path: str | Path, measurement: Measurement) -> None:
-    """The measurement as a figure: spectrum with its law and channels, residuals with their bootstrap band.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure  # without pyplot, whose window system is the caller's to choose
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("figures need matplotlib: pip install 'spectral_pd[demo]'") from error
-
-    from spectral_pd.plotting import plot_spectrum
+    """The measurement as a figure: spectrum with its law and channels, residuals with their bootstrap band."""
+    from matplotlib.figure import Figure  # without pyplot, whose window system is the caller's to choose
 
     spectrum, law = measurement.spectrum, measurement.law
     binning = spectrum.binning
@@ -388,7 +345,7 @@ def draw(path: str | Path, measurement: Measurement) -> None:
             left.loglog(omega, table.power, color="0.75", lw=0.7, zorder=0)
         left.plot([], [], color="0.75", lw=0.7, label=f"{len(measurement.channels)} channels")
     plot_spectrum(replace(spectrum, frequency=omega, binning=None), law, ax=left)
-    samples = f"{measurement.samples} samples, {'x'.join(map(str, spectrum.shape))}, {measurement.settings['basis']}"
+    samples = f"{measurement.samples} samples, {inputs.shown(spectrum.shape)}, {measurement.settings['basis']}"
     left.set_title(samples, fontsize=10)
     model = law(omega)
     if measurement.replicates is not None:

@@ -1,4 +1,4 @@
-"""Where data come from: folders of pictures, stored latents, videos, data sets, loaders, and a VAE on the way.
+"""Where data come from: folders of pictures, stored latents, videos, data sets, loaders.
 
 Everything becomes a stream of :class:`Batch`, samples with their global numbers. Sources with a known length
 (:class:`Images`, :class:`Arrays`, :class:`Videos`, :class:`Items`) are cut into batches once, by number, so that any process
@@ -7,31 +7,54 @@ can read any batch: that is what workers, ``torchrun`` and resuming need. Iterab
 Pictures are scaled to [-1, 1]. Their grid is a policy, never a guess: ``fit="resize"`` centre-crops to the wanted aspect and
 shrinks by Lanczos; ``fit="crop"`` cuts the centre at the stored resolution; without a size all must agree. Nothing is
 enlarged: an enlarged picture has an empty high band, which would be measured as if it were data. Stored latents are
-never resized.
+never resized. One file is one picture, one video, or the samples of one array; each is counted once.
 """
 
 from __future__ import annotations
 
 import bisect
+import hashlib
+import os
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.theory import check_shape
+from spectral_pd import inputs
+from spectral_pd.fit import as_batch, batching
+from spectral_pd.measuring.options import Options, chosen
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
-ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
-
-Fit = Literal["resize", "crop"]
-Errors = Literal["skip", "raise"]
+IMAGES = frozenset(
+    {
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+    }
+    | {".tif", ".tiff", ".webp"}
+)
+ARRAYS = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
+VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+NOT_TO_SKIP = (ModuleNotFoundError, MemoryError)
+"""True of every sample."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,15 @@ class Batch:
 
 
 class Source(ABC):
-    """Data that any process can read by batch number. Subclass it to bring a format of your own."""
+    """Data that any process can read by batch number. Subclass it to bring a format of your own.
+
+    Attributes
+    ----------
+    notes
+        What was left out before there were samples, for the report.
+    """
+
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -64,15 +95,38 @@ class Source(ABC):
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`, the same whenever and wherever it is read."""
 
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint keeps to know its data again: here the contents of the first, the middle and the last batch."""
+        seen = hashlib.sha256(str(len(self)).encode())
+        for number in sorted({0, len(self) // 2, len(self) - 1} & set(range(len(self)))):
+            seen.update(content(self[number]))
+        return {"data": seen.hexdigest()[:16]}
 
-def _named(error: Exception, name: str) -> Exception:
-    """`error` with what it is about. Decoders raise anything up to SyntaxError: what is no TypeError or OSError, and so
-    nothing a caller expects from bad data, becomes ValueError."""
+
+def content(batch: Batch) -> bytes:
+    """A sample of a batch's numbers: other data have another one."""
+    if batch.values is None:
+        return b"empty"
+    flat = batch.values.detach().flatten()
+    taken = flat[:: max(1, flat.numel() // 4096)].to(device="cpu", dtype=torch.float64)
+    return f"{tuple(batch.values.shape)} {batch.index.tolist()}".encode() + taken.numpy().tobytes()
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line: decoders bring their logs along."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def plain(error: Exception, name: str = "") -> Exception:
+    """`error` with what it is about, in one line. Decoders raise anything up to SyntaxError: what is no TypeError or OSError,
+    and so nothing a caller expects from bad data, becomes ValueError."""
     kind = next((kind for kind in (TypeError, OSError) if isinstance(error, kind)), ValueError)
-    return kind(f"{name}: {error}")
+    text = reason(error)
+    return kind(text if not name or text.startswith(name) else f"{name}: {text}")
 
 
-def _finite(batch: Batch, name: Callable[[int], str], errors: Errors) -> Batch:
+def _finite(batch: Batch, name: Callable[[int], str], errors: str) -> Batch:
     """`batch` without the samples that hold NaN or infinity, or a ValueError that names the first, as `errors` says."""
     values = batch.values
     if values is None:
@@ -88,8 +142,14 @@ def _finite(batch: Batch, name: Callable[[int], str], errors: Errors) -> Batch:
     return Batch(kept if len(kept) else None, batch.index[finite.cpu()], batch.skipped + lines)
 
 
-def find_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, folders replaced by every known file in and below them, in name order.
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def find_files(paths: Sequence[str | Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """The files named, folders replaced by every known file in and below them, in name order, and what was left out.
+
+    In folders hidden names (``.thumbs``, ``._photo.jpg``) are left out, and other kinds of files; everywhere a file that was
+    found before under another name: by its path, a folder, a link.
 
     Raises
     ------
@@ -98,23 +158,66 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     ValueError
         A file of unknown kind was named, or nothing known was found.
     """
-    known = IMAGE_SUFFIXES | ARRAY_SUFFIXES | VIDEO_SUFFIXES
-    files: list[Path] = []
+    known = IMAGES | ARRAYS | VIDEOS
+    files: dict[tuple[int, int], Path] = {}
+    left: Counter[str] = Counter()
     for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in known)
-        elif not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
-        elif path.suffix.lower() not in known:
-            raise ValueError(f"{path}: unknown kind {path.suffix!r}; known: {' '.join(sorted(known))}")
-        else:
-            files.append(path)
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            if file != path and any(part.startswith(".") for part in file.relative_to(path).parts):
+                left["hidden"] += 1
+            elif file.suffix.lower() not in known:
+                if file == path:
+                    raise ValueError(f"{path}: unknown kind {path.suffix!r}; known: {' '.join(sorted(known))}")
+                left[f"of kind {file.suffix!r}"] += 1
+            else:
+                place = file.stat()
+                if files.setdefault((place.st_dev, place.st_ino), file) is not file:
+                    left["named twice"] += 1
+    notes = tuple(
+        f"{count} {'file' if count == 1 else 'files'} left out: {what}" for what, count in sorted(left.items())
+    )
     if not files:
-        raise ValueError(f"no files of a known kind in {', '.join(map(str, paths))}; known: {' '.join(sorted(known))}")
-    return files
+        found = "".join(f"; {note}" for note in notes)
+        raise ValueError(
+            f"no files of a known kind in {', '.join(map(str, paths))}; known: {' '.join(sorted(known))}{found}"
+        )
+    return list(files.values()), notes
 
 
-def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: Fit = "resize") -> Tensor:
+def files_identity(files: Sequence[Path]) -> dict[str, str]:
+    """Names, sizes, times of change, and a sample of the contents of files."""
+    seen = hashlib.sha256()
+    for path in files:
+        place = path.stat()
+        seen.update(os.fsencode(path) + f" {place.st_size} {place.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            for start in sorted({0, place.st_size // 2, max(0, place.st_size - 4096)}):
+                file.seek(start)
+                seen.update(file.read(4096))
+    return {"files": seen.hexdigest()[:16]}
+
+
+class _Open:
+    """The one thing a source keeps open. It belongs to a process: a fork shares a file's position, a pickle has no file."""
+
+    def __init__(self) -> None:
+        self.held: tuple[Any, Any] = (None, None)
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        if self.held[0] != (os.getpid(), key):
+            self.held = ((os.getpid(), key), make())
+        return self.held[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"held": (None, None)}
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+
+def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: str = "resize") -> Tensor:
     """A PIL image as (3, H, W) float32 in [-1, 1]; greyscale fills all three channels, transparency is dropped.
 
     Parameters
@@ -129,17 +232,13 @@ def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: Fit 
     Raises
     ------
     ValueError
-        The picture is smaller than `size`, holds 32-bit numbers (whose range is unknown), or `fit` is unknown.
+        The picture is smaller than `size`, one of several in its file, or holds 32-bit numbers (whose range is unknown).
     """
     from PIL import Image, ImageOps
 
-    if fit not in ("resize", "crop"):
-        raise ValueError(f"fit = {fit!r} must be 'resize' or 'crop'")
+    inputs.choice("resize", "crop")(fit, "fit")
+    inputs.picture(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"mode {image.mode}: 32-bit pictures have no known range; store them scaled to [-1, 1] as .npy"
-        )
     deep = image.mode.startswith("I;16")
     image = image.convert("F" if deep else "RGB")
     if size is not None:
@@ -158,177 +257,137 @@ def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: Fit 
     return values.expand(3, -1, -1).clone() if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
 
-def _stack(tensors: Sequence[Tensor], numbers: Sequence[int], names: Sequence[str], skipped: Sequence[str]) -> Batch:
-    """One batch of equal tensors; ValueError naming the first that differs."""
-    for tensor, name in zip(tensors, names, strict=True):
-        if tensor.shape != tensors[0].shape:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)} but {names[0]} is {tuple(tensors[0].shape)} (channels, height, width); "
-                f"power belongs to a grid: give a size to bring pictures to one, or measure each size by itself"
-            )
-    return Batch(torch.stack(list(tensors)) if tensors else None, torch.tensor(numbers), tuple(skipped))
+def real_tensor(value: Any, name: str) -> Tensor:
+    """Stored numbers as a real floating tensor one can calculate with: dense, in the machine's byte order, not 8 bits short.
 
-
-@dataclass(frozen=True)
-class Items(Source):
-    """A map-style data set: anything with ``len`` and ``[]`` that gives one sample at a time.
-
-    A torch or Hugging Face data set, for instance. A sample is a tensor or array (C, H, W) or (H, W), a PIL image, a tuple
-    or list that begins with one, or a dict with it under `column`.
-
-    Parameters
-    ----------
-    data
-        The data set.
-    batch_size
-        Samples a batch, at least 1.
-    column
-        Key of the sample in a dict; None takes ``image``, ``pixel_values``, ``latents``, ``latent`` or ``img``.
-    size, fit
-        For PIL images, as :func:`picture_tensor`.
-    errors
-        ``"skip"`` leaves out samples that cannot be read or hold NaN or infinity, with a line for each; ``"raise"`` stops.
-    name
-        What one sample is called in messages, a function of its number.
+    Raises
+    ------
+    TypeError
+        Whole or complex numbers, a mask, nested or no numbers at all.
     """
-
-    data: Any
-    batch_size: int = 16
-    column: str | None = None
-    size: tuple[int, int] | None = None
-    fit: Fit = "resize"
-    errors: Errors = "raise"
-    name: Callable[[int], str] = "sample {}".format
-
-    def __post_init__(self) -> None:
-        _check_options(self.batch_size, self.size, self.fit, self.errors)
-
-    def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
-
-    def __getitem__(self, number: int) -> Batch:
-        if not 0 <= number < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        numbers = range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.data)))
-        tensors, kept, skipped = [], [], []
-        for i in numbers:
-            try:
-                tensors.append(self._sample(i))
-                kept.append(i)
-            except (ModuleNotFoundError, MemoryError):  # true of every sample: nothing to skip
-                raise
-            except Exception as error:
-                if self.errors == "raise":
-                    raise _named(error, self.name(i)) from error
-                skipped.append(f"{self.name(i)}: {error}")
-        batch = _stack(tensors, kept, [self.name(i) for i in kept], skipped)
-        return _finite(batch, lambda place: self.name(kept[place]), self.errors)
-
-    def _sample(self, i: int) -> Tensor:
-        return sample_tensor(self.data[i], column=self.column, size=self.size, fit=self.fit)
+    if isinstance(inputs.unmasked(value, name), Tensor):
+        tensor = value.dequantize() if value.is_quantized else value
+        tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    else:
+        try:
+            array = np.asarray(value)
+            longer = array.dtype.kind == "f" and array.dtype.itemsize > 8
+            native = np.dtype(np.float64) if longer else array.dtype.newbyteorder("=")
+            tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
+        except TypeError as error:
+            raise TypeError(f"{name} is {type(value).__name__}: {error}; pass tensors, arrays or images") from None
+    inputs.real(tensor, name)
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
-def sample_tensor(
-    value: Any, *, column: str | None = None, size: tuple[int, int] | None = None, fit: Fit = "resize"
-) -> Tensor:
-    """One sample of a data set as (C, H, W), whatever it was wrapped in. Parameters as :class:`Items`.
+def sample_tensor(value: Any, options: Options) -> Tensor:
+    """One element of a data set, whatever it was wrapped in: a tensor, an array or a picture, a pair that begins with one, a
+    dict with one under `column`.
 
     Raises
     ------
     TypeError
         Nothing in it is a tensor, an array or an image, or it has whole numbers.
     ValueError
-        A rank below 2; as :func:`picture_tensor`.
+        Two of its entries could be meant, a rank below 2; as :func:`picture_tensor`.
     """
     if isinstance(value, dict):
-        names = [column] if column else ["image", "pixel_values", "latents", "latent", "img"]
-        found = next((n for n in names if n in value), None)
-        if found is None:
-            raise TypeError(f"no {' or '.join(names)} among the columns {sorted(value)}; pass column=")
-        value = value[found]
-    elif isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float, list)):
-        value = value[0]
+        names = [options.column] if options.column else ["image", "pixel_values", "latents", "latent", "img"]
+        value = inputs.first_field(value, names)
+    value = inputs.measured_entry(value, "a sample")
     if hasattr(value, "getexif"):
-        return picture_tensor(value, size, fit=fit)
-    tensor = value if isinstance(value, Tensor) else _from_numpy(value)
-    _check_float(tensor, "a sample")
-    if tensor.ndim < 2:
-        raise ValueError(f"a sample has shape {tuple(tensor.shape)}; spectra need at least (height, width)")
-    return tensor[None] if tensor.ndim == 2 else tensor
+        return picture_tensor(value, options.size, fit=options.fit)
+    tensor = real_tensor(value, "a sample")
+    inputs.at_least_planes(tuple(tensor.shape), "a sample")
+    return tensor
 
 
-def _from_numpy(value: Any) -> Tensor:
-    try:
-        return torch.from_numpy(np.ascontiguousarray(value))
-    except TypeError as error:
-        raise TypeError(f"a sample is {type(value).__name__}: {error}; pass tensors, arrays or images") from None
+class Items(Source):
+    """A map-style data set: anything with ``len`` and ``[]`` that gives one sample at a time.
 
+    A torch or Hugging Face data set, for instance. A sample is a tensor or array (C, ..., H, W) or (H, W), a PIL image, a tuple
+    or list that begins with one, or a dict with it under `column`.
 
-def _check_float(tensor: Tensor, name: str) -> None:
-    if not tensor.is_floating_point():
-        hint = "pictures: x.float() / 127.5 - 1" if tensor.dtype == torch.uint8 else "convert, e.g. x.float()"
-        raise TypeError(f"{name} is of {tensor.dtype}; spectra need real floating point ({hint})")
+    Parameters
+    ----------
+    data
+        The data set.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
+    """
 
-
-def _check_options(
-    number: int, size: tuple[int, int] | None, fit: str, errors: str, *, count: str = "batch_size"
-) -> None:
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"{count} = {number!r} must be an int of at least 1")
-    if size is not None and len(check_shape(size, "size")) != 2:
-        raise ValueError(f"size = {size} must be (height, width)")
-    for name, value, allowed in (("fit", fit, ("resize", "crop")), ("errors", errors, ("skip", "raise"))):
-        if value not in allowed:
-            raise ValueError(f"{name} = {value!r} must be {allowed[0]!r} or {allowed[1]!r}")
-
-
-class _Pictures(Sequence[Any]):
-    """Image files as a sequence of opened PIL images."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    @chosen
+    def __init__(self, data: Any, *, options: Options) -> None:
+        self.data, self.options = data, options
 
     def __len__(self) -> int:
-        return len(self.files)
+        return -(-len(self.data) // self.options.batch_size)
 
-    def __getitem__(self, i: Any) -> Any:
-        try:
-            from PIL import Image
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("reading pictures needs pillow: pip install 'spectral_pd[demo]'") from error
-        with Image.open(self.files[i]) as image:
-            image.load()
-            return image
+    def name(self, i: int) -> str:
+        """What sample `i` is called in messages."""
+        return f"sample {i}"
+
+    def sample(self, i: int) -> Tensor:
+        """Sample `i`, (C, ..., H, W)."""
+        x = sample_tensor(self.data[i], self.options)
+        return x[None] if x.ndim == 2 else x
+
+    def __getitem__(self, number: int) -> Batch:
+        size, errors = self.options.batch_size, self.options.errors
+        tensors: dict[int, Tensor] = {}
+        skipped = []
+        for i in range(inputs.place(number, len(self)) * size, min((number + 1) * size, len(self.data))):
+            try:
+                tensors[i] = self.sample(i)
+            except NOT_TO_SKIP:
+                raise
+            except Exception as error:
+                if errors == "raise":
+                    raise plain(error, self.name(i)) from error
+                skipped.append(f"{self.name(i)}: {reason(error)}")
+        kept = list(tensors)
+        inputs.one_shape({self.name(i): tuple(x.shape) for i, x in tensors.items()})
+        values = torch.stack(list(tensors.values())) if tensors else None
+        batch = Batch(values, torch.tensor(kept, dtype=torch.int64), tuple(skipped))
+        return _finite(batch, lambda place: self.name(kept[place]), errors)
 
 
 class Images(Items):
-    """Picture files, one sample each; parameters as :class:`Items`, with the list of files first."""
+    """Picture files, one sample each; `files` and options as :class:`Items`."""
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        batch_size: int = 16,
-        *,
-        size: tuple[int, int] | None = None,
-        fit: Fit = "resize",
-        errors: Errors = "raise",
-    ) -> None:
-        files = list(files)
-        super().__init__(_Pictures(files), batch_size, size=size, fit=fit, errors=errors, name=lambda i: str(files[i]))
+    def name(self, i: int) -> str:
+        return str(self.data[i])
 
-    def __reduce__(self) -> Any:  # workers get it by pickle, which cannot carry the name function
-        return _rebuild_images, (self.data.files, self.batch_size, self.size, self.fit, self.errors)
+    def sample(self, i: int) -> Tensor:
+        try:
+            from PIL import Image, UnidentifiedImageError
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("reading pictures needs pillow: pip install 'spectral_pd[data]'") from error
+        path = self.data[i]
+        if path.suffix.lower() in (".heic", ".heif"):
+            try:
+                import pillow_heif
+            except ModuleNotFoundError as error:  # of this file, not of every one: others may be JPEG
+                raise ValueError("reading HEIC needs pillow-heif: pip install pillow-heif") from error
+            pillow_heif.register_heif_opener()
+        try:
+            with Image.open(path) as image:
+                return picture_tensor(image, self.options.size, fit=self.options.fit)
+        except UnidentifiedImageError:
+            raise ValueError("no picture that pillow knows") from None
+
+    def identity(self) -> dict[str, str]:
+        return files_identity(self.data)
 
 
-def _rebuild_images(files: Any, batch_size: Any, size: Any, fit: Any, errors: Any) -> Images:
-    return Images(files, batch_size, size=size, fit=fit, errors=errors)
+# -- stored latents ---------------------------------------------------------------------------------------------------
 
 
 def open_array(path: Path) -> Any:
     """One stored array with ``shape`` and ``[a:b]``, read from disk as it is sliced where the format allows.
 
     ``.npy`` is memory-mapped; ``.safetensors`` is read by slices; ``.pt`` is memory-mapped (tensors only, nothing is
-    unpickled); ``.npz`` is read whole.
+    unpickled), in its legacy format read whole; ``.npz`` is read whole.
 
     Raises
     ------
@@ -341,25 +400,41 @@ def open_array(path: Path) -> Any:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as stored:
-                return stored[_only(stored.files)]
+                return stored[inputs.only(stored.files)]
         if suffix == ".safetensors":
-            try:
-                from safetensors import safe_open
-            except ModuleNotFoundError as error:
-                raise ModuleNotFoundError(f"reading {path} needs safetensors: pip install safetensors") from error
-            handle = safe_open(path, framework="pt")
-            return _Slice(handle.get_slice(_only(list(handle.keys()))))
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return _open_safetensors(path)
+        # A name that is no text in this system's encoding has to be opened by Python.
+        mapped = zipfile.is_zipfile(path) and _is_text(path)
+        value = torch.load(path if mapped else path.open("rb"), map_location="cpu", weights_only=True, mmap=mapped)
         if isinstance(value, dict):
             tensors = {name: v for name, v in value.items() if isinstance(v, Tensor)}
-            value = tensors[_only(list(tensors))]
-    except (ModuleNotFoundError, MemoryError):
+            value = tensors[inputs.only(list(tensors))]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"holds a {type(value).__name__}; save one tensor")
+        return real_tensor(value, "the tensor")
+    except NOT_TO_SKIP:
         raise
+    except TypeError as error:
+        raise TypeError(f"{path} cannot be read: {reason(error)}") from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{path} holds a {type(value).__name__}; save one tensor")
-    return value
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from None
+
+
+def _is_text(path: Path) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in str(path))
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        from safetensors import safe_open
+        from safetensors.torch import load
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"reading {path} needs safetensors: pip install safetensors") from error
+    if not _is_text(path):
+        tensors = load(path.read_bytes())
+        return tensors[inputs.only(list(tensors))]
+    handle = safe_open(path, framework="pt")
+    return _Slice(handle.get_slice(inputs.only(list(handle.keys()))))
 
 
 class _Slice:
@@ -373,12 +448,6 @@ class _Slice:
         return self.stored[rows]
 
 
-def _only(names: Sequence[str]) -> str:
-    if len(names) != 1:
-        raise ValueError(f"holds {len(names)} arrays {sorted(names)[:6]}, not one; save the latents alone")
-    return names[0]
-
-
 class Arrays(Source):
     """Stored latents: each file holds samples (N, C, ..., H, W), one sample (C, H, W), or one plane (H, W).
 
@@ -386,46 +455,37 @@ class Arrays(Source):
     ----------
     files
         ``.npy``, ``.npz``, ``.pt`` and ``.safetensors`` files with one array each; all of one grid.
-    batch_size
-        Samples a batch; files of one sample share batches.
-    errors
-        ``"skip"`` or ``"raise"`` for files that cannot be read, and for samples with NaN or infinity.
-    frames
-        Files of rank 4 are clips (C, T, H, W), one sample each, not batches of pictures.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords. Files of one sample share batches.
 
     Raises
     ------
     ValueError, TypeError
-        A file that cannot be read (unless skipped), of whole numbers, or of a rank below 2.
+        A file that cannot be read (unless skipped), of whole numbers, of no sample, or of a rank below 2.
     """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        batch_size: int = 16,
-        *,
-        errors: Errors = "raise",
-        frames: bool = False,
-    ) -> None:
-        _check_options(batch_size, None, "crop", errors)
-        self.errors = errors
+    @chosen
+    def __init__(self, files: Sequence[Path], *, options: Options) -> None:
+        self.files, self.options = files, options
         self.samples = 0
         self.broken: list[str] = []
         # Each batch: parts (file, first row, last row; no rows for a file that is one sample) and its first sample's number.
         self._batches: list[tuple[list[tuple[Path, int | None, int]], int]] = []
+        self._open = _Open()
         shared: tuple[int, ...] | None = None  # shape of the single samples the last batch collects
         for path in files:
             try:
-                shape = tuple(open_array(path).shape)
-                if len(shape) < 2:
-                    raise ValueError(f"{path} has shape {shape}; spectra need at least (height, width)")
+                stored = open_array(path)
+                shape = tuple(stored.shape)
+                inputs.at_least_planes(shape, str(path))
+                real_tensor(np.array(stored[:0]) if isinstance(stored, np.ndarray) else stored[:0], str(path))
             except (ValueError, TypeError) as error:
-                if errors == "raise":
+                if options.errors == "raise":
                     raise
-                self.broken.append(str(error))
+                self.broken.append(reason(error))
                 continue
-            if len(shape) <= 3 or (frames and len(shape) == 4):
-                if shape == shared and len(self._batches[-1][0]) < batch_size:
+            if len(shape) <= 3 or (options.frames and len(shape) == 4):
+                if shape == shared and len(self._batches[-1][0]) < options.batch_size:
                     self._batches[-1][0].append((path, None, 1))
                 else:
                     self._batches.append(([(path, None, 1)], self.samples))
@@ -433,22 +493,16 @@ class Arrays(Source):
                 self.samples += 1
                 continue
             shared = None
-            for start in range(0, shape[0], batch_size):
-                stop = min(start + batch_size, shape[0])
+            for start in range(0, shape[0], options.batch_size):
+                stop = min(start + options.batch_size, shape[0])
                 self._batches.append(([(path, start, stop)], self.samples + start))
             self.samples += shape[0]
-        self._open: tuple[Path, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}  # open files do not travel to workers
-
     def __getitem__(self, number: int) -> Batch:
-        if not 0 <= number < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        parts, first = self._batches[number]
+        parts, first = self._batches[inputs.place(number, len(self))]
         tensor = torch.cat([self._read(*part) for part in parts])
         index = torch.arange(first, first + tensor.shape[0])
 
@@ -456,22 +510,26 @@ class Arrays(Source):
             path, start, _ = parts[0 if parts[0][1] is not None else place]
             return str(path) if start is None else f"{path}: sample {start + place}"
 
-        return _finite(Batch(tensor, index, tuple(self.broken) if number == 0 else ()), name, self.errors)
+        return _finite(Batch(tensor, index, tuple(self.broken) if number == 0 else ()), name, self.options.errors)
 
     def _read(self, path: Path, start: int | None, stop: int) -> Tensor:
         """Rows of a file, or the whole of it as one sample: (N, C, ..., H, W)."""
-        if self._open is None or self._open[0] != path:
-            self._open = (path, open_array(path))
-        value = self._open[1][:] if start is None else self._open[1][start:stop]
-        tensor = value if isinstance(value, Tensor) else _from_numpy(np.array(value))
-        _check_float(tensor, str(path))
+        stored = self._open.get(path, lambda: open_array(path))
+        value = stored[:] if start is None else stored[start:stop]
+        tensor = real_tensor(np.array(value) if isinstance(value, np.ndarray) else value, str(path))
         if start is not None:
             return tensor
         return tensor[None] if tensor.ndim > 2 else tensor[None, None]
 
+    def identity(self) -> dict[str, str]:
+        return files_identity(self.files)
+
+
+# -- video ------------------------------------------------------------------------------------------------------------
+
 
 class Videos(Source):
-    """Clips of video files through ffmpeg (``pip install imageio-ffmpeg`` brings one along).
+    """Clips of video files: every stored frame once, whatever times they are shown at (PyAV, ``pip install av``).
 
     A batch is one clip of consecutive frames, (1, 3, frames, H, W): one sample, so that the bootstrap resamples clips.
     Neighbouring frames repeat each other, and counting them as independent would make intervals far too narrow.
@@ -480,118 +538,120 @@ class Videos(Source):
     ----------
     files
         Video files.
-    clip
-        Frames a clip; the last one of a file may have fewer.
-    size, fit
-        As :func:`picture_tensor`.
-    errors
-        ``"skip"`` or ``"raise"`` for files and clips that cannot be decoded.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords: `clip` frames a clip, the last one of a file may
+        have fewer.
 
     Raises
     ------
     ModuleNotFoundError
-        imageio-ffmpeg is missing.
+        PyAV is missing.
     ValueError
         A file without frames (unless skipped).
     """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        clip: int = 16,
-        *,
-        size: tuple[int, int] | None = None,
-        fit: Fit = "resize",
-        errors: Errors = "raise",
-    ) -> None:
-        _check_options(clip, size, fit, errors, count="clip")
-        self.clip, self.size, self.fit, self.errors = clip, size, fit, errors
+    @chosen
+    def __init__(self, files: Sequence[Path], *, options: Options) -> None:
+        self.options = options
         self.files: list[Path] = []
         self.broken: list[str] = []
-        clips = []
+        self._counts: list[int] = []
+        self._open = _Open()
         for path in files:
             try:
-                frames = count_frames(path)
+                self._counts.append(count_frames(path))
+                self.files.append(path)
             except ValueError as error:
-                if errors == "raise":
+                if options.errors == "raise":
                     raise
-                self.broken.append(str(error))
-                continue
-            self.files.append(path)
-            clips.append(-(-frames // clip))
-        self._first = [0, *accumulate(clips)]
-        self._decoder: tuple[int, int, Iterator[np.ndarray]] | None = None
+                self.broken.append(reason(error))
+        self._first = [0, *accumulate(-(-frames // options.clip) for frames in self._counts)]
 
     def __len__(self) -> int:
         return self._first[-1]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoder": None}  # a running decoder does not travel to workers
-
     def __getitem__(self, number: int) -> Batch:
-        if not 0 <= number < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        skipped = tuple(self.broken) if number == 0 else ()
+        skipped = tuple(self.broken) if inputs.place(number, len(self)) == 0 else ()
         f = bisect.bisect_right(self._first, number) - 1
-        start = (number - self._first[f]) * self.clip
-        name = f"{self.files[f]}: frames {start} to {start + self.clip - 1}"
+        start = (number - self._first[f]) * self.options.clip
+        stop = min(start + self.options.clip, self._counts[f])
+        name = f"{self.files[f]}: frames {start} to {start + self.options.clip - 1}"
         try:
-            frames = self._frames(f, start)
-            if not frames:  # the index promised more than there is
-                raise ValueError("the file ends before them")
-        except (ModuleNotFoundError, MemoryError):
+            frames = self._frames(f, start, stop)
+        except NOT_TO_SKIP:
             raise
         except Exception as error:
-            self._decoder = None
-            if self.errors == "raise":
-                raise _named(error, name) from error
-            return Batch(None, torch.tensor([], dtype=torch.int64), (*skipped, f"{name}: {error}"))
+            self._open = _Open()
+            if self.options.errors == "raise":
+                raise plain(error, name) from error
+            return Batch(None, torch.tensor([], dtype=torch.int64), (*skipped, f"{name}: {reason(error)}"))
         return Batch(torch.stack(frames, 1)[None], torch.tensor([number]), skipped)
 
-    def _frames(self, f: int, start: int) -> list[Tensor]:
-        """Up to `clip` frames of file `f` from frame `start` on, each (3, H, W)."""
+    def _frames(self, f: int, start: int, stop: int) -> list[Tensor]:
+        """Frames `start` to `stop` of file `f`, each (3, H, W)."""
         from PIL import Image
 
         # Frames come in order: go on with the running decoder, or begin again when asked for an earlier clip.
-        if self._decoder is None or self._decoder[0] != f or self._decoder[1] > start:
-            self._decoder = (f, 0, decode(self.files[f]))
-        _, reached, frames = self._decoder
+        running = self._open.get(f, lambda: _Decoder(self.files[f]))
+        if running.reached > start:
+            self._open = _Open()
+            running = self._open.get(f, lambda: _Decoder(self.files[f]))
         pictures = []
-        for place in range(reached, start + self.clip):
-            frame = next(frames, None)
-            if frame is None:
+        for frame in running.frames:
+            running.reached += 1
+            if running.reached > start:
+                pictures.append(picture_tensor(Image.fromarray(frame), self.options.size, fit=self.options.fit))
+            if running.reached == stop:
                 break
-            if place >= start:
-                pictures.append(picture_tensor(Image.fromarray(frame), self.size, fit=self.fit))
-        self._decoder = (f, start + self.clip, frames)
+        over = stop == self._counts[f] and next(running.frames, None) is not None
+        if over or running.reached < stop:
+            raise ValueError(
+                f"{'more' if over else running.reached} frames can be decoded, but {self._counts[f]} are stored"
+            )
         return pictures
 
+    def identity(self) -> dict[str, str]:
+        return files_identity(self.files)
 
-def _ffmpeg() -> Any:
+
+class _Decoder:
+    def __init__(self, path: Path) -> None:
+        self.frames, self.reached = decode(path), 0
+
+
+def _video(path: Path) -> Any:
+    """The container of a video, opened."""
     try:
-        import imageio_ffmpeg
+        import av
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading videos needs imageio-ffmpeg: pip install imageio-ffmpeg") from error
-    return imageio_ffmpeg
+        raise ModuleNotFoundError("reading videos needs PyAV: pip install av") from error
+    try:
+        container = av.open(str(path) if _is_text(path) else path.open("rb"))
+        return container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"{path} cannot be decoded: {reason(error)}") from None
 
 
 def count_frames(path: Path) -> int:
-    """Number of frames of a video, by decoding its index. ValueError when there are none."""
-    try:
-        frames = int(_ffmpeg().count_frames_and_secs(str(path))[0])
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path} cannot be decoded: {str(error).strip().splitlines()[-1]}") from None
+    """Number of frames a video stores, from its packets. ValueError when there are none."""
+    container, stream = _video(path)
+    with container, inputs.naming(f"{path} cannot be decoded"):
+        frames = sum(bool(packet.size) and not packet.is_discard for packet in container.demux(stream))
     if frames < 1:
         raise ValueError(f"{path} has no frames")
     return frames
 
 
 def decode(path: Path) -> Iterator[np.ndarray]:
-    """The frames of a video in order, uint8 (H, W, 3)."""
-    reader = _ffmpeg().read_frames(str(path), pix_fmt="rgb24")
-    width, height = next(reader)["size"]
-    for frame in reader:
-        yield np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3)
+    """The frames of a video as they are stored, each once and in order, turned upright, uint8 (H, W, 3)."""
+    container, stream = _video(path)
+    stream.thread_type = "AUTO"
+    with container:
+        for frame in container.decode(stream):
+            yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+# -- any of these -----------------------------------------------------------------------------------------------------
 
 
 class Chain(Source):
@@ -605,11 +665,19 @@ class Chain(Source):
         Numbers each of them takes.
     skipped
         Lines for what was left out before there were batches; the first batch brings them.
+    notes
+        What was left out before there were samples.
     """
 
-    def __init__(self, sources: Sequence[Source], samples: Sequence[int], *, skipped: Sequence[str] = ()) -> None:
-        self.sources = list(sources)
-        self.skipped = tuple(skipped)
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        samples: Sequence[int],
+        *,
+        skipped: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.sources, self.skipped, self.notes = list(sources), tuple(skipped), tuple(notes)
         self._first = [0, *accumulate(len(source) for source in sources)]
         self._offset = [0, *accumulate(samples)]
 
@@ -617,112 +685,79 @@ class Chain(Source):
         return self._first[-1]
 
     def __getitem__(self, number: int) -> Batch:
-        if not 0 <= number < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        s = bisect.bisect_right(self._first, number) - 1
+        s = bisect.bisect_right(self._first, inputs.place(number, len(self))) - 1
         batch = self.sources[s][number - self._first[s]]
         early = self.skipped if number == 0 else ()
         return replace(batch, index=batch.index + self._offset[s], skipped=early + batch.skipped)
 
+    def identity(self) -> dict[str, str]:
+        parts = [source.identity() for source in self.sources]
+        return {
+            name: " ".join(part[name] for part in parts if name in part) for name in {n for part in parts for n in part}
+        }
 
-def open_files(
-    paths: Sequence[str | Path],
-    *,
-    batch_size: int = 16,
-    size: tuple[int, int] | None = None,
-    fit: Fit = "resize",
-    errors: Errors = "raise",
-    clip: int = 16,
-    frames: bool = False,
-) -> Source:
-    """Files and folders of pictures, stored latents and videos as one source.
+
+@chosen
+def open_files(paths: Sequence[str | Path], *, options: Options) -> Source:
+    """Files and folders (searched to the bottom) of pictures, stored latents and videos as one source.
 
     Parameters
     ----------
     paths
-        Files and folders; folders are searched to the bottom.
-    batch_size, size, fit, errors, clip, frames
-        As :class:`Images`, :class:`Arrays` and :class:`Videos`.
+        Files and folders.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As those, and :func:`find_files`.
+        As :class:`Images`, :class:`Arrays`, :class:`Videos` and :func:`find_files`; `size` for stored arrays.
     """
-    files = find_files(paths)
-    kinds = [
-        [f for f in files if f.suffix.lower() in suffixes]
-        for suffixes in (IMAGE_SUFFIXES, ARRAY_SUFFIXES, VIDEO_SUFFIXES)
-    ]
-    pictures, arrays, videos = kinds
-    if arrays and size is not None:
-        raise ValueError(
-            f"size = {size} is for pictures and videos, but {arrays[0]} holds an array: resized latents have another "
-            f"spectrum; leave size out"
-        )
+    files, notes = find_files(paths)
+    pictures, arrays, videos = ([f for f in files if f.suffix.lower() in kind] for kind in (IMAGES, ARRAYS, VIDEOS))
+    inputs.no_size_for_arrays(options.size, arrays)
     parts: list[tuple[Source, int]] = []
     if pictures:
-        parts.append((Images(pictures, batch_size, size=size, fit=fit, errors=errors), len(pictures)))
+        parts.append((Images(pictures, options=options), len(pictures)))
     if arrays:
-        stored = Arrays(arrays, batch_size, errors=errors, frames=frames)
+        stored = Arrays(arrays, options=options)
         parts.append((stored, stored.samples))
     if videos:
-        footage = Videos(videos, clip, size=size, fit=fit, errors=errors)
+        footage = Videos(videos, options=options)
         parts.append((footage, len(footage)))
     # A source whose every file is broken has no batch that could bring the lines.
     lines = [line for source, _ in parts if not len(source) for line in getattr(source, "broken", ())]
     parts = [(source, samples) for source, samples in parts if len(source)]
     if not parts:
         raise ValueError("nothing could be read: " + "; ".join(lines))
-    return Chain([source for source, _ in parts], [samples for _, samples in parts], skipped=lines)
+    return Chain([source for source, _ in parts], [samples for _, samples in parts], skipped=lines, notes=notes)
 
 
-def iterate(
-    data: Any,
-    *,
-    column: str | None = None,
-    size: tuple[int, int] | None = None,
-    fit: Fit = "resize",
-    errors: Errors = "raise",
-) -> Iterator[Batch]:
+@chosen
+def iterate(data: Any, *, options: Options) -> Iterator[Batch]:
     """Any iterable of tensors, of (tensor, label) batches or of dicts, in order, samples numbered as they come.
 
-    A tensor of rank 4 or more is a batch (N, C, ..., H, W); of rank 3 one sample (C, H, W), except from a
-    ``torch.utils.data.DataLoader`` that batches, where it is (N, H, W); of rank 2 one plane. Parameters as :class:`Items`.
+    A tensor of rank 4 or more is a batch (N, C, ..., H, W), or with ``frames=True`` one clip (C, T, H, W); of rank 3 one sample
+    (C, H, W), except from a ``torch.utils.data.DataLoader`` that batches, where it is (N, H, W); of rank 2 one plane.
 
     Raises
     ------
     TypeError
         Not iterable, or elements without a tensor; whole numbers.
     ValueError
-        Rank below 2; NaN or infinity (unless skipped).
+        Rank below 2; an element of which two entries could be meant; NaN or infinity (unless skipped).
     """
-    if not isinstance(data, Iterable):
-        raise TypeError(f"source is {type(data).__name__}; pass tensors, a loader, a data set, or paths")
-    # Batches of its own or by a batch sampler; without either it hands out samples.
-    batching = isinstance(data, torch.utils.data.DataLoader) and data.batch_sampler is not None
     first = 0
-    for element in data:
-        values = sample_tensor(element, column=column, size=size, fit=fit)
-        if batching and values.ndim == 3:
-            values = values[:, None]
-        values = values if values.ndim > 3 else values[None]
+    for element in inputs.iterable(data, "source"):
+        x = sample_tensor(element, options)
+        values = x[None] if options.frames and x.ndim == 4 else as_batch(x, batched=batching(data))
         numbers = torch.arange(first, first + values.shape[0])
-        yield _finite(Batch(values, numbers), lambda place, n=numbers: f"sample {int(n[place])}", errors)  # type: ignore[misc]
+        yield _finite(Batch(values, numbers), lambda place, n=numbers: f"sample {int(n[place])}", options.errors)  # type: ignore[misc]
         first += values.shape[0]
 
 
-def open_source(
-    data: Any,
-    *,
-    batch_size: int = 16,
-    column: str | None = None,
-    size: tuple[int, int] | None = None,
-    fit: Fit = "resize",
-    errors: Errors = "raise",
-    clip: int = 16,
-    frames: bool = False,
-) -> Source | Iterator[Batch]:
+@chosen
+def open_source(data: Any, *, options: Options) -> Source | Iterator[Batch]:
     """Whatever holds data as a source: paths, a map-style data set, a tensor, a loader, any iterable.
 
     Parameters
@@ -730,29 +765,26 @@ def open_source(
     data
         A path or a list of paths; a :class:`Source`; a data set with ``len`` and ``[]`` (torch, Hugging Face); a tensor or
         numpy array (N, C, ..., H, W), (C, H, W) or (H, W); a ``DataLoader``; an iterable as for :func:`iterate`.
-    batch_size, column, size, fit, errors, clip, frames
-        As :class:`Items`, :class:`Arrays` and :class:`Videos`.
+    options
+        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As those.
+        As :func:`open_files`, :class:`Items` and :func:`iterate`.
     """
     if isinstance(data, (str, Path)):
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(d, (str, Path)) for d in data):
-        return open_files(data, batch_size=batch_size, size=size, fit=fit, errors=errors, clip=clip, frames=frames)
+        return open_files(data, options=options)
     if isinstance(data, Source):
         return data
-    if isinstance(data, Mapping):
-        raise TypeError(f"source is a {type(data).__name__} with keys {list(data)[:6]}; pass the tensor in it")
-    _check_options(batch_size, size, fit, errors)
-    if isinstance(data, np.ndarray):
-        data = _from_numpy(data)
-    if isinstance(data, Tensor):
-        data = data.split(batch_size) if data.ndim > 3 else [data]
+    inputs.no_mapping(data, "source")
+    if isinstance(data, (Tensor, np.ndarray)):
+        x = real_tensor(data, "source")
+        data = x.split(options.batch_size) if x.ndim > 3 and not (options.frames and x.ndim == 4) else [x]
     # IterableDataset inherits a [] that only raises.
     ordered = isinstance(data, (list, tuple, torch.utils.data.DataLoader, torch.utils.data.IterableDataset))
     if ordered or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        return iterate(data, column=column, size=size, fit=fit, errors=errors)
-    return Items(data, batch_size, column=column, size=size, fit=fit, errors=errors)
+        return iterate(data, options=options)
+    return Items(data, options=options)
