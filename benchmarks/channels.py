@@ -31,7 +31,7 @@ from spectral_pd import (
     shift_times,
     velocity_error,
 )
-from spectral_pd.demo import photographs, random_crops
+from spectral_pd.measuring.demo import photographs, random_crops
 
 ROOT = Path(__file__).parent
 SHAPE, SCALES, DELTA = (64, 64), (1 / 2, 1), 0.01

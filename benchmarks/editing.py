@@ -39,8 +39,8 @@ from spectral_pd import (
     sdedit,
     shift_times,
 )
-from spectral_pd.demo import photographs, psnr, random_crops
 from spectral_pd.editing import EditMode
+from spectral_pd.measuring.demo import photographs, psnr, random_crops
 
 SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 1500
 LOW = (16, 16)
@@ -278,7 +278,7 @@ class Mosaics:
         from metrics import SlicedWasserstein
         from tiny_dit.data import load_photographs
 
-        from spectral_pd.demo import small_transformer
+        from spectral_pd.measuring.demo import small_transformer
 
         found = small_transformer()
         if found is None:

@@ -57,7 +57,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from spectral_pd import DCT, FOURIER, HAAR, Basis, Plan, PowerLaw, expand_aligned, make_plan, sample, shift_times
-from spectral_pd.demo import psnr
+from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
 
 STEPS, SHIFT, SIZE, BATCH = 20, 2.0, (64, 64), 64

@@ -39,7 +39,7 @@ from spectral_pd import (
     shift_times,
     velocity_error,
 )
-from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer
+from spectral_pd.measuring.demo import halved, photographs, psnr, random_crops, small_transformer
 from spectral_pd.power import radial_bins
 from spectral_pd.solvers import SolverName, Velocity
 

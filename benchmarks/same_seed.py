@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd import FiniteDataset, make_plan, sample, shift_times
-from spectral_pd.demo import photographs, psnr, random_crops
+from spectral_pd.measuring.demo import photographs, psnr, random_crops
 
 BANDWIDTH = 0.1
 TRANSITIONS = (0.96, 0.93, 0.90, 0.85, 0.80, 0.70, 0.60)

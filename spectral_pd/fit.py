@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
@@ -116,6 +117,22 @@ def fit_power_law(
     return PowerLaw(float(np.exp(intercept)), exponent, r2=float(r2), shape=spectrum.shape, basis=basis)
 
 
+def batching(data: Any) -> bool:
+    """Whether `data` is a loader that makes batches, its own or by a batch sampler; without either it hands out samples."""
+    return isinstance(data, DataLoader) and data.batch_sampler is not None
+
+
+def as_batch(x: Tensor, *, dims: int = 2, batched: bool = False) -> Tensor:
+    """What an iterable hands out as a batch (N, C, ..., *grid).
+
+    Of rank `dims` it is one plane, of ``dims + 1`` one sample (C, *grid), or planes (N, *grid) of a loader that makes batches,
+    and of more a batch.
+    """
+    for _ in range(max(0, dims + 1 - x.ndim)):
+        x = x[None]
+    return x if x.ndim > dims + 1 else x[:, None] if batched else x[None]
+
+
 @door(channels=channels_word)
 def fit_spectrum(
     latents: Tensor | Iterable[Tensor],
@@ -132,7 +149,7 @@ def fit_spectrum(
     ----------
     latents
         One tensor (..., *grid), or an iterable of such tensors with one grid (a list, a generator), or of tuples that begin
-        with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measure.measure`.
+        with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measuring.measure`.
     basis, dims
         As :func:`power_spectrum`.
     band, weights
@@ -153,8 +170,8 @@ def fit_spectrum(
     """
     meter: SpectrumMeter | None = None
     for item in [latents] if isinstance(latents, Tensor) else latents:
-        batch: Any = item[0] if isinstance(item, (tuple, list)) and item else item
-        inputs.state(batch, "latents", dims)
+        x = inputs.state(inputs.measured_entry(item, "an element of latents"), "latents", dims)
+        batch = as_batch(x, dims=dims, batched=batching(latents))
         meter = meter or SpectrumMeter(batch.shape[-dims:], basis=basis)
         meter.update(batch)
     if meter is None:

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -979,3 +981,207 @@ def strided(frames: Any, stride: int) -> None:
     if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1 or (int(frames) - 1) % stride:
         near = max(0, round((int(frames) - 1) / stride)) * stride + 1
         raise ValueError(f"frames = {frames!r} must be {stride} k + 1, e.g. {near}")
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def picture_size(value: Any, name: str) -> tuple[int, int]:
+    """The grid of pictures: one side, or height and width."""
+    sizes = shape((value,) if isinstance(value, Integral) else value, name)
+    if len(sizes) > 2:
+        raise ValueError(f"{name} = {sizes}: give one side, or (height, width)")
+    return sizes[0], sizes[-1]
+
+
+def level(value: Any, name: str) -> float:
+    """The coverage of an interval."""
+    number = finite(value, name)
+    if not 0 < number < 1:
+        raise ValueError(f"{name} = {number} must lie inside (0, 1), e.g. 0.95")
+    return number
+
+
+def seconds(value: Any, name: str) -> float:
+    """A time span."""
+    number = finite(value, name)
+    if number < 0:
+        raise ValueError(f"{name} = {number} must not be negative (seconds)")
+    return number
+
+
+def device(value: Any, name: str) -> torch.device:
+    """A device on which float64 tables can be kept, here and now."""
+    try:
+        found = torch.empty(0, dtype=torch.float64, device=value).device
+    except Exception as error:  # whatever a back end raises that is not there
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{name} = {value!r} cannot be used here ({reason}); use cpu, or leave it out") from None
+    if found.type == "meta":
+        raise ValueError(f"{name} = {value!r} holds no numbers; use cpu, or leave it out")
+    return found
+
+
+def real(x: Tensor, name: str) -> Tensor:
+    """A dense tensor of floating numbers."""
+    if x.is_nested:
+        raise TypeError(f"{name} is a nested tensor; pass its parts one by one, or padded to one shape")
+    if not x.is_floating_point():
+        hint = "pictures: x.float() / 127.5 - 1" if x.dtype == torch.uint8 else "convert, e.g. x.float()"
+        raise TypeError(f"{name} is of {x.dtype}; spectra need real floating point ({hint})")
+    return x
+
+
+def at_least_planes(sizes: tuple[int, ...], name: str) -> None:
+    """The shape of something that holds at least one plane."""
+    if len(sizes) < 2:
+        raise ValueError(f"{name} has shape {sizes}; spectra need at least (height, width)")
+    if 0 in sizes:
+        raise ValueError(f"{name} has shape {sizes}: it holds no sample")
+
+
+def _rank(value: Any) -> int | None:
+    """The rank of what could be measured: floating tensors and arrays; a picture's is that of (C, H, W)."""
+    if hasattr(value, "getexif"):
+        return 3
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    floating |= isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+    return value.ndim if floating and value.ndim > 1 else None
+
+
+def measured_entry(value: Any, name: str) -> Any:
+    """What to measure of an element of a data set or a loader: itself, or of a tuple or list the first entry.
+
+    What follows belongs to it (labels, embeddings), unless it could be meant as well: a list of samples is no batch, and a
+    pair of pictures no sample.
+    """
+    if not isinstance(value, (tuple, list)) or not value or isinstance(value[0], (int, float, list)):
+        return value
+    ranks = [_rank(entry) for entry in value]
+    if ranks[0] is not None and ranks[0] in ranks[1:]:
+        raise ValueError(
+            f"{name} is a {type(value).__name__} whose entries 0 and {ranks.index(ranks[0], 1)} could both be meant: a batch "
+            f"of samples, or a sample and what belongs to it; stack samples (torch.stack), or pass what is to be measured alone"
+        )
+    return value[0]
+
+
+def first_field(value: dict[str, Any], names: Sequence[str]) -> Any:
+    """The first of several columns that a row has."""
+    found = next((name for name in names if name in value), None)
+    if found is None:
+        raise TypeError(f"no {' or '.join(names)} among the columns {sorted(map(str, value))}; pass column=")
+    return value[found]
+
+
+def picture(image: Any) -> None:
+    """A PIL image that is the only one of its file, with a known range."""
+    # A phone's MPO holds the photograph, then previews of it.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"one of {frames} pictures in its file; store them one a file, or as a video")
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"mode {image.mode}: 32-bit pictures have no known range; store them scaled to [-1, 1] as .npy"
+        )
+
+
+def one_shape(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Samples of one shape, by name."""
+    for name, sizes in shapes.items():
+        first = next(iter(shapes))
+        if sizes != shapes[first]:
+            raise ValueError(
+                f"{name} is {sizes} but {first} is {shapes[first]} (channels, height, width); "
+                f"power belongs to a grid: give a size to bring pictures to one, or measure each size by itself"
+            )
+
+
+def no_size_for_arrays(size: Any, arrays: Sequence[Path]) -> None:
+    """Stored arrays are never resized."""
+    if arrays and size is not None:
+        raise ValueError(
+            f"size = {size} is for pictures and videos, but {arrays[0]} holds an array: resized latents have another "
+            f"spectrum; leave size out"
+        )
+
+
+def only(names: Sequence[str]) -> str:
+    """The one array of a file."""
+    if len(names) != 1:
+        raise ValueError(f"holds {len(names)} arrays {sorted(names)[:6]}, not one; save the latents alone")
+    return names[0]
+
+
+def place(number: int, length: int) -> int:
+    """The number of a batch."""
+    if not 0 <= number < length:
+        raise IndexError(f"batch {number} of {length}")
+    return number
+
+
+def iterable(value: Any, name: str) -> Any:
+    """Something to go through."""
+    if not hasattr(value, "__iter__"):
+        raise TypeError(f"{name} is {type(value).__name__}; pass tensors, a loader, a data set, or paths")
+    return value
+
+
+def no_mapping(value: Any, name: str) -> None:
+    """Data, not a dict that holds them."""
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__} with keys {list(value)[:6]}; pass the tensor in it")
+
+
+def same_run(path: Path | None, name: str, was: Any, now: Any) -> None:
+    """What a checkpoint says of its run, against this one."""
+    if path is not None and was != now:
+        raise ValueError(
+            f"{path} belongs to another run: {name} was {was!r} and is now {now!r}; finish that run, remove "
+            f"the file, or name another"
+        )
+
+
+def sendable(values: Any, name: str) -> None:
+    """A tensor that one process can hand to another."""
+    if type(values) is not Tensor or values.layout is not torch.strided or values.is_nested:
+        raise TypeError(f"{name} is a {type(values).__name__} that no worker can send; use dense tensors, or workers=0")
+
+
+def one_order(data: Any, *, many: bool, resume: bool) -> None:
+    """Not a loader that would give other batches to each process, or to the run that goes on."""
+    sampler = getattr(data, "sampler", None) if isinstance(data, torch.utils.data.DataLoader) else None
+    if many and isinstance(sampler, torch.utils.data.DistributedSampler):
+        raise ValueError(
+            "data is a loader that gives each process a share already, of which each would take its share again; pass it "
+            "without DistributedSampler"
+        )
+    if (many or resume) and isinstance(sampler, torch.utils.data.RandomSampler):
+        raise ValueError(
+            "data is a loader that shuffles: several processes, and a run that goes on, would count some samples twice and "
+            "others not at all; pass shuffle=False"
+        )
+
+
+def output_file(value: Any, name: str) -> Path:
+    """A file that can be written: found out before there is something to write."""
+    path = Path(value)
+    if path.is_dir():
+        raise ValueError(f"{name} = {str(path)!r} is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{name} = {str(path)!r}: its folder does not exist; make it first")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise PermissionError(f"{name} = {str(path)!r} cannot be written here; name another file")
+    return path
+
+
+def figure_file(value: Any, name: str) -> Path:
+    """A file for a figure, of a format that matplotlib writes."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("figures need matplotlib: pip install 'spectral_pd[demo]'") from error
+    path, known = output_file(value, name), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(f"{name} = {str(path)!r}: unknown picture format; known: {' '.join(sorted(known))}")
+    return path

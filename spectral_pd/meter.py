@@ -177,6 +177,11 @@ class SpectrumMeter:
         self._weight = torch.zeros(replicates, dtype=torch.float64, device="cpu")
 
     @property
+    def bootstrap(self) -> int:
+        """Number of bootstrap replicates kept."""
+        return len(self._replicates)
+
+    @property
     def planes(self) -> int:
         """Number of planes measured: samples times channels times frames."""
         return self._frames * (self.channels or 0)

@@ -121,7 +121,7 @@ def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
 
     Examples
     --------
-    >>> as_spectrum(lambda omega: 50 / omega**2).coefficients((4, 4))[1].tolist()
+    >>> as_spectrum(lambda omega: 50 / omega**2).coefficients((4, 4))[1].round(6).tolist()
     [200.0, 100.0, 40.0, 20.0]
     """
     if isinstance(value, AnySpectrum):

@@ -81,7 +81,7 @@ def test_pages_run_elsewhere_are():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """What a reader's folder holds when the pages speak of it: a few photographs, and latents stored by somebody."""
-    demo = pytest.importorskip("spectral_pd.demo")
+    demo = pytest.importorskip("spectral_pd.measuring.demo")
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

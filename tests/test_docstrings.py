@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import spectral_pd
-from spectral_pd import diagnostics, ops, plotting, solvers
+from spectral_pd import ops, plotting, solvers
+from spectral_pd.measuring import diagnostics
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +61,9 @@ for _name in sorted({*_sections, *imported_by_readers(), *named_by_equations()})
         PUBLIC[_name.removeprefix("spectral_pd.")] = _value
 # Values the library hands out: their docstrings list attributes, and an example belongs to what makes them.
 RESULTS = {"Front", "FrontPoint", "History", "Plan", "Prediction", "Stage", "StageSample", "StepInfo"}
-RESULTS |= {f"diagnostics.{name}" for name in ("BrokenPowerLaw", "Confidence", "Curvature", "Estimate", "NoiseFloor")}
+RESULTS |= {
+    f"measuring.diagnostics.{name}" for name in ("BrokenPowerLaw", "Confidence", "Curvature", "Estimate", "NoiseFloor")
+}
 
 
 def undocumented(function, doc):

@@ -33,13 +33,9 @@ FLOORS = {
     "optimise": 7,
     "editing": 7,
     "passthrough": 7,
-    "sources": 7,
-    "diagnostics": 7,
     "__init__": 7,
     "adapters": 8,
     "measuring": 8,
-    "measure": 8,
-    "demo": 8,
     "__main__": 9,
 }
 """Floor of each module; a package (adapters) counts as one module.
