@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -134,7 +133,7 @@ class TinyAutoencoder(nn.Module):
         def up() -> list[nn.Module]:
             return [nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 3, padding=1, bias=False)]
 
-        self.config = SimpleNamespace(latent_channels=channels, in_channels=3)
+        self.config = {"latent_channels": channels, "in_channels": 3}
         first, last = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, channels, 3, padding=1)
         self.encoder = nn.Sequential(
             first, *blocks(1), down(), *blocks(3), down(), *blocks(3), down(), *blocks(3, smallest=True), last
@@ -236,16 +235,16 @@ class Autoencoder:
             return self._decoded(x)
         return self._decoded(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
-    __call__ = encode
-
     def _placed(self, x: Tensor) -> Tensor:
         parameter = next(self.model.parameters())
         return x.to(device=parameter.device, dtype=parameter.dtype)
 
     def _encoded(self, x: Tensor) -> Tensor:
         given = self.model.encode(x)
-        # Autoencoders without a posterior give latents, TinyAutoencoder a tensor.
-        z = given.latent_dist.mode() if hasattr(given, "latent_dist") else getattr(given, "latents", getattr(given, "latent", given))
+        if hasattr(given, "latent_dist"):
+            z = given.latent_dist.mode()
+        else:  # without a posterior: AutoencoderTiny, AutoencoderDC, TinyAutoencoder
+            z = next((getattr(given, name) for name in ("latents", "latent") if hasattr(given, name)), given)
         return normalise(self.model, z).float()
 
     def _decoded(self, x: Tensor) -> Tensor:
@@ -287,7 +286,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
         raise ModuleNotFoundError("encoding needs diffusers: pip install 'spectral_pd[diffusers]'") from error
     name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if kind is None or not name.lower().startswith(("autoencoder", "asymmetricautoencoder", "vqmodel")):
+    if not (hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ValueError(f"{config} describes a {name!r}; an autoencoder of diffusers is needed")
     model = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return Autoencoder(model.to(device).eval())

@@ -152,7 +152,9 @@ class _FieldNoise:
         if _native(x, basis, move):
             key = self.field.key_tensor(leading[0] if leading else 1, x.device)
             haar, to, number = basis.native == "haar", _contiguous(out), self.field.transition
-            state = ops.expand_field(x, key, move.fine, t=move.t, scale=move.kappa, transition=number, haar=haar, out=to)
+            state = ops.expand_field(
+                x, key, move.fine, t=move.t, scale=move.kappa, transition=number, haar=haar, out=to
+            )
             return _kept(state, out)
         dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
         c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)

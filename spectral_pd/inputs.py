@@ -194,9 +194,7 @@ def data_time(value: Any, name: str) -> float:
     """A time at which a denoiser has a velocity: not 0."""
     t = one_time(value, name)
     if t == 0:
-        raise ValueError(
-            f"{name} = 0: a denoiser's velocity has no value at the data end; use 0 < {name} <= 1"
-        )
+        raise ValueError(f"{name} = 0: a denoiser's velocity has no value at the data end; use 0 < {name} <= 1")
     return t
 
 
@@ -837,6 +835,18 @@ def finite(value: Any, name: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} = {value} must be finite")
     return float(value)
+
+
+def covariance(value: Any, name: str) -> tuple[float, float, float]:
+    """Variance, covariance, variance of two numbers."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__") or len(tuple(value)) != 3:
+        raise TypeError(f"{name} is {value!r}; pass (variance of log A, covariance, variance of beta)")
+    first, mixed, second = (finite(v, name) for v in value)
+    if first < 0 or second < 0 or mixed**2 > first * second * (1 + 1e-9):
+        raise ValueError(
+            f"{name} = {(first, mixed, second)} is no covariance; its matrix must have no negative eigenvalue"
+        )
+    return first, mixed, second
 
 
 def unmasked(value: Any, name: str) -> Any:

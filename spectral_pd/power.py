@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -41,7 +42,8 @@ from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
 from spectral_pd.inputs import door
 from spectral_pd.theory import max_frequency, transition_times
 
-Kind = Literal["measured", "calibrated", "borrowed"]
+Kind = Literal["measured", "measured, distilled encoder", "calibrated", "borrowed"]
+KIND = inputs.choice("measured", "measured, distilled encoder", "calibrated", "borrowed")
 
 
 class AnySpectrum(ABC):
@@ -70,6 +72,12 @@ class AnySpectrum(ABC):
     @abstractmethod
     def t_star(self, size: Sequence[int], shape: Sequence[int], *, delta: float) -> float:
         """The time at which a stage on the grid `size` of a run on `shape` must be left (the delta rule, Eqs. 9-10)."""
+
+    def t_star_interval(
+        self, size: Sequence[int], shape: Sequence[int], *, delta: float, level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """Where :meth:`t_star` lies with probability `level` over data of the same kind; None where that is unknown."""
+        return None
 
 
 class RadialSpectrum(AnySpectrum):
@@ -155,8 +163,9 @@ class PowerLaw(RadialSpectrum):
     shape
         The grid A belongs to; None when unknown, and then it is used as it is on every grid.
     kind
-        ``"measured"`` on the data it is named after, ``"calibrated"`` by trying schedules, or ``"borrowed"`` from another
-        model; plans made with a borrowed law say so.
+        ``"measured"`` on the data it is named after, ``"measured, distilled encoder"`` through a small network that stands in
+        for the model's own autoencoder, ``"calibrated"`` by trying schedules, or ``"borrowed"`` from another model; plans made
+        with a borrowed law say so.
     source
         Where the numbers come from: a paper and its section, a command.
     data
@@ -165,11 +174,15 @@ class PowerLaw(RadialSpectrum):
         Name of the basis measured in; empty when unknown.
     date
         When, as in ISO 8601: ``"2026-05"``.
+    covariance
+        How far other data of the same kind may lie: ``(var log A, cov(log A, beta), var beta)`` of the fit over the samples,
+        factors for few samples included, so that normal quantiles of it give honest intervals. None when unknown.
 
     Raises
     ------
     ValueError, TypeError
-        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text.
+        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text, no
+        covariance.
 
     Examples
     --------
@@ -187,16 +200,18 @@ class PowerLaw(RadialSpectrum):
     data: str = ""
     basis: str = ""
     date: str = ""
+    covariance: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "exponent"):
             object.__setattr__(self, name, inputs.finite(getattr(self, name), name))
         if self.amplitude <= 0:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
-        inputs.choice("measured", "calibrated", "borrowed")(self.kind, "kind")
+        KIND(self.kind, "kind")
         for name in ("source", "data", "basis", "date"):
             inputs.instance(str, "a text")(getattr(self, name), name)
         object.__setattr__(self, "shape", inputs.optional(inputs.shape)(self.shape, "shape"))
+        object.__setattr__(self, "covariance", inputs.optional(inputs.covariance)(self.covariance, "covariance"))
 
     @door(omega=inputs.frequency)
     def __call__(self, omega: Any) -> Any:
@@ -207,6 +222,22 @@ class PowerLaw(RadialSpectrum):
         if self.shape is None:
             return replace(self, shape=tuple(shape))
         return replace(self, amplitude=self.amplitude * math.prod(shape) / math.prod(self.shape), shape=tuple(shape))
+
+    def t_star_interval(
+        self, size: Sequence[int], shape: Sequence[int], *, delta: float, level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """Where :meth:`t_star` lies with probability `level` over data of the same kind; None without a covariance.
+
+        ``log P(omega) = log A - beta log omega`` has variance ``var log A - 2 log omega cov + log(omega)^2 var beta``, and t*
+        rises with the power at the cut.
+        """
+        if self.covariance is None:
+            return None
+        cut = math.log(min(n / m for n, m in zip(size, shape, strict=True)) * max_frequency(tuple(shape)))
+        first, mixed, second = self.covariance
+        reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(first - 2 * cut * mixed + cut**2 * second, 0.0))
+        low, high = (replace(self, amplitude=self.amplitude * math.exp(side * reach)) for side in (-1, 1))
+        return low.t_star(size, shape, delta=delta), high.t_star(size, shape, delta=delta)
 
     def save(self, path: str | Path) -> None:
         """Write JSON that :meth:`load` reads back exactly."""

@@ -158,7 +158,9 @@ class Training:
 
     def flush(self) -> None:
         """Losses are read in fifties: each read waits for the device."""
-        self.rows += [[step, size, f"{float(loss):.5f}", f"{float(norm):.4f}"] for step, size, loss, norm in self.pending]
+        self.rows += [
+            [step, size, f"{float(loss):.5f}", f"{float(norm):.4f}"] for step, size, loss, norm in self.pending
+        ]
         self.pending = []
         if self.rows:
             print(f"step {self.rows[-1][0]} size {self.rows[-1][1]} loss {self.rows[-1][2]}", flush=True)
@@ -350,7 +352,9 @@ def main() -> None:
     kept(final=True)
     say(f"trained: {training.done} steps, {bank.drawn} crops")
     (args.folder / "run.json").write_text(
-        json.dumps({**facts, "steps": training.done, "crops": bank.drawn, "seconds": time.monotonic() - start}, indent=1)
+        json.dumps(
+            {**facts, "steps": training.done, "crops": bank.drawn, "seconds": time.monotonic() - start}, indent=1
+        )
     )
     try:
         drawn = samples(training, weights, args.samples, 32)

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from spectral_pd import inputs
+from spectral_pd import autoencoders, inputs
 from spectral_pd.bases import BASES
-from spectral_pd.measuring.encoder import Encoder
 from spectral_pd.measuring.options import Options
 from spectral_pd.measuring.report import draw, measure
 from spectral_pd.measuring.stream import rank_and_world
@@ -97,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     options = Options(**{**given, "basis": BASES[args.basis]})
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
     with _process_group(options.device):
-        encoder = None if args.vae is None else Encoder.load(args.vae, device=options.device or "cpu")
+        encoder = None if args.vae is None else autoencoders.load(args.vae, device=options.device or "cpu").encode
         measurement = measure(
             args.sources,
             options=options,
