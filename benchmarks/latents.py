@@ -1,15 +1,16 @@
 """Power laws of real latents: distilled autoencoders of FLUX.1, FLUX.2, SD3, SDXL and SD on openly licensed photographs.
 
-    python benchmarks/latents.py --photographs FOLDER --autoencoders FOLDER [--latents FOLDER] --cache FOLDER
+    python benchmarks/latents.py --photographs PHOTOGRAPHS --autoencoders AUTOENCODERS [--latents LATENTS] --cache FOLDER
 
-FOLDER of photographs: the unpacked Debian packages that benchmarks/latent_dit/data.py names; FOLDER of autoencoders: taef1, taesd3,
-taesdxl, taesd (diffusers' ``AutoencoderTiny`` folders) and taef2 (encoder.safetensors and decoder.safetensors), all by
-madebyollin, MIT; FOLDER of latents: taesana_1024_lomiri.safetensors and wan21_clip.safetensors, measured as they are.
+PHOTOGRAPHS is a folder with the unpacked Debian packages that benchmarks/latent_dit/data.py names; AUTOENCODERS holds taef1,
+taesd3, taesdxl, taesd (diffusers' ``AutoencoderTiny`` folders) and taef2 (encoder.safetensors and decoder.safetensors), all by
+madebyollin, MIT; LATENTS holds taesana_1024_lomiri.safetensors and wan21_clip.safetensors, measured as they are.
 
-Photographs are cut to the central square and shrunk (Lanczos), never enlarged: at 1024 pixels, the models' own size, those whose
-short side reaches it, and at 512 those that reach that. Every autoencoder is measured on each set by itself and on all
-together; intervals are 95 %, bootstrap over photographs. TAEF1 is the control: the authors measured FLUX.1's own
-autoencoder. What is encoded is kept in the cache, so that a run goes on. Rows go to results/latent_spectra.csv (laws, t* at
+Photographs are cut to the central square and shrunk (Lanczos), never enlarged: at the model's own size, 1024 or 512 pixels,
+those whose short side reaches it. Every autoencoder is measured on each set by itself and on all together; intervals are
+95 %, bootstrap over photographs. TAEF1 is the control: the authors measured FLUX.1's own autoencoder.
+
+What is encoded is kept in the cache, so that a run goes on. Rows go to results/latent_spectra.csv (laws, t* at
 scale 1/2 and delta 0.01, steps at full size of 50 with shift 3) and results/latent_clip.csv (WAN).
 """
 
@@ -43,14 +44,15 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE / "latent_dit"))
 from data import LICENCES, originals  # noqa: E402
 
-ENCODERS = {
-    "taef1": "FLUX.1",
-    "taef2": "FLUX.2",
-    "taesd3": "Stable Diffusion 3",
-    "taesdxl": "SDXL",
-    "taesd": "Stable Diffusion 1, 2",
-}
-SIZES = (1024, 512)
+MEASURED = (
+    ("taef1", "FLUX.1", 1024),
+    ("taef2", "FLUX.2", 1024),
+    ("taesd3", "Stable Diffusion 3", 1024),
+    ("taesdxl", "SDXL", 1024),
+    ("taesd", "Stable Diffusion 1, 2", 512),
+    ("taef1", "FLUX.1", 512),
+)
+"""Autoencoder, model and size of the pictures: the model's own, and of the control one more."""
 SCALES, DELTA, REPLICATES = (0.5, 1.0), 0.01, 2000
 TIMES, VIDEO_TIMES = shift_times(50, shift=3.0), shift_times(50, shift=5.0)
 RESULTS = HERE / "results"
@@ -214,17 +216,16 @@ def main() -> None:
     pictures = originals(args.photographs)
     groups = {name: group for group, names in LICENCES.items() for name in names}
     rows = []
-    for size in SIZES:
-        for encoder, model in ENCODERS.items():
-            path = args.autoencoders / encoder
-            found = dict(Encoded(args.cache, path, pictures).latents(size))
-            names = {"encoder": encoder, "model": model, "sha256": digest(path), "pixels": str(size)}
-            for group in [*LICENCES, "all"]:
-                mine = [x for name, x in found.items() if group in (groups[name], "all")]
-                if len(mine) >= 5:  # fewer give no interval worth the name
-                    rows.append(law_row(names | {"set": group}, measured(mine)))
-            if encoder == "taef1" and size == 1024:
-                spread = own_spread(list(found.values()), 32.0)  # half the highest frequency, as the cut
+    for encoder, model, size in MEASURED:
+        path = args.autoencoders / encoder
+        found = dict(Encoded(args.cache, path, pictures).latents(size))
+        names = {"encoder": encoder, "model": model, "sha256": digest(path), "pixels": str(size)}
+        for group in [*LICENCES, "all"]:
+            mine = [x for name, x in found.items() if group in (groups[name], "all")]
+            if len(mine) >= 5:  # fewer give no interval worth the name
+                rows.append(law_row(names | {"set": group}, measured(mine)))
+        if (encoder, size) == ("taef1", 1024):
+            spread = own_spread(list(found.values()), 32.0)  # half the highest frequency, as the cut
     if args.latents:
         sana = args.latents / "taesana_1024_lomiri.safetensors"
         names = {"encoder": "taesana", "model": "Sana", "sha256": digest(sana), "pixels": "1024", "set": "lomiri"}

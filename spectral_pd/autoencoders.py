@@ -286,7 +286,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
         raise ModuleNotFoundError("encoding needs diffusers: pip install 'spectral_pd[diffusers]'") from error
     name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (hasattr(kind, "encode") and hasattr(kind, "decode")):
+    if kind is None or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ValueError(f"{config} describes a {name!r}; an autoencoder of diffusers is needed")
     model = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return Autoencoder(model.to(device).eval())

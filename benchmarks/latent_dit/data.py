@@ -128,7 +128,8 @@ def originals(folder: Path) -> dict[str, Callable[[], Image.Image]]:
                     f"{name}.jpg is not below {folder}; get it by: apt-get download {' '.join(packages)}; "
                     f"for package in *.deb; do dpkg-deb -x $package {folder}; done"
                 )
-            found[name] = lambda path=max(mine, key=lambda p: p.stat().st_size): Image.open(path)
+            largest = max(mine, key=lambda p: p.stat().st_size)
+            found[name] = lambda path=largest: Image.open(path)
     return found
 
 

@@ -25,6 +25,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 sys.path.append(str(Path(__file__).parent.parent / "tiny_dit"))
-from model import Config, TinyDiT, save  # noqa: E402
+from model import Config, TinyDiT, save
 
 CONFIG = Config(width=256, depth=6, heads=4, patch=2, channels=16)
 SHARES = {32: 0.6, 16: 0.25, 8: 0.15}
@@ -209,7 +210,7 @@ def samples(training: Training, weights: Path, count: int, steps: int) -> dict[i
     out = {}
     for size in SIZES:
         x = torch.randn(count, 16, size, size, generator=torch.Generator().manual_seed(0)).to(training.device)
-        for t, after in zip(times[:-1], times[1:], strict=True):
+        for t, after in pairwise(times):
             with torch.autocast(training.device.type, dtype=torch.bfloat16):
                 v = model.velocity(x, t).float()
             x = x + (after - t) * v

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="files or folders: pictures, .npy .npz .pt .safetensors, videos"
     )
-    parser.add_argument("--vae", metavar="PATH", help="encode pictures with a diffusers AutoencoderKL folder first")
+    parser.add_argument("--vae", metavar="PATH", help="encode pictures first, by an autoencoder's folder")
     group: Any = parser
     for option in fields(Options):
         if option.name in GROUPS:
