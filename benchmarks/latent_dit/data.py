@@ -110,7 +110,7 @@ def originals(folder: Path) -> dict[str, Callable[[], Image.Image]]:
     FileNotFoundError
         One is not below `folder`; the message says what to get.
     """
-    from spectral_pd.demo import photographs
+    from spectral_pd.measuring.demo import photographs
 
     def packaged(picture: Tensor) -> Image.Image:
         return Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
