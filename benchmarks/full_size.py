@@ -22,6 +22,7 @@ import argparse
 import csv
 import gc
 import importlib.util
+import itertools
 import resource
 import statistics
 import sys
@@ -38,7 +39,7 @@ from cost import MODELS, RESULTS, step_cost
 from environment import driver, environment
 
 from spectral_pd import DCT, NoiseField, Plan, expand_aligned
-from spectral_pd.adapters import Adapter, adapt
+from spectral_pd.adapters import Ride, adapt
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def build_pipeline(name: str, device: torch.device, dtype: torch.dtype, *, reduc
     return pipe
 
 
-def prepare(pipe: Any, name: str, steps: int, latent: Sequence[int], arguments: dict[str, Any]) -> Adapter:
+def prepare(pipe: Any, name: str, steps: int, latent: Sequence[int], arguments: dict[str, Any]) -> Ride:
     """One call of the pipeline at a latent size (8 pixels a latent)."""
     return adapt(
         pipe,
@@ -192,44 +193,39 @@ def prepare(pipe: Any, name: str, steps: int, latent: Sequence[int], arguments: 
     )
 
 
-def timed_steps(adapter: Adapter, plan: Plan, clock: Clock) -> tuple[float, list[list[float]]]:
+def timed_steps(adapter: Ride, plan: Plan, clock: Clock) -> tuple[float, list[list[float]]]:
     """Seconds of the whole denoising, and of every step by stage (the step after a transition includes it)."""
-    marks = [clock()]
-    stages: list[int] = []
-
-    def mark(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        marks.append(clock())
-        stages.append(tensors["stage"])
-        return {}
-
-    adapter.arguments.callback_on_step_end = mark
+    begun: list[float] = []
+    network = adapter.pipe.transformer
+    handle = network.register_forward_pre_hook(lambda *args: begun.append(clock()))
     adapter.run(plan)
-    total = clock() - marks[0]
-    by_stage: list[list[float]] = [[] for _ in plan.stages]
-    for stage, begin, end in zip(stages, marks[:-1], marks[1:], strict=True):
-        by_stage[stage].append(end - begin)
-    return total, by_stage
+    end = clock()
+    handle.remove()
+    # Guidance may call the network several times a step.
+    marks = [*begun[:: len(begun) // plan.nfe], end]
+    seconds = [after - before for before, after in itertools.pairwise(marks)]
+    return end - marks[0], [seconds[stage.start : stage.stop] for stage in plan.stages]
 
 
-def expansion_seconds(adapter: Adapter, plan: Plan, clock: Clock, repeats: int = 5) -> float:
+def expansion_seconds(adapter: Ride, plan: Plan, clock: Clock, repeats: int = 5) -> float:
     """Seconds of all transitions of a plan, each the median of a few; the first call makes the tables."""
     total = 0.0
-    white = NoiseField(1).on((*adapter.leading, *plan.shape), device=adapter.device)
+    white = NoiseField(1).on((*adapter.shape[:-2], *plan.shape), device=adapter.pipe._execution_device)
     for before, after in zip(plan.stages[:-1], plan.stages[1:], strict=True):
-        x = NoiseField(0).on((*adapter.leading, *before.shape), device=adapter.device)
+        x = NoiseField(0).on((*adapter.shape[:-2], *before.shape), device=adapter.pipe._execution_device)
         times = []
         for _ in range(repeats + 1):
             begin = clock()
-            expand_aligned(x, after.shape, before.times[-1], noise=DCT.restrict(white, after.shape))
+            expand_aligned(x, after.shape, before.local_times[-1], noise=DCT.restrict(white, after.shape))
             times.append(clock() - begin)
         total += statistics.median(times[1:])
     return total
 
 
-def step_times(adapter: Adapter, scales: tuple[float, ...], clock: Clock) -> dict[tuple[int, ...], list[float]]:
+def step_times(adapter: Ride, scales: tuple[float, ...], clock: Clock) -> dict[tuple[int, ...], list[float]]:
     """Seconds of a few steps at every stage size of some scales, the first at a size (and its expansion) left out."""
-    steps = adapter.arguments.num_inference_steps
-    times = adapter.times()
+    times = adapter.times
+    steps = len(times) - 1
     # Stages of equal length, whatever the model's own transition times are.
     transitions = tuple(times[k * steps // len(scales)] for k in range(1, len(scales)))
     plan = adapter.plan(scales=scales, transition_times=transitions)

@@ -319,11 +319,11 @@ def native_and_candidates(case: Case, device: torch.device) -> tuple[Call, dict[
             torch.randn(*case.leading, *case.fine, device=device),
             Shortcut(case.coarse, case.fine, device),
         )
-        return lambda: ops.expand_white(x, white, t=T, scale=KAPPA), {"five torch calls": lambda: shortcut(x, white)}
+        return lambda: ops.expand_white(x, white, t=T, kappa=KAPPA), {"five torch calls": lambda: shortcut(x, white)}
     basis, _, kind = case.operation.partition(" ")
     out = torch.empty(*case.leading, *case.fine, device=device) if kind == "out" else None
-    haar, candidates = (True, haar_candidates) if basis == "haar" else (False, dct_candidates)
-    return lambda: ops.expand_field(x, key, case.fine, t=T, scale=KAPPA, haar=haar, out=out), candidates(case, x)
+    candidates = haar_candidates if basis == "haar" else dct_candidates
+    return lambda: ops.expand_field(x, key, case.fine, t=T, kappa=KAPPA, basis=basis, out=out), candidates(case, x)
 
 
 def floor(case: Case, device: torch.device) -> Call:

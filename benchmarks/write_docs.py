@@ -84,6 +84,25 @@ def usual_plans() -> str:
     return markdown(header, body)
 
 
+def adapters() -> str:
+    """What was tried of every pipeline."""
+    data = rows("adapters")
+    header = [
+        "pipeline",
+        "called as",
+        "one scale is the stock result",
+        "several scales",
+        "batch is its items",
+        "spectrum",
+    ]
+    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "spectrum"]
+    body = [[f"`{row['pipeline']}`", *(row[name] or "-" for name in names[1:])] for row in data]
+    first = data[0]
+    return (
+        f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {first['commit']}.\n"
+    )
+
+
 def flux_reduced() -> str:
     """Measured against predicted speedup of FLUX.1-dev with few blocks, medians over rounds."""
     data = rows("flux_reduced")
@@ -645,6 +664,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed_steps": same_seed_steps,
     "cost": cost,
     "usual_plans": usual_plans,
+    "adapters": adapters,
     "flux_reduced": flux_reduced,
     "savings": savings,
     "kernel_speed": kernel_speed,

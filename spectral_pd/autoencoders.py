@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spectral_pd import inputs
+
 
 def _affine(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """(centre, spread) of ``x = (z - centre) / spread`` for raw latents z (N, C, ..., h, w)."""
@@ -284,8 +286,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
         import diffusers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("encoding needs diffusers: pip install 'spectral_pd[diffusers]'") from error
-    name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL")
-    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    with inputs.naming(str(config)):
+        name = str(json.loads(config.read_bytes()).get("_class_name", "AutoencoderKL"))
+    kind = getattr(diffusers, name, None)
     if kind is None or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ValueError(f"{config} describes a {name!r}; an autoencoder of diffusers is needed")
     model = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)

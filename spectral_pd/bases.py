@@ -48,13 +48,14 @@ def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Multiply `matrix` (p, n) into `axis` of `x` (size n).
 
     In float64 wherever a product in float32 may be made with fewer digits by somebody's setting: TF32 on CUDA, autocast (which
-    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``.
+    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``. Devices without float64 (MPS) never see any.
     """
     kind = x.device.type
-    lowered = torch.is_autocast_enabled(kind) or torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if kind == "cuda" or lowered else x.dtype
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    lowered = kind == "cuda" or cast or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if lowered and kind != "mps" else x.dtype
     moved = x.to(dtype).movedim(axis, -1)
-    return (moved @ matrix.to(device=x.device, dtype=dtype).T).movedim(-1, axis).to(x.dtype)
+    return (moved @ matrix.to(dtype).to(x.device).T).movedim(-1, axis).to(x.dtype)
 
 
 class Basis(ABC):
@@ -138,16 +139,19 @@ class Basis(ABC):
         grid = tuple(x.shape[-len(shape) :])
         if grid == shape:
             return x  # the identity, bit for bit
-        haar = self.native == "haar"
-        if self.native and ops.usable("restrict" if transpose else "embed", x, haar=haar, grids=(grid, shape)):
-            return (ops.restrict if transpose else ops.embed)(x, shape, haar=haar)
+        if ops.usable("restrict" if transpose else "embed", x, basis=self.native, grids=(grid, shape)):
+            return (ops.restrict if transpose else ops.embed)(x, shape, basis=self.native)
         y = x.to(working_dtype(x.dtype))
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:
-                low, high = sorted((y.shape[axis], size))
-                u = self.isometry(low, high, dtype=torch.float64, device=x.device)
-                y = apply_matrix(u.T if transpose else u, y, axis)
+                y = self._carried(y, axis, size)
         return y.to(x.dtype)
+
+    def _carried(self, x: Tensor, axis: int, size: int) -> Tensor:
+        """``U x`` or ``U^T x`` along one axis."""
+        low, high = sorted((x.shape[axis], size))
+        u = self.isometry(low, high)
+        return apply_matrix(u if size == high else u.T, x, axis)
 
     def nested(self, coarse: Sequence[int], fine: Sequence[int]) -> bool:
         """Whether the coefficients of grid `coarse` are the low corner of those of `fine`."""
@@ -228,6 +232,10 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
         raise ValueError(f"{basis}: frequency must give one number, at least 0, for each coefficient of {fine}")
 
 
+LONG = 2048
+"""Axes longer than this take a fast transform where there is one: the matrix of 44,100 samples would have 15.6 GB."""
+
+
 class SeparableBasis(Basis):
     """A basis given by one orthogonal matrix per axis size, nested by rows: ``U = C_m[:n]^T C_n``.
 
@@ -276,9 +284,27 @@ class SeparableBasis(Basis):
     def _transform(self, x: Tensor, dims: int, *, transpose: bool) -> Tensor:
         y = inputs.state(x, "x", dims).to(working_dtype(x.dtype))
         for axis in range(-dims, 0):
-            matrix = _cached_matrix(self, y.shape[axis])
-            y = apply_matrix(matrix.T if transpose else matrix, y, axis)
+            y = self._along(y, axis, transpose=transpose)
         return y.to(x.dtype)
+
+    def _along(self, x: Tensor, axis: int, *, transpose: bool) -> Tensor:
+        if x.shape[axis] > LONG:
+            fast = self.fast(x.movedim(axis, -1).to(torch.float64), transpose=transpose)
+            if fast is not None:
+                return fast.movedim(-1, axis).to(x.dtype)
+        matrix = _cached_matrix(self, x.shape[axis])
+        return apply_matrix(matrix.T if transpose else matrix, x, axis)
+
+    def fast(self, x: Tensor, *, transpose: bool) -> Tensor | None:
+        """The transform along the last axis, longer than :data:`LONG`, in n log n; None where there is only the matrix."""
+        return None
+
+    def _carried(self, x: Tensor, axis: int, size: int) -> Tensor:
+        if max(x.shape[axis], size) <= LONG:
+            return super()._carried(x, axis, size)
+        c = self._along(x, axis, transpose=False).movedim(axis, -1)[..., :size]
+        c = torch.nn.functional.pad(c, (0, size - c.shape[-1]))
+        return self._along(c.movedim(-1, axis), axis, transpose=True)
 
     @door(shape=inputs.shape)
     def frequency(self, shape: Sequence[int]) -> Tensor:
@@ -332,6 +358,20 @@ class CosineBasis(SeparableBasis):
     def axis_frequency(self, n: int) -> Tensor:
         return torch.arange(n, dtype=torch.float64, device="cpu") / 2
 
+    def fast(self, x: Tensor, *, transpose: bool) -> Tensor:
+        # Makhoul 1980: c_k = sqrt(2/n) Re(exp(-i pi k / 2n) V_k), V the Fourier transform of x_0, x_2, ..., x_3, x_1.
+        n = x.shape[-1]
+        numbers = torch.arange(n, device=x.device)
+        order = torch.cat([numbers[::2], numbers[1::2].flip(0)])
+        k = torch.arange(n, dtype=torch.float64, device=x.device)
+        turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / (2 * n))
+        turn[0] /= math.sqrt(2)
+        if not transpose:
+            return (turn * torch.fft.fft(x[..., order])).real
+        mirrored = torch.nn.functional.pad(x[..., 1:].flip(-1), (1, 0))
+        v = torch.fft.ifft(torch.complex(x, -mirrored) / turn).real
+        return v[..., order.argsort()]
+
 
 class FourierBasis(SeparableBasis):
     """Real orthonormal Fourier basis with phases at pixel centres.
@@ -362,6 +402,20 @@ class FourierBasis(SeparableBasis):
 
     def axis_frequency(self, n: int) -> Tensor:
         return ((torch.arange(n, dtype=torch.float64, device="cpu") + 1) / 2).floor()
+
+    def fast(self, x: Tensor, *, transpose: bool) -> Tensor:
+        # c_2k - i c_2k-1 = sqrt(2/n) exp(-i pi k / n) X_k, X the Fourier transform of x; the mean and Nyquist's sine alone.
+        n = x.shape[-1]
+        k = torch.arange(n // 2 + 1, dtype=torch.float64, device=x.device)
+        turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / n)
+        turn[0] /= math.sqrt(2)
+        if n % 2 == 0:
+            turn[-1] /= math.sqrt(2)
+        if not transpose:
+            y = turn * torch.fft.rfft(x)
+            return torch.stack([-y.imag, y.real], -1).flatten(-2)[..., 1 : n + 1]
+        pairs = torch.nn.functional.pad(x, (1, 1 - n % 2)).unflatten(-1, (-1, 2))
+        return torch.fft.irfft(torch.complex(pairs[..., 1], -pairs[..., 0]) / turn, n=n)
 
 
 class HaarBasis(Basis):

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def edit(
     Parameters
     ----------
     velocity
-        ``velocity(x, t)``, as for :func:`~spectral_pd.sample`: the model of what the picture shall become.
+        The model of what the picture shall become, as for :func:`~spectral_pd.sample`.
     image
         The picture (batch, ..., *plan.shape) in the model's own units (latents for a latent model).
     plan
@@ -90,7 +90,7 @@ def edit(
         Exactly one: a white field of the image's shape or a :class:`~spectral_pd.NoiseField`; or an int seed (item i of the
         batch has seed + i), a generator (one draw is made from it), a list of either, one an item.
     solver, callback, progress
-        As for :func:`~spectral_pd.sample`. The steps reported are numbered on the plan's grid.
+        As for :func:`~spectral_pd.sample`; steps are numbered on the plan's grid.
 
     Returns
     -------
@@ -99,8 +99,7 @@ def edit(
     Raises
     ------
     ValueError, TypeError
-        An image that does not fit the plan or is not finite, a stage that the plan does not have, an unknown mode, none or
-        several sources of noise, or whatever :func:`~spectral_pd.sample` refuses: all before the first model call.
+        Arguments that do not fit the plan or each other: all before the first model call.
 
     Examples
     --------
@@ -136,17 +135,7 @@ def _clean(picture: Tensor, white: Noise, plan: Plan, stage: int) -> tuple[Tenso
 
 
 def sdedit(
-    velocity: Velocity,
-    image: Tensor,
-    times: Sequence[float],
-    *,
-    noise: Tensor | NoiseField | None = None,
-    seed: Source | None = None,
-    solver: SolverName | Solver = "euler",
-    basis: Basis = DCT,
-    dims: int = 2,
-    callback: Callable[[StepInfo], object] | None = None,
-    progress: bool = False,
+    velocity: Velocity, image: Tensor, times: Sequence[float], *, basis: Basis = DCT, dims: int = 2, **options: Any
 ) -> Tensor:
     r"""SDEdit, the baseline of :func:`edit`: noise the whole picture to ``times[0]`` and sample from there at full size.
 
@@ -155,19 +144,14 @@ def sdedit(
 
     Parameters
     ----------
-    velocity, image, noise, seed, solver, callback, progress
+    velocity, image
         As for :func:`edit`.
     times
         Strictly decreasing from the strength of the edit, at most 1, to 0.
-    basis
-        That of a noise field made from `seed`.
-    dims
-        Number of trailing spectral axes of the image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`edit`.
+    basis, dims
+        The basis of a noise field made from `seed`, and the number of trailing spectral axes of the image.
+    options
+        noise, seed, solver, callback and progress, as for :func:`edit`.
 
     Notes
     -----
@@ -181,14 +165,4 @@ def sdedit(
     torch.Size([1, 4, 32, 32])
     """
     shape = tuple(inputs.state(image, "image", dims).shape[-dims:])
-    return edit(
-        velocity,
-        image,
-        plan_at(times, (), shape, scales=(1,), basis=basis),
-        stage=0,
-        noise=noise,
-        seed=seed,
-        solver=solver,
-        callback=callback,
-        progress=progress,
-    )
+    return edit(velocity, image, plan_at(times, (), shape, scales=(1,), basis=basis), stage=0, **options)

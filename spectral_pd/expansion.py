@@ -72,7 +72,10 @@ class Grow:
 
 
 class Noise(Protocol):
-    """White noise that a state starts from and grows with."""
+    """White noise that a state starts from and grows with; `dtype` is the type a run's result is rounded to."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def on(self, grid: tuple[int, ...]) -> Tensor:
         """Rendered on a grid: (*leading, *grid), unit variance."""
@@ -97,6 +100,7 @@ class _TensorNoise:
 
     white: Tensor
     basis: Basis
+    dtype: torch.dtype
     seed: Source | None = None
     """Where fresh noise comes from; None is torch's default generator."""
 
@@ -109,8 +113,8 @@ class _TensorNoise:
     def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
         w = self.on(move.fine)
         if _native(x, self.basis, move) and w.dtype == x.dtype:
-            haar = self.basis.native == "haar"
-            return _kept(ops.expand_white(x, w, t=move.t, scale=move.kappa, haar=haar, out=_contiguous(out)), out)
+            basis, to = self.basis.native, _contiguous(out)
+            return _kept(ops.expand_white(x, w, t=move.t, kappa=move.kappa, basis=basis, out=to), out)
         dtype = working_dtype(x.dtype)
         w = w.to(dtype)
         # U (x - t U^T w) + t w: one restriction and one embedding.
@@ -124,7 +128,7 @@ class _TensorNoise:
             return _FieldNoise(NoiseField(self.seed, self.basis), leading, self.white).fresh(move)
         shapes = [(1, *leading[1:], *move.fine)] * len(each) if len(each) > 1 else [(*leading, *move.fine)]
         drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]
-        return _TensorNoise(torch.cat(drawn), self.basis)
+        return _TensorNoise(torch.cat(drawn), self.basis, self.dtype)
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         device = self.white.device if generator is None else generator.device
@@ -139,6 +143,10 @@ class _FieldNoise:
     leading: tuple[int, ...]
     like: Tensor
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
     def on(self, grid: tuple[int, ...]) -> Tensor:
         x, shape = self.like, (*self.leading, *grid)
         return self.field.on(shape, dims=len(grid), dtype=x.dtype, device=x.device)
@@ -151,10 +159,8 @@ class _FieldNoise:
         basis, dims, leading = self.field.basis, len(move.fine), self.leading
         if _native(x, basis, move):
             key = self.field.key_tensor(leading[0] if leading else 1, x.device)
-            haar, to, number = basis.native == "haar", _contiguous(out), self.field.transition
-            state = ops.expand_field(
-                x, key, move.fine, t=move.t, scale=move.kappa, transition=number, haar=haar, out=to
-            )
+            address: Any = {"transition": self.field.transition, "basis": basis.native}
+            state = ops.expand_field(x, key, move.fine, t=move.t, kappa=move.kappa, out=_contiguous(out), **address)
             return _kept(state, out)
         dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
         c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)
@@ -166,8 +172,7 @@ class _FieldNoise:
 
 
 def _native(x: Tensor, basis: Basis, move: Grow) -> bool:
-    grids, haar = (move.coarse, move.fine), basis.native == "haar"
-    return bool(basis.native) and ops.usable("expand_field", x, haar=haar, grids=grids)
+    return ops.usable("expand_field", x, basis=basis.native, grids=(move.coarse, move.fine))
 
 
 def _contiguous(out: Tensor | None) -> Tensor | None:
@@ -213,7 +218,7 @@ def white_noise(
         Noise of another kind, shape, device or basis, not nested from grid to grid, empty or not finite; no leading axes.
     """
     if isinstance(noise, Tensor):
-        return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, seed)
+        return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, noise.dtype, seed)
     field = NoiseField(seed, basis) if noise is None else noise
     inputs.nested_field(field.basis, basis, grids)
     if like is None:
@@ -328,7 +333,7 @@ def expand_aligned(
     if noise is None:
         noise = NoiseField(seed if generator is None else generator, basis)
     if out is not None:
-        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x)
+        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x, noise)
     return _grown(x, noise, move, basis, out), move.time
 
 

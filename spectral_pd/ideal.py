@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,18 +37,13 @@ class GaussianField:
     ----------
     spectrum
         A :class:`~spectral_pd.PowerLaw` or a function of frequency (cycles per shorter side), positive up to the grid's
-        corner; or a :class:`~spectral_pd.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
+        corner; or a :class:`~spectral_pd.spacetime.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
         ``omega_max``, below the corner of a DCT or Fourier grid: fit a law to it first. Rescaled to `shape` when it carries
         a grid.
     shape
         Full grid.
     basis
         DCT, HAAR, FOURIER or another basis.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Bad shape, a spectrum not positive on the grid.
 
     Examples
     --------
@@ -65,46 +60,27 @@ class GaussianField:
 
     @door(shape=inputs.optional(inputs.shape))
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Variance of each coefficient on the stage grid `shape` (default full): ``P / r^2``, float64.
-
-        Raises
-        ------
-        ValueError
-            A grid that is not the low corner of the full one in this basis.
-        """
+        """Variance of each coefficient on the stage grid `shape` (default full), a low corner of it: ``P / r^2``, float64."""
         grid = self.shape if shape is None else tuple(shape)
         inputs.low_corner(self.basis, grid, self.shape)
         return self._power[corner(grid)] / size_ratio(grid, self.shape) ** 2
 
-    def _scaled(self, x: Tensor, factor: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor, name: str, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        """A state with each coefficient multiplied by a function of its variance."""
         dims = len(self.shape)
+        power = self.power(tuple(inputs.state(x, name, dims).shape[-dims:]))
         c = self.basis.forward(x.to(working_dtype(x.dtype)), dims=dims)
-        return self.basis.inverse(c * factor.to(dtype=c.dtype, device=c.device), dims=dims).to(x.dtype)
+        return self.basis.inverse(c * factor(power).to(dtype=c.dtype, device=c.device), dims=dims).to(x.dtype)
 
     @door(t=inputs.one_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The optimal velocity ``A x`` (Eq. 26) of a state (..., *grid) on the full or any coarser grid.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A grid outside the field, `t` outside [0, 1].
-        """
-        inputs.state(x, "x", len(self.shape))
-        return self._scaled(x, optimal_gain.bare(t, self.power(tuple(x.shape[-len(self.shape) :]))))
+        """The optimal velocity ``A x`` (Eq. 26) of a state (..., *grid) on the full or any coarser grid, 0 <= t <= 1."""
+        return self._scaled(x, "x", lambda power: optimal_gain.bare(t, power))
 
     @door(t=inputs.one_time)
     def solve(self, x1: Tensor, t: float = 0.0) -> Tensor:
-        """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As :meth:`velocity`.
-        """
-        inputs.state(x1, "x1", len(self.shape))
-        power = self.power(tuple(x1.shape[-len(self.shape) :]))
-        return self._scaled(x1, ((1 - t) ** 2 * power + t**2).sqrt())
+        """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``."""
+        return self._scaled(x1, "x1", lambda power: ((1 - t) ** 2 * power + t**2).sqrt())
 
     def sample(
         self,
@@ -115,7 +91,7 @@ class GaussianField:
     ) -> Tensor:
         """Draw fields of shape (*leading, *grid) from the distribution itself."""
         white = torch.randn((*leading, *self.shape), generator=generator, dtype=working_dtype(dtype))
-        return self._scaled(white, self._power.sqrt()).to(dtype)
+        return self._scaled(white, "white", Tensor.sqrt).to(dtype)
 
 
 class FiniteDataset:
@@ -132,15 +108,8 @@ class FiniteDataset:
         (K, ..., *grid), floating point.
     bandwidth
         h >= 0, in units of the samples; 0 is the data set itself.
-    basis
-        The basis in which coarse grids show the same picture.
-    dims
-        Number of trailing spectral axes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Empty or integer samples, NaN, negative bandwidth.
+    basis, dims
+        The basis in which coarse grids show the same picture, and the number of trailing spectral axes.
 
     Examples
     --------
@@ -154,29 +123,26 @@ class FiniteDataset:
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
         inputs.data_set(samples, dims)
         self.samples, self.bandwidth, self.basis, self.dims = samples, bandwidth, basis, dims
-        self._on_grid = lru_cache(maxsize=8)(self._restrict)
+        self.shape = tuple(samples.shape[-dims:])
+        self._grids: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def _restrict(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Flattened samples on a stage grid and half their squared norms, float64."""
-        full = tuple(self.samples.shape[-self.dims :])
+    def _on_grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Flattened samples on a stage grid and half their squared norms, float64; made once a grid."""
+        if shape in self._grids:
+            return self._grids[shape]
         low = self.samples.to(torch.float64)
-        low = low if shape == full else restrict_signal(low, shape, basis=self.basis)
+        low = low if shape == self.shape else restrict_signal(low, shape, basis=self.basis)
         flat = low.reshape(low.shape[0], -1)
-        return flat, 0.5 * flat.square().sum(1)
+        self._grids[shape] = flat, 0.5 * flat.square().sum(1)
+        return self._grids[shape]
 
     @door(t=inputs.data_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The optimal velocity ``(x - D(x, t)) / t`` of a state (batch, ..., *grid) on the full or any coarser grid.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A state that does not fit the samples, `t` outside (0, 1].
-        """
+        """The optimal velocity ``(x - D) / t`` of a state (batch, ..., *grid) on the full or any coarser grid, 0 < t <= 1."""
         inputs.like_samples(x, self.samples, self.dims)
-        shape, full = tuple(x.shape[-self.dims :]), tuple(self.samples.shape[-self.dims :])
+        shape = tuple(x.shape[-self.dims :])
         flat, half_norm = self._on_grid(shape)
-        h = self.bandwidth / size_ratio(shape, full)
+        h = self.bandwidth / size_ratio(shape, self.shape)
         variance = t**2 + (1 - t) ** 2 * h**2
         y = x.to(torch.float64).reshape(x.shape[0], -1)
         weights = torch.softmax((1 - t) * (y @ flat.T - (1 - t) * half_norm) / variance, dim=1)
@@ -229,17 +195,10 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
 
     Parameters
     ----------
-    plan
-        A plan on the field's grid.
-    field
-        The bench.
+    plan, field
+        A plan and the bench, on one grid; every stage's grid is nested in the next one's in the field's basis.
     solver
         Name or callable, as for :func:`~spectral_pd.sample`; it must be linear in the state.
-
-    Raises
-    ------
-    ValueError
-        The plan is of another grid, or a stage is not nested in the field's basis.
 
     Examples
     --------

@@ -33,6 +33,8 @@ from torch import Tensor
 
 Array: TypeAlias = Any
 """A float, a numpy array or a torch tensor; functions return the kind they were given."""
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Types of tensors that are computed with."""
 Parser: TypeAlias = Callable[[Any, str], Any]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,16 +137,29 @@ cost_function = optional(function("a function of the grid, e.g. lambda shape: ma
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
+def everywhere(condition: Any) -> bool:
+    """Whether an elementwise condition holds; taken to hold where torch.func.vmap lets nobody look at numbers."""
+    if isinstance(condition, bool):
+        return condition
+    functorch, inner = torch._C._functorch, condition
+    while isinstance(inner, Tensor) and functorch.is_functorch_wrapped_tensor(inner):
+        if functorch.is_batchedtensor(inner):
+            return True
+        inner = functorch.get_unwrapped(inner)
+    return bool(condition.all())
+
+
 def number(value: Any, name: str) -> Array:
     """A float, a floating numpy array or a floating tensor, without NaN."""
     if isinstance(value, Tensor):
-        if not value.is_floating_point():
+        numbers(value, name)
+        if value.dtype not in REAL:
             raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
-        has_nan = bool(value.isnan().any())
+        has_nan = not everywhere(~value.isnan())
     elif isinstance(value, np.ndarray):
         if not np.issubdtype(value.dtype, np.floating):
             raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
-        has_nan = bool(np.isnan(value).any())
+        has_nan = not everywhere(~np.isnan(value))
     elif isinstance(value, Real) and not isinstance(value, bool):
         value = float(value)
         has_nan = math.isnan(value)
@@ -155,13 +170,23 @@ def number(value: Any, name: str) -> Array:
     return value
 
 
+def numbers(x: Tensor, name: str) -> Tensor:
+    """A tensor whose numbers can be looked at: dense, and not on the meta device."""
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
+    if x.is_meta:
+        raise TypeError(
+            f"{name} is on the meta device, where tensors hold no numbers; pass one on a device that computes"
+        )
+    return x
+
+
 def _within(holds: Callable[[Any], Any], allowed: str) -> Parser:
     """Parser of numbers for which the elementwise condition holds everywhere."""
 
     def parse(value: Any, name: str) -> Array:
         value = number(value, name)
-        good = holds(value)
-        if not (good if isinstance(good, bool) else bool(good.all())):
+        if not everywhere(holds(value)):
             what = value if isinstance(value, float) else f"{type(value).__name__} of shape {tuple(value.shape)}"
             raise ValueError(f"{name} = {what} is out of range; {name} must satisfy {allowed.format(name=name)}")
         return value
@@ -382,7 +407,7 @@ def start_state(start: Any, noise: Any, clock: str, grid: Sequence[int]) -> None
     """A state of the full size to start from, beside a noise tensor."""
     if not isinstance(start, Tensor) or not isinstance(noise, Tensor):
         raise TypeError("start and noise must both be tensors of the full size")
-    if not bool(torch.isfinite(state(start, "start", len(grid))).all()):
+    if not everywhere(torch.isfinite(numbers(state(start, "start", len(grid)), "start"))):
         raise ValueError("start contains NaN or infinity")
     if start.shape != noise.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, noise {tuple(noise.shape)}; both are of the full size")
@@ -439,7 +464,7 @@ def data_set(samples: Any, dims: int) -> None:
     state(samples, "samples", dims + 1)
     if samples.numel() == 0:
         raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
-    if not bool(torch.isfinite(samples).all()):
+    if not everywhere(torch.isfinite(numbers(samples, "samples"))):
         raise ValueError("samples contains NaN or infinity")
 
 
@@ -711,7 +736,7 @@ def transition_times(value: Any, scale_count: int) -> tuple[float, ...]:
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type transforms compute in: float64 stays, everything shorter is computed in float32."""
-    if not dtype.is_floating_point:
+    if dtype not in REAL:
         raise TypeError(f"dtype {dtype} is not real floating point; convert first, e.g. x.float()")
     return torch.promote_types(dtype, torch.float32)
 
@@ -720,8 +745,15 @@ def state(x: Any, name: str, dims: int = 2) -> Tensor:
     """A real floating tensor whose last `dims` axes are spectral and not empty."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
-    if not x.is_floating_point():
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of layout {x.layout}; pass a dense one, e.g. {name}.to_dense()")
+    if x.dtype not in REAL:
         raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
+    if x.is_nested or x.layout is not torch.strided or x.dtype.itemsize == 1:
+        kind = "nested" if x.is_nested else f"of {x.layout} in {x.dtype}"
+        raise TypeError(
+            f"{name} is a tensor {kind}; pass a dense one of 16 bits or more, e.g. {name}.to_dense().float()"
+        )
     if isinstance(dims, bool) or not isinstance(dims, Integral) or int(dims) < 1:
         raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
     if x.ndim < dims:
@@ -735,7 +767,7 @@ def filled(x: Tensor, name: str) -> Tensor:
     """A tensor that holds something, and nothing that is NaN or infinite."""
     if x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
-    if not bool(torch.isfinite(x).all()):
+    if not everywhere(torch.isfinite(numbers(x, name))):
         raise ValueError(f"{name} contains NaN or infinity")
     return x
 
@@ -760,11 +792,19 @@ def filled_state(x: Any, name: str, dims: int) -> Tensor:
     return x
 
 
-def result_tensor(out: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
-    """A tensor to write a result of x's type into."""
+def result_tensor(out: Any, shape: tuple[int, ...], x: Tensor, noise: Any) -> None:
+    """A tensor to write a result of x's type into; as in torch, no derivative passes through it."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out is {type(out).__name__}; pass a tensor of the result's shape, type and device, or None")
     if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
         raise ValueError(
             f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {shape} {x.dtype} on {x.device}"
+        )
+    inputs = [v for v in (x, noise, out) if isinstance(v, Tensor)]
+    if torch.is_grad_enabled() and any(v.requires_grad for v in inputs):
+        raise RuntimeError(
+            "expand_aligned(): functions with out=... arguments don't support automatic differentiation, but one of the "
+            "arguments requires grad; leave out= away, or call it under torch.no_grad()"
         )
 
 
@@ -843,9 +883,7 @@ def covariance(value: Any, name: str) -> tuple[float, float, float]:
         raise TypeError(f"{name} is {value!r}; pass (variance of log A, covariance, variance of beta)")
     first, mixed, second = (finite(v, name) for v in value)
     if first < 0 or second < 0 or mixed**2 > first * second * (1 + 1e-9):
-        raise ValueError(
-            f"{name} = {(first, mixed, second)} is no covariance; its matrix must have no negative eigenvalue"
-        )
+        raise ValueError(f"{name} = {(first, mixed, second)} is no covariance: its matrix has a negative eigenvalue")
     return first, mixed, second
 
 
@@ -918,6 +956,7 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
     """A batch for a meter of a grid, which has seen a number of channels or nothing."""
     dims = len(grid)
     state(batch, "batch", dims)
+    numbers(batch, "batch")
     if tuple(batch.shape[-dims:]) != grid:
         raise ValueError(
             f"batch has grid {tuple(batch.shape[-dims:])} but this meter measures {grid}; power belongs to a "
@@ -925,6 +964,8 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
         )
     if batch.numel() == 0:
         raise ValueError(f"batch of shape {tuple(batch.shape)} is empty; pass at least one sample")
+    if batch.is_meta:
+        raise ValueError("batch is on the device meta, which holds no numbers; pass data")
     found = batch.shape[1] if batch.ndim > dims + 1 else 1
     if channels not in (None, found):
         raise ValueError(
@@ -935,9 +976,10 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
 
 def band(value: Any, name: str) -> tuple[float, float]:
     """The lowest and the highest frequency of a fit."""
-    if len(value) != 2 or not value[0] < value[1]:
-        raise ValueError(f"{name} = {value} must be (lowest, highest) with lowest < highest")
-    return float(value[0]), float(value[1])
+    ends = tuple(iterable(value, name, "(lowest, highest)"))
+    if len(ends) != 2 or not finite(ends[0], name) < finite(ends[1], name):
+        raise ValueError(f"{name} = {ends} must be (lowest, highest) with lowest < highest")
+    return float(ends[0]), float(ends[1])
 
 
 def fittable(power: np.ndarray, grid: tuple[int, ...], band: tuple[float, float] | None) -> None:
@@ -947,6 +989,55 @@ def fittable(power: np.ndarray, grid: tuple[int, ...], band: tuple[float, float]
     if (power <= 0).any():
         raise ValueError(
             "bins of power 0 have no logarithm; the data are constant or band-limited: pass band=(low, high)"
+        )
+
+
+def summed(total: Tensor, planes: Tensor) -> None:
+    """The summed power of planes, samples first: where it is not finite, because of which samples."""
+    if bool(torch.isfinite(total).all()):
+        return
+    rows = planes.flatten(1)
+    bad = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"batch contains NaN or infinity in samples {bad[:8]}; clean the data first")
+    largest = rows.abs().amax(1)
+    bad = (largest > 1e-10 * largest.max()).nonzero().flatten().tolist()
+    raise ValueError(
+        f"batch holds values up to {float(largest.max()):.3g} in samples {bad[:8]}, and power, their square, leaves the range "
+        f"of {'float64' if planes.dtype == torch.float64 else 'what it is computed in'}; scale the data"
+    )
+
+
+def estimable(samples: float, usable: int, replicates: int) -> None:
+    """Samples and bootstrap replicates that give an interval."""
+    if samples <= 1:
+        raise ValueError(
+            f"{samples:.3g} independent samples give no interval; measure at least 2 samples (frames of one clip count as one)"
+        )
+    if usable < 2:
+        raise ValueError(
+            f"{usable} of {replicates} bootstrap replicates are finite, which gives no interval; measure more "
+            f"samples that are not constant, or ask for more replicates"
+        )
+
+
+def same_bins(replicates: int, spectrum: int) -> None:
+    """Replicates and spectrum of one meter."""
+    if replicates != spectrum:
+        raise ValueError(f"replicates have {replicates} bins but the spectrum {spectrum}; pass those of one meter")
+
+
+def enough_bins(bins: int, least: int, what: str) -> None:
+    """Bins enough for a model."""
+    if bins < least:
+        raise ValueError(f"{bins} bins; {what} needs at least {least}")
+
+
+def two_axes(axes: int) -> None:
+    """A picture in a basis with directions."""
+    if axes != 2:
+        raise ValueError(
+            f"directional has {axes} axes; anisotropy compares two, in a basis with a frequency along each (DCT, FOURIER)"
         )
 
 
@@ -1130,10 +1221,10 @@ def place(number: int, length: int) -> int:
     return number
 
 
-def iterable(value: Any, name: str) -> Any:
+def iterable(value: Any, name: str, remedy: str = "tensors, a loader, a data set, or paths") -> Any:
     """Something to go through."""
     if not hasattr(value, "__iter__"):
-        raise TypeError(f"{name} is {type(value).__name__}; pass tensors, a loader, a data set, or paths")
+        raise TypeError(f"{name} is {type(value).__name__}; pass {remedy}")
     return value
 
 
@@ -1183,6 +1274,14 @@ def output_file(value: Any, name: str) -> Path:
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise PermissionError(f"{name} = {str(path)!r} cannot be written here; name another file")
     return path
+
+
+def different(**paths: Path | None) -> None:
+    """Outputs of one run, none of which overwrites another."""
+    named: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is not None and named.setdefault(path.absolute(), name) != name:
+            raise ValueError(f"{named[path.absolute()]} and {name} are both {str(path)!r}; name two files")
 
 
 def figure_file(value: Any, name: str) -> Path:

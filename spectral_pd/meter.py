@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,9 @@ from spectral_pd.power import Binning, Spectrum, bin_numbers, sectors
 from spectral_pd.theory import max_frequency
 
 Channels = Literal["mean", "max"]
+_ordinary = torch.inference_mode(
+    False
+)  # a meter outlives the block it is made or fed in: its tables are ordinary tensors
 channels_word = inputs.choice("mean", "max")
 
 # P(Poisson(1) <= k) times 2^32, rounded down: a 32-bit word at or above entry k counts at least k + 1.
@@ -90,7 +94,7 @@ def radial_sums(planes: Tensor, basis: Basis, bins: Tensor, columns: int) -> Ten
     axes = tuple(range(1, dims + 1))
     sums = torch.zeros((planes.shape[0], columns), dtype=torch.float64, device=planes.device)
     block = planes.shape[0] if planes.is_cuda else max(1, 2**18 // bins.numel())
-    native = basis is DCT and ops.usable("power_map", planes, grids=(planes.shape[1:],))
+    native = basis == DCT and ops.usable("power_map", planes, grids=(planes.shape[1:],))
     for start in range(0, planes.shape[0], block):
         x = planes[start : start + block]
         if native:
@@ -158,6 +162,8 @@ class SpectrumMeter:
     True
     """
 
+    @_ordinary
+    @torch.no_grad()
     def __init__(self, shape: Sequence[int], *, basis: Basis = DCT, replicates: int = 0, seed: int = 0) -> None:
         self.shape = inputs.binned_shape(shape, "shape")
         replicates, self.seed = inputs.replicates(replicates, "replicates"), inputs.seed(seed, "seed")
@@ -186,6 +192,8 @@ class SpectrumMeter:
         """Number of planes measured: samples times channels times frames."""
         return self._frames * (self.channels or 0)
 
+    @_ordinary
+    @torch.no_grad()
     def update(self, batch: Tensor, *, index: int | Sequence[int] | Tensor | None = None) -> SpectrumMeter:
         """Add a batch of shape (samples, channels, ..., *grid); axes between channels and grid (frames) are averaged.
 
@@ -216,10 +224,7 @@ class SpectrumMeter:
         planes = batch.detach().reshape(samples, channels, -1, *self.shape)
         frames = planes.shape[2]
         total, each = self._tables(planes)
-        if not bool(torch.isfinite(total).all()):
-            bad = (~torch.isfinite(planes).flatten(1).all(1)).nonzero().flatten().tolist()
-            raise ValueError(f"batch contains NaN or infinity in samples {bad[:8]}; clean the data first")
-
+        inputs.summed(total, planes)
         if self.channels is None:
             self.channels = channels
             self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)
@@ -241,7 +246,7 @@ class SpectrumMeter:
         samples), and for the bootstrap a table a sample (mean over channels; empty without replicates)."""
         self._bins = self._bins.to(planes.device)
         columns = self._columns + 1
-        if not len(self._replicates) and self.basis is DCT and ops.usable("power_map", planes, grids=(self.shape,)):
+        if not len(self._replicates) and self.basis == DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
             if planes.shape[2] == 1:
                 maps = ops.power_map(planes, planes.shape[1])
@@ -257,10 +262,10 @@ class SpectrumMeter:
         """Global sample numbers of a batch, int64 of shape (samples,)."""
         if index is None:
             index = self.samples
-        if isinstance(index, int):
-            numbers = torch.arange(index, index + samples, device="cpu")
+        if isinstance(index, Integral):
+            numbers = torch.arange(int(index), int(index) + samples, device="cpu")
         else:
-            numbers = torch.as_tensor(index)
+            numbers = index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
         if numbers.shape != (samples,) or numbers.is_floating_point() or bool((numbers < 0).any()):
             raise ValueError(
                 f"index must be an int or {samples} ints, one for each sample, at least 0; got {index!r} for a batch of "
@@ -292,6 +297,8 @@ class SpectrumMeter:
                 "0: pass update(batch, index=...) with the samples' places in the whole data set, or use replicates=0"
             )
 
+    @_ordinary
+    @torch.no_grad()
     def merge(self, other: SpectrumMeter) -> SpectrumMeter:
         """Add what another meter has seen. Returns self.
 
@@ -318,6 +325,8 @@ class SpectrumMeter:
         self._counted |= other._counted
         return self
 
+    @_ordinary
+    @torch.no_grad()
     def sync(self, group: dist.ProcessGroup | None = None) -> SpectrumMeter:
         """A new meter with the sum over all processes of `group` (default: the world); this one is left as it was.
 
@@ -458,6 +467,8 @@ class SpectrumMeter:
             "replicate_weight": self._weight.cpu().clone(),
         }
 
+    @_ordinary
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned.
 

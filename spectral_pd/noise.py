@@ -161,13 +161,14 @@ class NoiseField:
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
         planes = math.prod(leading[1:])
-        if dtype in ops.STORAGE and ops.usable("normals", key, haar=True, grids=(grid,)):
+        if dtype in ops.STORAGE and ops.usable("normals", key, grids=(grid,)):
             return ops.normals(key, planes, grid, transition=self.transition).to(dtype).reshape(shape)
-        keys = key.reshape(-1, 1, 1, 1, 1)
+        made_on = "cpu" if key.device.type in ("mps", "meta") else key.device  # float64 is not made everywhere
+        keys = self.key_tensor(batch, made_on).reshape(-1, 1, 1, 1, 1)
         a, u, v = (1,) * (3 - dims) + grid
 
         def index(n: int, axis: int) -> Tensor:
-            return torch.arange(n, device=device).reshape([n if i == axis else 1 for i in range(5)])
+            return torch.arange(n, device=made_on).reshape([n if i == axis else 1 for i in range(5)])
 
         counter = (
             index((v + 3) // 4, 4),
@@ -177,7 +178,7 @@ class NoiseField:
         )
         words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
         normals = _box_muller(words).flatten(-2)[..., :v]
-        return normals.to(dtype).reshape(shape)
+        return normals.to(dtype).to(device).reshape(shape)
 
     def on(
         self,
@@ -192,11 +193,11 @@ class NoiseField:
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
         shape = inputs.field_shape(shape, dims)
-        grid, haar = shape[-dims:], self.basis.native == "haar"
-        if self.basis.native and dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
+        grid, basis = shape[-dims:], self.basis.native
+        if dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)
-            if ops.usable("render", key, haar=haar, grids=(grid,)):
+            if ops.usable("render", key, basis=basis, grids=(grid,)):
                 planes = math.prod(shape[1:-2])
-                return ops.render(key, planes, grid, transition=self.transition, haar=haar).to(dtype).reshape(shape)
+                return ops.render(key, planes, grid, transition=self.transition, basis=basis).to(dtype).reshape(shape)
         c = self.coefficients(shape, dims=dims, dtype=working_dtype(dtype), device=device)
         return self.basis.inverse(c, dims=dims).to(dtype)

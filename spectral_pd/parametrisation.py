@@ -1,10 +1,10 @@
 r"""Parametrisations: flow velocities from models that predict something else, and states between the paths they speak of.
 
-================  ===================================================  =======================================
-flow              ``x_t = (1 - t) x_0 + t eps``                        ``v = eps - x_0``
-EDM               ``x_0 + sigma eps``, ``sigma = t / (1 - t)``         a denoiser ``D(x, sigma)``
+================  ====================================================  ========================================
+flow              ``x_t = (1 - t) x_0 + t eps``                         ``v = eps - x_0``
+EDM               ``x_0 + sigma eps``, ``sigma = t / (1 - t)``          a denoiser ``D(x, sigma)``
 VP                ``alpha x_0 + sigma eps``, ``alpha^2 + sigma^2 = 1``  ``x_0``, ``eps`` or ``alpha eps - sigma x_0``
-================  ===================================================  =======================================
+================  ====================================================  ========================================
 """
 
 from __future__ import annotations
@@ -32,14 +32,30 @@ def velocity_from_denoised(denoiser: Velocity) -> Velocity:
     return lambda x, t: (x - denoiser(x, t)) / t
 
 
+def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> Velocity:
+    """A velocity from a `predictor` of the noise: ``v = (eps(x, t) - x) / (1 - t)``.
+
+    At t = 1 the state holds no signal and a noise prediction says nothing about ``x_0``; within `least_signal` of t = 1 the
+    velocity is taken to be the predicted noise itself, whose mean ``x_0`` is then assumed 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> velocity = velocity_from_noise(lambda x, t: x)
+    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
+    0.0
+    """
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        eps = predictor(x, t)
+        return eps if 1 - t < least_signal else (eps - x) / (1 - t)
+
+    return velocity
+
+
 @door(t=inputs.edm_time)
 def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
-    r"""A flow state in EDM's variance-exploding form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
-
-    Raises
-    ------
-    ValueError
-        `t` outside [0, 1): at t = 1 sigma is infinite.
+    r"""A flow state, 0 <= t < 1, in EDM's form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
 
     Examples
     --------
@@ -53,12 +69,7 @@ def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
 
 @door(sigma=inputs.edm_level)
 def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
-    r"""Inverse of :func:`edm_from_flow`: ``x / (1 + sigma)`` at ``t = sigma / (1 + sigma)``.
-
-    Raises
-    ------
-    ValueError
-        `sigma` negative or not finite.
+    r"""Inverse of :func:`edm_from_flow`: ``x / (1 + sigma)`` at ``t = sigma / (1 + sigma)``, for finite sigma >= 0.
 
     Examples
     --------
@@ -74,16 +85,11 @@ def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
 def vp_from_flow(x: Tensor, t: float) -> tuple[Tensor, float, float]:
     r"""A flow state in variance-preserving form ``alpha x_0 + sigma eps`` with ``alpha^2 + sigma^2 = 1``.
 
-    ``x / n`` with ``alpha = (1 - t) / n``, ``sigma = t / n``, ``n = sqrt((1 - t)^2 + t^2)``.
+    ``x / n`` with ``alpha = (1 - t) / n``, ``sigma = t / n``, ``n = sqrt((1 - t)^2 + t^2)``; 0 <= t <= 1.
 
     Returns
     -------
     (state, alpha, sigma); a model with a table of cumulative products takes the index where it equals ``alpha^2``.
-
-    Raises
-    ------
-    ValueError
-        `t` outside [0, 1].
 
     Examples
     --------
@@ -97,12 +103,7 @@ def vp_from_flow(x: Tensor, t: float) -> tuple[Tensor, float, float]:
 
 
 def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
-    r"""A state ``alpha x_0 + sigma eps`` on the flow path: ``x / (alpha + sigma)`` at ``t = sigma / (alpha + sigma)``.
-
-    Raises
-    ------
-    ValueError
-        `alpha` or `sigma` negative, or both 0.
+    r"""A state ``alpha x_0 + sigma eps``, not both 0, on the flow path: ``x / (alpha + sigma)`` at ``sigma / (alpha + sigma)``.
 
     Examples
     --------
@@ -137,15 +138,8 @@ def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", 
 
     Parameters
     ----------
-    model
-        Takes the variance-preserving state and the FLOW time; :func:`vp_from_flow` gives its alpha and sigma.
-    predicts
-        What it returns.
-
-    Raises
-    ------
-    ValueError
-        Another `predicts`.
+    model, predicts
+        Takes the variance-preserving state and the FLOW time (:func:`vp_from_flow` gives alpha and sigma), and what it returns.
 
     Examples
     --------
@@ -154,34 +148,12 @@ def velocity_from_vp(model: Velocity, *, predicts: Literal["denoised", "noise", 
     >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
     2.0
     """
-    if predicts == "denoised":
-        return velocity_from_denoised(lambda x, t: model(vp_from_flow(x, t)[0], t))
-    if predicts == "noise":
-        return velocity_from_noise(lambda x, t: model(vp_from_flow(x, t)[0], t))
+    if predicts != "v":
+        convert = velocity_from_denoised if predicts == "denoised" else velocity_from_noise
+        return convert(lambda x, t: model(vp_from_flow(x, t)[0], t))
 
     def velocity(x: Tensor, t: float) -> Tensor:
         state, alpha, sigma = vp_from_flow(x, t)
         return (sigma - alpha) * state + (alpha + sigma) * model(state, t)
-
-    return velocity
-
-
-def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> Velocity:
-    """A velocity from a `predictor` of the noise: ``v = (eps(x, t) - x) / (1 - t)``.
-
-    At t = 1 the state holds no signal and a noise prediction says nothing about ``x_0``; within `least_signal` of t = 1 the
-    velocity is taken to be the predicted noise itself, whose mean ``x_0`` is then assumed 0.
-
-    Examples
-    --------
-    >>> import torch
-    >>> velocity = velocity_from_noise(lambda x, t: x)
-    >>> velocity(torch.ones(1, 4, 4), 0.5).mean().item()
-    0.0
-    """
-
-    def velocity(x: Tensor, t: float) -> Tensor:
-        eps = predictor(x, t)
-        return eps if 1 - t < least_signal else (eps - x) / (1 - t)
 
     return velocity

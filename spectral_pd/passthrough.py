@@ -23,6 +23,7 @@ side for any velocity on any data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,24 +50,14 @@ def activation_map(
 
     Parameters
     ----------
-    spectrum
-        A :class:`~spectral_pd.PowerLaw` or a function of frequency, positive up to the grid's corner. A measured
-        :class:`~spectral_pd.Spectrum` ends at ``omega_max``, below the corner of a DCT or Fourier grid: fit a law to it
-        first. Rescaled to `shape` when it carries a grid.
-    shape
-        The grid.
+    spectrum, shape, basis
+        As :class:`~spectral_pd.GaussianField` takes them.
     delta
         Tolerated velocity error, 0 < delta < 1.
-    basis
-        DCT, HAAR, FOURIER or another basis.
-
-    Raises
-    ------
-    ValueError, TypeError
-        `delta`, `shape` or `basis` out of range, a spectrum that is not callable or not positive.
 
     Examples
     --------
+    >>> from spectral_pd import PowerLaw
     >>> active = activation_map(PowerLaw(30.0, 2.0, shape=(8, 8)), (8, 8), 0.01)
     >>> active.shape, bool(active[0, 1] > active[0, 7])
     (torch.Size([8, 8]), True)
@@ -106,27 +97,18 @@ def passthrough(
 
     Parameters
     ----------
-    velocity
-        ``velocity(x, t)``, as for :func:`~spectral_pd.sample`.
-    noise
-        White field (batch, ..., *grid), or a :class:`~spectral_pd.NoiseField` together with `leading`.
+    velocity, noise
+        As for :func:`~spectral_pd.sample`.
     plan
         A plan of one scale: the time grid, the full grid and the basis in which frequencies are held.
     spectrum, delta
         As :func:`activation_map`: they say until when each frequency is held.
-    seed, leading, solver, progress
-        As for :func:`~spectral_pd.sample`.
-    callback
-        As for :func:`~spectral_pd.sample`; it sees the state after the replacement.
+    seed, leading, solver, callback, progress
+        As for :func:`~spectral_pd.sample`; the callback sees the state after the replacement.
 
     Returns
     -------
     State at time 0 in the noise's shape and dtype. No gradients are recorded.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`~spectral_pd.sample` and :func:`activation_map`, before the first model call.
 
     Examples
     --------
@@ -138,23 +120,20 @@ def passthrough(
     """
     inputs.one_stage(plan.shapes)
     inputs.fresh_seed(noise, seed, "coupled")
-    active = activation_map(spectrum, plan.shape, delta, basis=plan.basis)
-    basis, dims = plan.basis, active.ndim
+    basis, dims = plan.basis, len(plan.shape)
+    active = activation_map(spectrum, plan.shape, delta, basis=basis)
     white = white_noise(noise, seed, basis, plan.shapes, leading=leading)
-    x = white.on(plan.shape)
-    coefficients = white.coefficients(plan.shape)
+    x, coefficients = white.on(plan.shape), white.coefficients(plan.shape)
     active = active.to(x.device)
 
     def hold(info: StepInfo) -> Tensor:
         held, x = active < info.time, info.state
         if bool(held.any()):
             x = basis.inverse(torch.where(held, info.time * coefficients, basis.forward(x, dims=dims)), dims=dims)
-        if callback is None:
-            return x
-        return replaced(x, callback(StepInfo(info.step, info.stage, info.time, info.local_time, x)))
+        return x if callback is None else replaced(x, callback(replace(info, state=x)))
 
     x = run(velocity, x, plan, plan.moves(), white, solver=find_solver(solver), callback=hold, progress=progress)
-    return x.to(noise.dtype) if isinstance(noise, Tensor) else x
+    return x.to(white.dtype)
 
 
 @torch.no_grad()
@@ -169,32 +148,21 @@ def noise_prediction_error(
 
     Parameters
     ----------
-    velocity
-        The model.
-    samples
-        Data x_0 (batch, ..., *grid).
-    t
-        Time, 0 < t <= 1.
-    noise
-        White noise eps of the samples' shape.
-    basis
-        In which frequencies are separated.
-    dims
-        Number of trailing spectral axes.
+    velocity, t
+        The model ``velocity(x, t)`` and a time, 0 < t <= 1.
+    samples, noise
+        Data x_0 and white noise eps of one shape (batch, ..., *grid).
+    basis, dims
+        The basis in which frequencies are separated, and the number of trailing spectral axes.
 
     Returns
     -------
     Frequencies k (cycles per shorter side) and the mean squared error of a coefficient in each radial bin
     ``[k - 1/2, k + 1/2)``.
 
-    Raises
-    ------
-    ValueError, TypeError
-        Samples and noise of different shapes, integer tensors, `t` outside (0, 1].
-
     Examples
     --------
-    >>> from spectral_pd import GaussianField
+    >>> from spectral_pd import GaussianField, PowerLaw
     >>> field = GaussianField(PowerLaw(30.0, 2.0, shape=(16, 16)), (16, 16))
     >>> k, error = noise_prediction_error(field.velocity, field.sample((64, 1)), 0.9, noise=torch.randn(64, 1, 16, 16))
     >>> bool(error[0] > error[-1])  # low frequencies already carry signal

@@ -134,17 +134,30 @@ def walk(
     """
     history: Any = None
     for move in run:
-        if isinstance(move, Step):
-            x, history = solver(velocity, x, move.t, move.t_next, history)  # type: ignore[arg-type, assignment]
-            x = x if after is None else after(move, x)
-        else:
-            x = grow(x, move)
-            if history is not None and move.keeps_history:
-                time = align_time.bare(history.time, move.ratio)
-                history = History(time, move.ratio * embed(history.denoised, move.fine))
-            else:
-                history = None
+        x, history = moved(move, x, history, velocity, solver, grow=grow, embed=embed)
+        if after is not None and isinstance(move, Step):
+            x = after(move, x)
     return x
+
+
+def moved(
+    move: Move,
+    x: State,
+    history: Any,
+    velocity: Callable[[Any, Any], Any],
+    solver: Solver,
+    *,
+    grow: Callable[[State, Grow], State],
+    embed: Callable[[Any, tuple[int, ...]], Any],
+) -> tuple[State, Any]:
+    """State and multistep history after one move. Parameters as :func:`walk`; `history` is None before the first step."""
+    if isinstance(move, Step):
+        return solver(velocity, x, move.t, move.t_next, history)  # type: ignore[arg-type, return-value]
+    x = grow(x, move)
+    if history is None or not move.keeps_history:
+        return x, None
+    time = align_time.bare(history.time, move.ratio)
+    return x, History(time, move.ratio * embed(history.denoised, move.fine))
 
 
 @dataclass(frozen=True)

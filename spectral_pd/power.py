@@ -404,6 +404,9 @@ class Spectrum(RadialSpectrum):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "shape", inputs.shape(self.shape, "shape"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))  # a copy's arrays are read-only as well
+
     @door(omega=inputs.frequency)
     def __call__(self, omega: Any) -> Any:
         """Power at `omega` by straight lines in log-log between bin centres.

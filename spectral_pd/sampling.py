@@ -131,7 +131,7 @@ def sample(
         x = field.on(plan.shapes[0])
     else:
         inputs.start_state(start, noise, plan.clock, plan.shape)
-        x = plan.basis.restrict(start.to(working_dtype(noise.dtype)), plan.shapes[0])  # type: ignore[union-attr]
+        x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.shapes[0])
     # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of that
     # state before alignment.
     x = run(
@@ -145,7 +145,7 @@ def sample(
         callback=callback,
         progress=progress,
     )
-    return x.to(noise.dtype) if isinstance(noise, Tensor) else x
+    return x.to(field.dtype)
 
 
 def run(

@@ -16,12 +16,11 @@ from typing import Any, Literal
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, size_ratio
+from spectral_pd.expansion import Grow
 from spectral_pd.inputs import door, shown
-from spectral_pd.plan import Clock, Cost, Grow, Plan, Stage, moves, scale_text
+from spectral_pd.plan import Clock, Cost, Plan, Stage, Step, moves, scale_text
 from spectral_pd.power import AnySpectrum, as_spectrum
 from spectral_pd.theory import align_time
-
-CLOCK = inputs.choice("full", "stage")
 
 
 @door(steps=inputs.whole(1), shift=inputs.shift)
@@ -131,16 +130,17 @@ def _each(scale: float | Sequence[float], axes: int) -> tuple[float, ...]:
     return (float(scale),) * axes if isinstance(scale, (int, float)) else tuple(map(float, scale))
 
 
-@door(
-    times=inputs.times,
-    spectrum=as_spectrum,
-    shape=inputs.shape,
-    delta=inputs.one_delta,
-    clock=CLOCK,
-    cost=inputs.cost_function,
-    unreached=inputs.choice("error", "force"),
-    basis=BASIS,
-)
+_PLANNED: dict[str, inputs.Parser] = {
+    "times": inputs.times,
+    "shape": inputs.shape,
+    "clock": inputs.choice("full", "stage"),
+    "cost": inputs.cost_function,
+    "unreached": inputs.choice("error", "force"),
+    "basis": BASIS,
+}
+
+
+@door(spectrum=as_spectrum, delta=inputs.one_delta, **_PLANNED)
 def make_plan(
     times: Sequence[float],
     spectrum: AnySpectrum | Callable[[Any], Any],
@@ -217,14 +217,7 @@ def make_plan(
     return _assembled(times, outline, t_stars, clock, cost, unreached, basis, tuple(remarks), delta, tuple(notes))
 
 
-@door(
-    times=inputs.times,
-    shape=inputs.shape,
-    clock=CLOCK,
-    cost=inputs.cost_function,
-    unreached=inputs.choice("error", "force"),
-    basis=BASIS,
-)
+@door(**_PLANNED)
 def plan_at(
     times: Sequence[float],
     transition_times: Sequence[float],
@@ -309,30 +302,18 @@ def _assembled(
         )
     if indices and indices[0] == 0:
         warnings.append(f"the first transition is due at or before the first grid time {grid[0]:.4f}: no coarse step")
+    split = [b - a for a, b in zip(starts, stops, strict=True)]
+    run, local = list(moves(grid, shapes, split, clock)), []
+    for i in range(len(shapes)):
+        steps = [move for move in run if isinstance(move, Step) and move.stage == i]
+        end = steps[-1].t_next if steps else next(m.t for m in run if isinstance(m, Grow) and m.stage == i + 1)
+        local.append((*(step.t for step in steps), end))
     stages = tuple(
-        Stage(shapes[i], outline.scales[i], size_ratio(shapes[i], shapes[-1]), starts[i], stops[i], t_star, local)
-        for i, (t_star, local) in enumerate(
-            zip((*t_stars, None), _local_times(grid, shapes, starts, stops, clock), strict=True)
-        )
+        Stage(shapes[i], outline.scales[i], size_ratio(shapes[i], shapes[-1]), starts[i], stops[i], t_star, local[i])
+        for i, t_star in enumerate((*t_stars, None))
     )
     costs = () if cost is None else tuple(inputs.cost(cost, size) for size in shapes)
     return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples)
-
-
-def _local_times(
-    times: tuple[float, ...], shapes: Sequence[tuple[int, ...]], starts: Any, stops: Any, clock: Clock
-) -> list[tuple[float, ...]]:
-    """The times each stage's velocity is called with, start to stop."""
-    split = [b - a for a, b in zip(starts, stops, strict=True)]
-    local: list[list[float]] = [[] for _ in shapes]
-    for move in moves(times, shapes, split, clock):
-        if isinstance(move, Grow):
-            # A stage without steps is only passed through.
-            local[move.stage - 1] = local[move.stage - 1] or [move.t]
-            local[move.stage] = []
-        else:
-            local[move.stage] += [move.t_next] if local[move.stage] else [move.t, move.t_next]
-    return [tuple(each) for each in local]
 
 
 def _transition_indices(

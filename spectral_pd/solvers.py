@@ -29,23 +29,20 @@ class History:
     denoised: Tensor
 
 
-Solver = Callable[[Velocity, Tensor, float, float, "History | None"], tuple[Tensor, "History | None"]]
+Stepped = tuple[Tensor, History | None]
+Solver = Callable[[Velocity, Tensor, float, float, History | None], Stepped]
 SolverName = Literal["euler", "heun", "dpmpp_2m"]
 
 
-def euler(
-    velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None
-) -> tuple[Tensor, History | None]:
+def euler(velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None) -> Stepped:
     r"""Euler in t, which for flow matching is DDIM: ``x' = x + (t' - t) v = (t'/t) x + (1 - t'/t) D``. First order.
 
     Parameters
     ----------
     velocity
         ``velocity(x, t)``, the model.
-    x
-        State (batch, ..., *grid) at time `t`.
-    t, t_next
-        Local times, ``1 >= t > t_next >= 0``.
+    x, t, t_next
+        State (batch, ..., *grid) at time `t`, and local times, ``1 >= t > t_next >= 0``.
     history
         Not used.
 
@@ -63,13 +60,10 @@ def euler(
     return x + (t_next - t) * velocity(x, t), None
 
 
-def heun(
-    velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None
-) -> tuple[Tensor, History | None]:
+def heun(velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None) -> Stepped:
     r"""Heun's method in t: the mean of the slopes at both ends. Second order, two model calls a step.
 
     The last step, to t = 0, is Euler: a denoiser's velocity ``(x - D) / t`` has no value there.
-
     Parameters and result as :func:`euler`.
 
     Examples
@@ -86,16 +80,13 @@ def heun(
     return x + (t_next - t) * 0.5 * (slope + velocity(predicted, t_next)), None
 
 
-def dpmpp_2m(
-    velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None
-) -> tuple[Tensor, History | None]:
+def dpmpp_2m(velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None) -> Stepped:
     r"""DPM-Solver++(2M): second order in the half log signal-to-noise ``lambda = log((1-t)/t)``, one model call a step.
 
     ``x' = (t'/t) x + (1 - t') (1 - e^-h) D_bar`` with ``h = lambda' - lambda``, ``D = x - t v`` and
     ``D_bar = D + h / (2 h_last) (D - D_last)``. Without history, from t = 1 and to t = 0 it is first order (Euler).
 
     Parameters as :func:`euler`, with the `history` returned by the step before (None: none); the result holds the next.
-
     Source: Lu et al., "DPM-Solver++", arXiv 2211.01095, Algorithm 2, on the flow-matching path.
 
     Examples
@@ -128,10 +119,8 @@ def find_solver(solver: Any, name: str = "solver") -> Solver:
 
     Raises
     ------
-    ValueError
-        An unknown name.
-    TypeError
-        Neither a name nor a callable.
+    ValueError, TypeError
+        An unknown name; neither a name nor a callable.
 
     Examples
     --------

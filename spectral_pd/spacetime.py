@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,9 @@ class SpaceTimeSpectrum(AnySpectrum):
     def __post_init__(self) -> None:
         for name, value in inputs.clip_table(self.time, self.space, self.power, self.shape).items():
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.time, self.space, self.power, self.shape)  # a copy's arrays are read-only as well
 
     @door(shape=inputs.clip_shape)
     def at(self, shape: Sequence[int]) -> SpaceTimeSpectrum:

@@ -100,12 +100,7 @@ def optimal_gain(t: Array, power: Array) -> Array:
     ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26; Eq. 24 minus Eq. 23) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)`` and
     ``v = eps - x_0``. It is 1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
 
-    Parameters
-    ----------
-    t
-        Time in [0, 1].
-    power
-        Power of the clean coefficient, above 0.
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------
@@ -122,12 +117,7 @@ def velocity_error(t: Array, power: Array) -> Array:
     ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2) = SNR (1+P) / (1+SNR)`` (Eqs. 19, 35). Falls from ``1 + P`` at
     t = 0 to 0 at t = 1: at high noise nothing is lost by treating the coefficient as noise.
 
-    Parameters
-    ----------
-    t
-        Time in [0, 1].
-    power
-        Power of the clean coefficient, above 0.
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import corner
-from spectral_pd.expansion import restrict_noise, restrict_signal, white_noise
+from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
 from spectral_pd.inputs import door, working_dtype
-from spectral_pd.plan import PLAN, Plan, Step
+from spectral_pd.plan import PLAN, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
 
@@ -43,10 +43,8 @@ class StageSample:
 
     Attributes
     ----------
-    x
-        States (batch, ..., *stage grid): what the network sees.
-    t
-        Local times (batch,), float64 on x's device: what it is told.
+    x, t
+        States (batch, ..., *stage grid) and local times (batch,), float64 on x's device: what the network is given.
     target
         Velocity (batch, ..., *stage grid): what it should say.
     stage
@@ -78,15 +76,8 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
 
     Parameters
     ----------
-    plan
-        The schedule.
-    draw
+    plan, draw
         As :func:`draw_times`.
-
-    Raises
-    ------
-    ValueError
-        Another `draw`.
 
     Examples
     --------
@@ -97,11 +88,10 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
     >>> [(round(b, 3), round(a, 3)) for b, a in stage_intervals(plan, draw="paper")]
     [(0.667, 1.0), (0.0, 0.667)]
     """
-    ends = [stage.local_times[-1] for stage in plan.stages]
+    starts, ends = ([stage.local_times[k] for stage in plan.stages] for k in (0, -1))
     if draw == "paper":
-        tops = [plan.stages[0].local_times[0], *ends[:-1]]
-        return tuple((b, max(a, b)) for a, b in zip(tops, ends, strict=True))
-    return tuple((b, stage.local_times[0]) for stage, b in zip(plan.stages, ends, strict=True))
+        starts[1:] = map(max, ends[:-1], ends[1:])
+    return tuple(zip(ends, starts, strict=True))
 
 
 @door(plan=PLAN, batch=inputs.count, draw=DRAW)
@@ -112,10 +102,8 @@ def draw_times(
 
     Parameters
     ----------
-    plan
-        The schedule to train for.
-    batch
-        Number of times.
+    plan, batch
+        The schedule to train for and the number of times.
     draw
         ``"covering"`` (default): stages in proportion to the width they span, so that every time the sampler visits can
         be drawn. ``"steps"``: the same intervals, stages in proportion to the sampler's steps. ``"paper"``: t uniform in
@@ -127,11 +115,6 @@ def draw_times(
     -------
     (stage, t): stage index, and float64 times (batch,) in (b, a].
 
-    Raises
-    ------
-    ValueError
-        An unknown draw, a batch below 1.
-
     Examples
     --------
     >>> from spectral_pd import PRESETS, make_plan, shift_times
@@ -141,13 +124,8 @@ def draw_times(
     True
     """
     intervals = stage_intervals.bare(plan, draw=draw)
-    widths = [
-        float(stage.steps) if draw == "steps" else a - b for stage, (b, a) in zip(plan.stages, intervals, strict=True)
-    ]
-    weights = torch.tensor(
-        [w if a > b else 0.0 for w, (b, a) in zip(widths, intervals, strict=True)], dtype=torch.float64
-    )
-    stage = int(torch.multinomial(weights, 1, generator=generator))
+    weights = plan.split if draw == "steps" else [a - b for b, a in intervals]
+    stage = int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))
     b, a = intervals[stage]
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64)  # in [0, 1): t reaches a, never b
     return stage, a - (a - b) * uniform
@@ -169,11 +147,6 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     start, end
         (batch, ..., *stage grid). The start is what the sampler makes of the previous stage's end with this noise, bit
         for bit.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Shapes that differ from each other or from the plan, a stage outside the plan.
 
     Examples
     --------
@@ -200,26 +173,16 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     origin = max([i for i in range(stage) if plan.stages[i].steps], default=0)
     if stage == 0:
         return on_path(0, local[0]), end
-    state, white = (
-        on_path(origin, plan.stages[origin].local_times[-1]),
-        white_noise(noise, None, plan.basis, plan.shapes),
-    )
+    start = on_path(origin, plan.stages[origin].local_times[-1])
+    white = white_noise(noise, None, plan.basis, plan.shapes)
     for move in plan.moves(origin + 1):
-        if isinstance(move, Step):
-            break
-        state = white.grow(state, move)
-    return state, end
+        if isinstance(move, Grow) and move.stage <= stage:
+            start = white.grow(start, move)
+    return start, end
 
 
 @door(plan=PLAN)
-def stage_sample(
-    x0: Tensor,
-    noise: Tensor,
-    t: float | Tensor,
-    plan: Plan,
-    *,
-    stage: int | None = None,
-) -> StageSample:
+def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, stage: int | None = None) -> StageSample:
     r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
 
     Parameters
@@ -230,19 +193,10 @@ def stage_sample(
         One local time, or one an item (batch,), inside the stage's ``[b, a]``.
     stage
         Index of the stage, e.g. from :func:`draw_times`; None takes the paper's: the first stage that ends below every t.
-
-    Returns
-    -------
-    A :class:`StageSample`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`stage_endpoints`; times outside the stage, or not of one stage; a stage without steps.
+        It must have steps.
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import PRESETS, make_plan, shift_times
     >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
     >>> stage, t = draw_times(plan, 4)
@@ -252,12 +206,10 @@ def stage_sample(
     """
     times = inputs.item_times(t, inputs.state(x0, "x0", len(plan.shape) + 1).shape[0])
     if stage is None:
-        lowest = float(times.min())
-        stage = next(
-            (i for i, s in enumerate(plan.stages) if s.steps and s.local_times[-1] < lowest), len(plan.stages) - 1
-        )
+        ends_below = (i for i, s in enumerate(plan.stages) if s.steps and s.local_times[-1] < float(times.min()))
+        stage = next(ends_below, len(plan.stages) - 1)
     start, end = stage_endpoints.bare(x0, noise, plan, stage)
-    a, b = plan.stages[stage].local_times[0], plan.stages[stage].local_times[-1]
+    a, b = (plan.stages[stage].local_times[k] for k in (0, -1))
     inputs.times_of_stage(times, stage, a, b)
     target = (start - end) / (a - b)
     x = end + _per_item(times - b, end) * target
@@ -280,23 +232,14 @@ def stage_loss(
 
     Parameters
     ----------
-    prediction
-        Velocity of the network for ``sample.x`` at ``sample.t``.
-    sample
-        From :func:`stage_sample`.
+    prediction, sample
+        Velocity of the network for ``sample.x`` at ``sample.t``, and what :func:`stage_sample` returned.
     spectrum, plan
         Both or neither: power on the full grid, and the plan that says which part of it the stage sees.
-    basis
-        Basis of the weights.
 
     Returns
     -------
     Scalar tensor, float32 or better.
-
-    Raises
-    ------
-    ValueError
-        A prediction of another shape; a spectrum without a plan or a plan without a spectrum.
 
     Examples
     --------
@@ -313,9 +256,8 @@ def stage_loss(
     stage = plan.stages[sample.stage]
     # A coefficient of the stage's grid has the frequency of the same coefficient on the full grid.
     power = spectrum.coefficients(plan.shape, plan.basis)[corner(stage.shape)] / stage.ratio**2  # type: ignore[union-attr]
-    ratio = snr.bare(sample.t.cpu().clamp(min=1e-6).reshape(-1, *[1] * power.ndim), torch.from_numpy(power))
+    ratio = snr.bare(sample.t.cpu().clamp(min=1e-6).reshape(-1, *[1] * (error.ndim - 1)), torch.from_numpy(power))
     weight = (ratio / (1 + ratio)).to(device=error.device, dtype=error.dtype)
-    weight = weight.reshape(weight.shape[0], *[1] * (error.ndim - weight.ndim), *weight.shape[1:])
     return (weight * plan.basis.forward(error, dims=len(stage.shape)).square()).mean()
 
 
@@ -325,10 +267,13 @@ def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[s
 
     Parameters
     ----------
-    plan
-        The schedule it was trained for.
-    spectrum
-        The power law the plan came from, recorded for the reader.
+    plan, spectrum
+        The schedule it was trained for and the power law that came from, recorded for the reader.
+
+    Raises
+    ------
+    TypeError
+        A plan or a spectrum of another kind.
 
     Examples
     --------
@@ -355,19 +300,12 @@ def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
 
     Parameters
     ----------
-    metadata
-        The checkpoint's metadata, e.g. from ``safetensors.safe_open(...).metadata()``.
-    plan
-        The schedule to sample with.
+    metadata, plan
+        The checkpoint's, e.g. from ``safetensors.safe_open(...).metadata()``, and the schedule to sample with.
 
     Returns
     -------
-    The differences, one line each; they are also given as one ``UserWarning``. Empty when the schedules agree.
-
-    Raises
-    ------
-    ValueError
-        The metadata hold no schedule.
+    The differences, one line each, also given as one ``UserWarning``; empty when the schedules agree.
 
     Examples
     --------

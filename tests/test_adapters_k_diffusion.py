@@ -10,9 +10,6 @@ import torch
 
 from spectral_pd import (
     GaussianField,
-    edm_from_flow,
-    flow_from_edm,
-    flow_from_vp,
     make_plan,
     restrict_noise,
     sample,
@@ -21,9 +18,9 @@ from spectral_pd import (
     velocity_from_edm,
     velocity_from_noise,
     velocity_from_vp,
-    vp_from_flow,
 )
 from spectral_pd.adapters import sample_spectral
+from spectral_pd.parametrisation import edm_from_flow, flow_from_edm, flow_from_vp, vp_from_flow
 
 X0, EPS = (torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 TIMES = [0.05, 0.3, 0.5, 0.8, 0.97]
@@ -227,7 +224,7 @@ def test_generators_and_callbacks_of_the_sampler():
 
     def run(items: slice, seeds: list[int]):
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        return sample(FIELD.velocity, noise[items], plan, coupling="fresh", generator=generators)
+        return sample(FIELD.velocity, noise[items], plan, coupling="fresh", seed=generators)
 
     both = run(slice(0, 2), [7, 8])
     torch.testing.assert_close(both[1:], run(slice(1, 2), [8]))

@@ -479,7 +479,11 @@ CASES = {
     ),
     "field of a huge size": (lambda: NoiseField(0).on((1, 2**17, 1, 1), dims=3), V, r"at most 65536 coefficients"),
     "bandwidth negative": (lambda: FiniteDataset(W, -1.0), V, r"bandwidth = -1\.0 must be finite and not negative"),
-    "data set at t = 0": (lambda: FiniteDataset(W).velocity(W, 0.0), V, r"t = 0: a denoiser's velocity has no value .* use 0 < t <= 1"),
+    "data set at t = 0": (
+        lambda: FiniteDataset(W).velocity(W, 0.0),
+        V,
+        r"t = 0: a denoiser's velocity has no value .* use 0 < t <= 1",
+    ),
     "data set of other channels": (
         lambda: FiniteDataset(W).velocity(randn(1, 3, 8, 8), 0.5),
         V,

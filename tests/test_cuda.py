@@ -38,7 +38,7 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 only_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU and an extension built for it (SPECTRAL_PD_CUDA=1)")
 
 ROOT = Path(__file__).parent.parent
-T, SCALE, BOUND = 0.7, 1.3, 1e-6
+T, KAPPA, BOUND = 0.7, 1.3, 1e-6
 KEYS = torch.tensor([3, -(2**62) + 5])
 # One block a plane, odd and prime sizes, strips of planes that do not fit, few and many planes, the longest lines.
 DCT_CASES = [
@@ -74,30 +74,29 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def exact_expansion(basis, x, coefficients):
-    c = coefficients.double() * (T * SCALE)
-    c[corner(x.shape[-2:])] = basis.forward(x.double()) * SCALE
+    c = coefficients.double() * (T * KAPPA)
+    c[corner(x.shape[-2:])] = basis.forward(x.double()) * KAPPA
     return basis.inverse(c)
 
 
 @pytest.mark.parametrize(("basis", "leading", "coarse", "fine"), CASES, ids=named)
 def test_operations_match_float64(basis, leading, coarse, fine):
-    haar = basis is HAAR
     x, white = numbers(*leading, *coarse), numbers(*leading, *fine, seed=1)
     on, field = x.to(DEVICE), NoiseField(KEYS.tolist(), basis=basis)
     coefficients = field.coefficients((*leading, *fine), dtype=torch.float64)
-    grown = ops.expand_field(on, KEYS.to(DEVICE), fine, t=T, scale=SCALE, haar=haar)
+    grown = ops.expand_field(on, KEYS.to(DEVICE), fine, t=T, kappa=KAPPA, basis=basis.name)
     assert error(grown, exact_expansion(basis, x, coefficients)) <= BOUND
-    grown = ops.expand_white(on, white.to(DEVICE), t=T, scale=SCALE, haar=haar)
+    grown = ops.expand_white(on, white.to(DEVICE), t=T, kappa=KAPPA, basis=basis.name)
     assert error(grown, exact_expansion(basis, x, basis.forward(white.double()))) <= BOUND
-    assert error(ops.embed(on, fine, scale=SCALE, haar=haar), SCALE * basis.embed(x.double(), fine)) <= BOUND
-    low = ops.restrict(white.to(DEVICE), coarse, scale=SCALE, haar=haar)
-    assert error(low, SCALE * basis.restrict(white.double(), coarse)) <= BOUND
+    assert error(ops.embed(on, fine, kappa=KAPPA, basis=basis.name), KAPPA * basis.embed(x.double(), fine)) <= BOUND
+    low = ops.restrict(white.to(DEVICE), coarse, kappa=KAPPA, basis=basis.name)
+    assert error(low, KAPPA * basis.restrict(white.double(), coarse)) <= BOUND
 
 
 def test_the_bound_would_notice_a_wrong_level():
     x, fine = numbers(2, 16, 8, 8), (16, 16)
     coefficients = NoiseField(KEYS.tolist()).coefficients((2, 16, *fine), dtype=torch.float64)
-    grown = ops.expand_field(x.to(DEVICE), KEYS.to(DEVICE), fine, t=T * 1.00001, scale=SCALE)
+    grown = ops.expand_field(x.to(DEVICE), KEYS.to(DEVICE), fine, t=T * 1.00001, kappa=KAPPA)
     assert error(grown, exact_expansion(DCT, x, coefficients)) > BOUND
 
 
@@ -122,10 +121,9 @@ def test_short_types_are_rounded_once(dtype):
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (90, 160), (512, 512)], ids=named)
 @pytest.mark.parametrize("transition", [0, 3])
 def test_noise_has_the_same_bits_everywhere(shape, transition):
-    address = {"transition": transition, "first_plane": 5}
-    here = ops.normals(KEYS.to(DEVICE), 4, shape, **address)
-    assert torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, **address))
-    assert not torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition + 1, first_plane=5))
+    here = ops.normals(KEYS.to(DEVICE), 4, shape, transition=transition)
+    assert torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition))
+    assert not torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition + 1))
 
 
 def small_calls():
@@ -137,8 +135,8 @@ def small_calls():
         results += [ops.expand_field(x, key, fine, t=T), ops.expand_white(x, white, t=T), ops.restrict(white, coarse)]
         results += [ops.power_map(white, leading[1]), ops.normals(key, leading[1], fine)]
         grown = (2 * coarse[0], 2 * coarse[1])
-        results += [ops.expand_field(x, key, grown, t=T, haar=True), ops.embed(x, grown, haar=True)]
-        results += [ops.restrict(x.repeat_interleave(2, -1).repeat_interleave(2, -2), coarse, haar=True)]
+        results += [ops.expand_field(x, key, grown, t=T, basis="haar"), ops.embed(x, grown, basis="haar")]
+        results += [ops.restrict(x.repeat_interleave(2, -1).repeat_interleave(2, -2), coarse, basis="haar")]
     return results
 
 
@@ -151,11 +149,11 @@ def test_every_call_gives_the_same_bits():
 def test_gradients_are_the_transposed_operations():
     x, white = (v.to(DEVICE).requires_grad_() for v in (numbers(2, 3, 8, 8), numbers(2, 3, 16, 16, seed=1)))
     grad = numbers(2, 3, 16, 16, seed=2).to(DEVICE)
-    ops.expand_white(x, white, t=T, scale=SCALE).backward(grad)
+    ops.expand_white(x, white, t=T, kappa=KAPPA).backward(grad)
     exact = grad.cpu().double()
-    assert error(x.grad, SCALE * DCT.restrict(exact, (8, 8))) <= BOUND
+    assert error(x.grad, KAPPA * DCT.restrict(exact, (8, 8))) <= BOUND
     low = DCT.embed(DCT.restrict(exact, (8, 8)), (16, 16))
-    assert error(white.grad, SCALE * T * (exact - low)) <= BOUND
+    assert error(white.grad, KAPPA * T * (exact - low)) <= BOUND
 
 
 @pytest.mark.parametrize("basis", [DCT, HAAR, FOURIER])
@@ -173,7 +171,8 @@ def test_a_seed_makes_the_same_picture_on_every_device():
 
     def picture(device):
         velocity = lambda x, t: (x - torch.tanh(x)) / max(t, 1e-3)  # noqa: E731
-        return sample(velocity, NoiseField([1, 2]), plan, leading=(2, 3), device=device).cpu()
+        with torch.device(device):
+            return sample(velocity, NoiseField([1, 2]), plan, leading=(2, 3)).cpu()
 
     assert float((picture(DEVICE) - picture(torch.device("cpu"))).abs().max()) <= 1e-4
 
@@ -191,7 +190,7 @@ def operations(x, key, white):
     fine = tuple(white.shape[-2:])
     return [
         ops.expand_field(x, key, fine, t=T),
-        ops.expand_field(x, key, fine, t=T, haar=True),
+        ops.expand_field(x, key, fine, t=T, basis="haar"),
         ops.expand_white(x, white, t=T),
         ops.restrict(white, tuple(x.shape[-2:])),
         ops.normals(key, x.shape[1], fine),
@@ -262,7 +261,7 @@ def test_tensor_cores_in_half_precision_do_not_change_the_result():
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        grown = ops.expand_white(x.cuda(), white.cuda(), t=T, scale=SCALE)
+        grown = ops.expand_white(x.cuda(), white.cuda(), t=T, kappa=KAPPA)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     assert error(grown, exact_expansion(DCT, x, DCT.forward(white.double()))) <= BOUND

@@ -55,6 +55,8 @@ def test_there_are_examples():
             "expansion",
             "schedule",
             "sampling",
+            "parametrisation",
+            "passthrough",
             "ops",
             "measuring.diagnostics",
             "plotting",

@@ -113,8 +113,8 @@ def test_transition_is_the_strongest_coefficient_left_out():
         outside = np.ones(SHAPE, dtype=bool)
         outside[tuple(slice(0, n) for n in stage.shape)] = False
         times = activation_time(power[outside], 0.02)
-        assert stage.transition_time == pytest.approx(float(times.max()))
-    assert plan.stages[0].transition_time >= plan.stages[1].transition_time
+        assert stage.t_star == pytest.approx(float(times.max()))
+    assert plan.stages[0].t_star >= plan.stages[1].t_star
 
 
 def test_a_still_clip_needs_its_frames_late_and_a_busy_one_early():
@@ -246,9 +246,9 @@ def test_volumes():
     """A cube with an isotropic law, Haar halvings of all three axes."""
     law = PowerLaw(100.0, 2.5, shape=(8, 8, 8))
     field = GaussianField(law, (8, 8, 8), HAAR)
-    plan = make_plan(shift_times(30, shift=5.0), law, (8, 8, 8), scales=(1 / 4, 1 / 2, 1), delta=0.02)
+    plan = make_plan(shift_times(30, shift=5.0), law, (8, 8, 8), scales=(1 / 4, 1 / 2, 1), delta=0.02, basis=HAAR)
     noise = randn(2, 1, 8, 8, 8)
-    x = sample(field.velocity, noise, plan, basis=HAAR)
+    x = sample(field.velocity, noise, plan)
     assert_close(HAAR.forward(x, dims=3), predict(plan, field).gain * HAAR.forward(noise, dims=3))
 
 

@@ -22,6 +22,7 @@ from spectral_pd import (
     expand_aligned,
     make_plan,
     plan_at,
+    power_spectrum,
     restrict_noise,
     restrict_signal,
     sample,
@@ -315,3 +316,38 @@ def test_loss_arguments():
         draw_times(plan, 0)
     with pytest.raises(ValueError, match="draw = 'uniform'"):
         draw_times(plan, 1, draw="uniform")
+
+
+def test_the_start_of_a_stage_without_steps_is_on_its_own_grid():
+    plan = plan_at((1.0, 0.5, 0.0), (0.9, 0.8), (16, 16), scales=(0.25, 0.5, 1))
+    assert plan.split == (1, 0, 1)
+    x0, noise = batch()
+    start, end = stage_endpoints(x0, noise, plan, 1)
+    assert start.shape[-2:] == end.shape[-2:] == plan.shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "message"),
+    [
+        ([], TypeError, "metadata is list; pass the checkpoint's metadata"),
+        ({"spectral_pd.schedule": "{"}, ValueError, "'spectral_pd.schedule' is not JSON"),
+        ({"spectral_pd.schedule": None}, ValueError, "hold no 'spectral_pd.schedule'"),
+        ({"spectral_pd.schedule": "[1]"}, ValueError, "is list, not an object"),
+    ],
+)
+def test_metadata_of_other_content(metadata, error, message):
+    with pytest.raises(error, match=message):
+        check_metadata(metadata, plan_of())
+
+
+def test_null_fields_are_differences_not_accidents():
+    record = json.loads(schedule_metadata(plan_of())["spectral_pd.schedule"])
+    broken = {"spectral_pd.schedule": json.dumps({**record, "transition_times": None, "ratios": None})}
+    with pytest.warns(UserWarning, match="transition_times: trained with None"):
+        assert len(check_metadata(broken, plan_of())) == 2
+
+
+def test_metadata_take_a_power_law():
+    table = power_spectrum(torch.randn(4, 1, 16, 16))
+    with pytest.raises(TypeError, match="spectrum is Spectrum; pass the PowerLaw"):
+        schedule_metadata(plan_of(), spectrum=table)

@@ -6,6 +6,8 @@ velocities are of order one and a wrong input shows.
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +72,11 @@ class Family:
     output
         Field of the output object.
     size
-        Extra arguments naming the size beside height and width.
+        Further arguments of every call.
+    sized
+        Whether the call takes height and width.
+    splits
+        Whether a batch of two can be called as two batches of one, each with a generator.
     """
 
     name: str
@@ -78,9 +84,20 @@ class Family:
     prompt: Callable[[int, bool], dict[str, Any]]
     output: str = "images"
     size: tuple[tuple[str, Any], ...] = ()
+    sized: bool = True
+    splits: bool = True
 
     def __str__(self) -> str:
         return self.name
+
+    def item(self, name: str, value: Any, i: int) -> Any:
+        """Item `i` of an argument for a batch of two."""
+        if name == "prompt_embeds_llama3" or name == "negative_prompt_embeds_llama3":
+            return value[:, i : i + 1]
+        if "cu_seqlens" in name:
+            return value[:2]
+        many = isinstance(value, torch.Tensor) or (isinstance(value, list) and name != "image")
+        return value[i : i + 1] if many and len(value) == 2 else value
 
     @property
     def pipe(self) -> Any:
@@ -88,8 +105,16 @@ class Family:
 
     def arguments(self, batch: int = 1, *, guided: bool = True, **changes: Any) -> dict[str, Any]:
         """Arguments of one call, 128 x 128 pixels (a latent of 16 x 16), 6 steps, no autoencoder."""
-        base = {"height": 128, "width": 128, "num_inference_steps": 6, "output_type": "latent"}
-        return {**base, **dict(self.size), **self.prompt(batch, guided), **changes}
+        size = {name: changes.pop(name, 128) for name in ("height", "width")}
+        pictures = size if "height" in inspect.signature(self.prompt).parameters else {}
+        return {
+            **(size if self.sized else {}),
+            "num_inference_steps": 6,
+            "output_type": "latent",
+            **dict(self.size),
+            **self.prompt(batch, guided, **pictures),
+            **changes,
+        }
 
 
 @cache
@@ -183,7 +208,7 @@ def _klein_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return {**_flux2_prompt(batch, guided), **negative}
 
 
-def z_image() -> Any:
+def z_image(**config: Any) -> Any:
     transformer = seeded(
         lambda: diffusers.ZImageTransformer2DModel(
             in_channels=4,
@@ -195,6 +220,7 @@ def z_image() -> Any:
             cap_feat_dim=24,
             axes_dims=[4, 6, 6],
             axes_lens=[128, 64, 64],
+            **config,
         )
     )
     return diffusers.ZImagePipeline(
@@ -255,7 +281,7 @@ def _wan_prompt(batch: int, guided: bool) -> dict[str, Any]:
     }
 
 
-def qwen_image() -> Any:
+def qwen_image(**config: Any) -> Any:
     transformer = seeded(
         lambda: diffusers.QwenImageTransformer2DModel(
             in_channels=64,
@@ -265,6 +291,7 @@ def qwen_image() -> Any:
             num_attention_heads=2,
             joint_attention_dim=24,
             axes_dims_rope=(4, 6, 6),
+            **config,
         )
     )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
@@ -298,12 +325,12 @@ def _qwen_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return arguments
 
 
-def sd3() -> Any:
+def sd3(channels: int = 4, latent: int = 4) -> Any:
     transformer = seeded(
         lambda: diffusers.SD3Transformer2DModel(
             sample_size=32,
-            in_channels=4,
-            out_channels=4,
+            in_channels=channels,
+            out_channels=latent,
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
@@ -316,7 +343,7 @@ def sd3() -> Any:
     return diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=image_autoencoder(),
+        vae=image_autoencoder(latent),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
@@ -336,6 +363,74 @@ def _sd3_prompt(batch: int, guided: bool) -> dict[str, Any]:
     }
 
 
+def assembled(name: str, **components: Any) -> Any:
+    """A pipeline of that class from some components; the others, text encoders among them, are None."""
+    cls = getattr(diffusers, name)
+    names = [n for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self" and p.default is p.empty]
+    return cls(**{n: components.pop(n, None) for n in names}, **components)
+
+
+def of_flux(name: str, channels: int = 16, **components: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        transformer = seeded(
+            lambda: diffusers.FluxTransformer2DModel(
+                **{**FLUX_CONFIG, "in_channels": channels, "out_channels": 16, "guidance_embeds": True}
+            )
+        )
+        made = {key: value() for key, value in components.items()}
+        return assembled(name, scheduler=_dynamic(), vae=image_autoencoder(), transformer=transformer, **made)
+
+    return build
+
+
+FLUX_CONFIG = {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "axes_dims_rope": (4, 6, 6),
+}
+
+
+def _flux_controlnet() -> Any:
+    return seeded(lambda: diffusers.FluxControlNetModel(in_channels=16, guidance_embeds=True, **FLUX_CONFIG))
+
+
+def picture(batch: int, *, seed: int, height: int = 128, width: int = 128) -> torch.Tensor:
+    """Smooth pictures in [0, 1]."""
+    coarse = torch.rand(batch, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+def pil(seed: int, height: int = 128, width: int = 128) -> Any:
+    from PIL import Image
+
+    return Image.fromarray((picture(1, seed=seed, height=height, width=width)[0].permute(1, 2, 0) * 255).byte().numpy())
+
+
+def hole(batch: int, height: int = 128, width: int = 128) -> torch.Tensor:
+    mask = torch.zeros(batch, 1, height, width)
+    mask[..., height // 4 : height // 2, width // 8 : width // 2] = 1
+    return mask
+
+
+def with_pictures(
+    prompt: Callable[[int, bool], dict[str, Any]], *names: str, guided: bool = True, **more: Any
+) -> Callable[..., dict[str, Any]]:
+    """`prompt` with pictures, and masks, of the call's size; without guidance where the pipeline has none."""
+
+    def arguments(batch: int, with_guidance: bool, height: int = 128, width: int = 128) -> dict[str, Any]:
+        made = {
+            name: hole(batch, height, width) if "mask" in name else picture(batch, seed=i, height=height, width=width)
+            for i, name in enumerate(names, 1)
+        }
+        return {**prompt(batch, with_guidance and guided), **made, **more}
+
+    return arguments
+
+
 FLUX = Family("FLUX.1", flux, _flux_prompt)
 FLUX2 = Family("FLUX.2", lambda: _flux2(diffusers.Flux2Pipeline), _flux2_prompt)
 KLEIN = Family("FLUX.2-klein", lambda: _flux2(diffusers.Flux2KleinPipeline, is_distilled=False), _klein_prompt)
@@ -343,12 +438,1301 @@ Z_IMAGE = Family("Z-Image", z_image, _z_image_prompt)
 WAN = Family("WAN", wan, _wan_prompt, output="frames", size=(("num_frames", 5),))
 QWEN = Family("Qwen-Image", qwen_image, _qwen_prompt)
 SD3 = Family("SD3", sd3, _sd3_prompt)
-FAMILIES = tuple(
-    family
-    for family in (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
-    if family is not KLEIN or hasattr(diffusers, "Flux2KleinPipeline")  # new in diffusers 0.37
-)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+KONTEXT = Family(
+    "FLUX.1 Kontext",
+    of_flux("FluxKontextPipeline"),
+    with_pictures(_flux_prompt, "image", _auto_resize=False, max_area=128 * 128),
+)
+FILL = Family(
+    "FLUX.1 Fill", of_flux("FluxFillPipeline", 288), with_pictures(_flux_prompt, "image", "mask_image", guided=False)
+)
+CONTROL = Family(
+    "FLUX.1 Control", of_flux("FluxControlPipeline", 32), with_pictures(_flux_prompt, "control_image", guided=False)
+)
+FLUX_I2I = Family(
+    "FLUX.1 image to image", of_flux("FluxImg2ImgPipeline"), with_pictures(_flux_prompt, "image", strength=0.8)
+)
+FLUX_INPAINT = Family(
+    "FLUX.1 inpaint", of_flux("FluxInpaintPipeline"), with_pictures(_flux_prompt, "image", "mask_image", strength=0.8)
+)
+FLUX_CN = Family(
+    "FLUX.1 ControlNet",
+    of_flux("FluxControlNetPipeline", controlnet=_flux_controlnet),
+    with_pictures(_flux_prompt, "control_image"),
+)
+
+FLUX_CI2I = Family(
+    "FLUX.1 Control image to image",
+    of_flux("FluxControlImg2ImgPipeline", 32),
+    with_pictures(_flux_prompt, "image", "control_image", guided=False, strength=0.8),
+)
+FLUX_CINP = Family(
+    "FLUX.1 Control inpaint",
+    of_flux("FluxControlInpaintPipeline", 32),
+    with_pictures(_flux_prompt, "image", "control_image", "mask_image", guided=False, strength=0.8),
+)
+FLUX_CNI2I = Family(
+    "FLUX.1 ControlNet image to image",
+    of_flux("FluxControlNetImg2ImgPipeline", controlnet=_flux_controlnet),
+    with_pictures(_flux_prompt, "image", "control_image", guided=False, strength=0.8),
+)
+FLUX_CNINP = Family(
+    "FLUX.1 ControlNet inpaint",
+    of_flux("FluxControlNetInpaintPipeline", controlnet=_flux_controlnet),
+    with_pictures(_flux_prompt, "image", "control_image", "mask_image", guided=False, strength=0.8),
+)
+FLUX_KINP = Family(
+    "FLUX.1 Kontext inpaint",
+    of_flux("FluxKontextInpaintPipeline"),
+    with_pictures(_flux_prompt, "image", "mask_image", strength=0.8, _auto_resize=False, max_area=128 * 192),
+)
+FLUX2_REF = Family(
+    "FLUX.2 with references", FLUX2.build, lambda b, g: {**_flux2_prompt(b, g), "image": [pil(1, 64, 96)]}
+)
+KLEIN_REF = Family(
+    "FLUX.2-klein with references",
+    KLEIN.build,
+    lambda b, g: {**_klein_prompt(b, g), "image": [pil(1, 64, 96), pil(2, 96, 64)]},
+)
+KLEIN_INP = Family(
+    "FLUX.2-klein inpaint",
+    lambda: _flux2(diffusers.Flux2KleinInpaintPipeline, is_distilled=False),
+    with_pictures(_klein_prompt, "image", "mask_image", strength=0.8),
+)
+KLEIN_KV = Family(
+    "FLUX.2-klein KV",
+    lambda: _flux2(diffusers.Flux2KleinKVPipeline),
+    lambda b, g: {"prompt_embeds": _flux2_prompt(b, g)["prompt_embeds"], "image": [pil(1, 64, 96)]},
+)
+
+
+def _z(name, **c):
+    def build():
+        z = z_image()
+        return assembled(
+            name,
+            scheduler=z.scheduler,
+            vae=z.vae,
+            transformer=c.pop("transformer", lambda: z.transformer)(),
+            **{k: v() for k, v in c.items()},
+        )
+
+    return build
+
+
+Z_I2I = Family(
+    "Z-Image image to image", _z("ZImageImg2ImgPipeline"), with_pictures(_z_image_prompt, "image", strength=0.8)
+)
+Z_INP = Family(
+    "Z-Image inpaint", _z("ZImageInpaintPipeline"), with_pictures(_z_image_prompt, "image", "mask_image", strength=0.8)
+)
+
+
+def _sd3_of(name, *channels, **c):
+    def build():
+        z = sd3(*channels)
+        return assembled(
+            name, scheduler=z.scheduler, vae=z.vae, transformer=z.transformer, **{k: v() for k, v in c.items()}
+        )
+
+    return build
+
+
+SD3_I2I = Family(
+    "SD3 image to image", _sd3_of("StableDiffusion3Img2ImgPipeline"), with_pictures(_sd3_prompt, "image", strength=0.8)
+)
+SD3_INP = Family(
+    "SD3 inpaint",
+    _sd3_of("StableDiffusion3InpaintPipeline", 16, 16),
+    with_pictures(_sd3_prompt, "image", "mask_image", strength=0.8),
+)
+
+SD3_INP33 = Family(
+    "SD3 inpaint, 33 channels",
+    _sd3_of("StableDiffusion3InpaintPipeline", 33, 16),
+    with_pictures(_sd3_prompt, "image", "mask_image", strength=0.8),
+)
+SD3_INP1 = Family(
+    "SD3 inpaint full",
+    _sd3_of("StableDiffusion3InpaintPipeline", 16, 16),
+    with_pictures(_sd3_prompt, "image", "mask_image", strength=1.0),
+)
+
+
+def _sd3_cn():
+    return seeded(
+        lambda: diffusers.SD3ControlNetModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pooled_projection_dim=24,
+            out_channels=4,
+            pos_embed_max_size=24,
+        )
+    )
+
+
+SD3_CN = Family(
+    "SD3 ControlNet",
+    _sd3_of("StableDiffusion3ControlNetPipeline", controlnet=_sd3_cn),
+    with_pictures(_sd3_prompt, "control_image"),
+    splits=False,
+)
+
+
+def _qwen_of(name, **c):
+    def build():
+        module = sys.modules[getattr(diffusers, name).__module__]
+        if hasattr(module, "calculate_dimensions"):  # reference pictures of a million pixels take minutes here
+            module.calculate_dimensions = lambda area, ratio: (128, 96, None)[
+                : 2 if "Plus" in name or "Layered" in name else 3
+            ]
+        z = qwen_image(**c.pop("qwen", {}))
+        return assembled(
+            name, scheduler=z.scheduler, vae=z.vae, transformer=z.transformer, **{k: v() for k, v in c.items()}
+        )
+
+    return build
+
+
+QWEN_EDIT = Family(
+    "Qwen-Image Edit", _qwen_of("QwenImageEditPipeline"), lambda b, g: {**_qwen_prompt(b, g), "image": pil(1, 64, 96)}
+)
+QWEN_PLUS = Family(
+    "Qwen-Image Edit Plus",
+    _qwen_of("QwenImageEditPlusPipeline"),
+    lambda b, g: {**_qwen_prompt(b, g), "image": [pil(1, 64, 96), pil(2, 96, 64)]},
+    splits=False,
+)
+QWEN_I2I = Family(
+    "Qwen-Image image to image",
+    _qwen_of("QwenImageImg2ImgPipeline"),
+    with_pictures(_qwen_prompt, "image", strength=0.8),
+)
+QWEN_INP = Family(
+    "Qwen-Image inpaint",
+    _qwen_of("QwenImageInpaintPipeline"),
+    with_pictures(_qwen_prompt, "image", "mask_image", strength=0.8),
+)
+QWEN_EINP = Family(
+    "Qwen-Image Edit inpaint",
+    _qwen_of("QwenImageEditInpaintPipeline"),
+    lambda b, g, height=128, width=128: {
+        **_qwen_prompt(b, g),
+        "image": pil(1, height, width),
+        "mask_image": pil(2, height, width),
+        "strength": 0.8,
+    },
+    splits=False,
+)
+
+
+def _captioned(build):
+    def built():
+        pipe = build()
+        pipe.get_image_caption = lambda *args, **rest: "a cat"
+        return pipe
+
+    return built
+
+
+QWEN_LAYERED = Family(
+    "Qwen-Image Layered",
+    _captioned(
+        _qwen_of(
+            "QwenImageLayeredPipeline",
+            text_encoder=image_autoencoder,
+            qwen=dict(use_additional_t_cond=True, use_layer3d_rope=True),
+        )
+    ),
+    lambda b, g: {**_qwen_prompt(b, g), "image": pil(1, 64, 96), "layers": 2, "output_type": "pt"},
+    sized=False,
+    splits=False,
+)
+
+
+def _qwen_cn(extra: int = 0):
+    return seeded(
+        lambda: diffusers.QwenImageControlNetModel(
+            extra_condition_channels=extra,
+            in_channels=64,
+            out_channels=16,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            axes_dims_rope=(4, 6, 6),
+        )
+    )
+
+
+QWEN_CN = Family(
+    "Qwen-Image ControlNet",
+    _qwen_of("QwenImageControlNetPipeline", controlnet=_qwen_cn),
+    with_pictures(_qwen_prompt, "control_image"),
+)
+
+
+def _wan_of(name, channels=16, **c):
+    def build():
+        z = wan()
+        n = c.get("network")
+        t = z.transformer if n is None else n()
+        return assembled(
+            name, scheduler=z.scheduler, vae=z.vae, transformer=t, **{k: v for k, v in c.items() if k != "network"}
+        )
+
+    return build
+
+
+def _wan_net(channels, **c):
+    return seeded(lambda: diffusers.WanTransformer3DModel(**{**WAN_CONFIG, "in_channels": channels, **c}))
+
+
+WAN_CONFIG = dict(
+    num_attention_heads=2,
+    attention_head_dim=12,
+    in_channels=16,
+    out_channels=16,
+    text_dim=24,
+    freq_dim=16,
+    ffn_dim=32,
+    num_layers=2,
+    rope_max_seq_len=64,
+)
+WAN_I2V = Family(
+    "WAN i2v",
+    _wan_of("WanImageToVideoPipeline", network=lambda: _wan_net(36)),
+    lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
+    output="frames",
+    size=(("num_frames", 5),),
+)
+WAN_5B = Family(
+    "WAN 5B t2v", _wan_of("WanPipeline", expand_timesteps=True), _wan_prompt, output="frames", size=(("num_frames", 5),)
+)
+WAN_5B_I2V = Family(
+    "WAN 5B i2v",
+    _wan_of("WanImageToVideoPipeline", expand_timesteps=True),
+    lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
+    output="frames",
+    size=(("num_frames", 5),),
+)
+
+
+def _video(batch, guided, height=128, width=128):
+    return {**_wan_prompt(batch, guided), "video": [pil(i, height, width) for i in range(5)]}
+
+
+WAN_V2V = Family("WAN v2v", _wan_of("WanVideoToVideoPipeline"), _video, output="frames")
+WAN_VACE = Family(
+    "WAN VACE",
+    _wan_of(
+        "WanVACEPipeline",
+        network=lambda: seeded(
+            lambda: diffusers.WanVACETransformer3DModel(**WAN_CONFIG, vace_layers=[0], vace_in_channels=96)
+        ),
+    ),
+    _wan_prompt,
+    output="frames",
+    size=(("num_frames", 5),),
+    splits=False,
+)
+WAN_VACE2 = Family(
+    "WAN VACE with a video",
+    WAN_VACE.build,
+    lambda b, g, height=128, width=128: {**_video(b, g, height, width), "mask": [pil(9, height, width)] * 5},
+    output="frames",
+    size=(("num_frames", 5),),
+    splits=False,
+)
+
+
+class _Length:
+    model_max_length = 512
+    image_processor = None
+
+
+_length = _Length
+
+
+def made(name, transformer, *, vae=None, scheduler=None, **components):
+    """A builder of a pipeline around one tiny network."""
+
+    def build():
+        return assembled(
+            name,
+            scheduler=(scheduler or diffusers.FlowMatchEulerDiscreteScheduler)(),
+            vae=(vae or image_autoencoder)(),
+            transformer=seeded(transformer),
+            **{k: v() if callable(v) else v for k, v in components.items()},
+        )
+
+    return build
+
+
+def prompts(
+    *shapes, guidance="guidance_scale", strength=4.0, off=1.0, masks=(), negative=True, mask_type=torch.int64, **more
+):
+    """Embeddings by name and width, (tokens, width) or (width,), with their negatives."""
+
+    def arguments(batch, guided):
+        made = {}
+        for i, (name, *shape) in enumerate(shapes, 1):
+            made[name] = embeddings(batch, *shape, seed=i)
+            if negative and guided:
+                made["negative_" + name] = embeddings(batch, *shape, seed=10 + i)
+        for name in masks:
+            made[name] = torch.ones(batch, TEXT, dtype=mask_type)
+            if negative and guided:
+                made["negative_" + name] = torch.ones(batch, TEXT, dtype=mask_type)
+        return {**made, **more, **({guidance: strength if guided else off} if guidance else {})}
+
+    return arguments
+
+
+CHROMA_CONFIG = dict(
+    in_channels=16,
+    num_layers=1,
+    num_single_layers=1,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=24,
+    axes_dims_rope=(4, 6, 6),
+    approximator_hidden_dim=32,
+    approximator_layers=1,
+    approximator_num_channels=16,
+)
+_chroma_prompt = prompts(("prompt_embeds", TEXT, 24), masks=("prompt_attention_mask",), mask_type=torch.float32)
+
+
+def _chroma(name):
+    return made(name, lambda: diffusers.ChromaTransformer2DModel(**CHROMA_CONFIG), scheduler=_dynamic)
+
+
+CHROMA = Family("Chroma", _chroma("ChromaPipeline"), _chroma_prompt)
+CHROMA_I2I = Family(
+    "Chroma image to image", _chroma("ChromaImg2ImgPipeline"), with_pictures(_chroma_prompt, "image", strength=0.8)
+)
+
+
+def _chroma_inpaint():
+    pipe = _chroma("ChromaInpaintPipeline")()
+    pipe.transformer.register_to_config(guidance_embeds=False)  # which diffusers 0.42 reads and its own network lacks
+    return pipe
+
+
+CHROMA_INP = Family(
+    "Chroma inpaint", _chroma_inpaint, with_pictures(_chroma_prompt, "image", "mask_image", strength=0.8)
+)
+
+
+def _encoding(build, encode):
+    """A pipeline whose call encodes text itself, with embeddings of the prompts in the encoder's place."""
+
+    def built():
+        pipe = build()
+        pipe.encode_prompt = encode.__get__(pipe)
+        return pipe
+
+    return built
+
+
+def _longcat_encode(self, prompt, prompt_embeds=None, **rest):
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    ids = torch.zeros(TEXT, 3)
+    ids[:, 1] = ids[:, 2] = torch.arange(TEXT)
+    return torch.cat([embeddings(1, TEXT, 24, seed=len(text)) for text in texts]), ids
+
+
+def words(batch, guided, *, name="guidance_scale", strength=4.0, off=1.0):
+    """Prompts as text, for pipelines that encode no embeddings."""
+    return {
+        "prompt": ["a cat", "a lighthouse"][:batch],
+        **({"negative_prompt": ["fog", "some rain"][:batch]} if guided else {}),
+        name: strength if guided else off,
+    }
+
+
+LONGCAT = Family(
+    "LongCat-Image",
+    _encoding(
+        made(
+            "LongCatImagePipeline",
+            lambda: diffusers.LongCatImageTransformer2DModel(
+                in_channels=64,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=24,
+                pooled_projection_dim=24,
+                axes_dims_rope=(4, 6, 6),
+            ),
+            vae=lambda: image_autoencoder(16),
+            scheduler=_dynamic,
+            text_encoder=image_autoencoder,
+            tokenizer=_length,
+        ),
+        _longcat_encode,
+    ),
+    words,
+    size=(("enable_prompt_rewrite", False),),
+)
+
+
+def _small_longcat(build):
+    def built():
+        module = sys.modules[diffusers.LongCatImageEditPipeline.__module__]
+        module.calculate_dimensions = lambda area, ratio: (128, 96)
+        return build()
+
+    return built
+
+
+LONGCAT_EDIT = Family(
+    "LongCat-Image Edit",
+    _small_longcat(
+        _encoding(
+            made(
+                "LongCatImageEditPipeline",
+                lambda: diffusers.LongCatImageTransformer2DModel(
+                    in_channels=64,
+                    num_layers=1,
+                    num_single_layers=1,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=24,
+                    pooled_projection_dim=24,
+                    axes_dims_rope=(4, 6, 6),
+                ),
+                vae=lambda: image_autoencoder(16),
+                scheduler=_dynamic,
+                text_encoder=image_autoencoder,
+                tokenizer=_length,
+                text_processor=_Length,
+            ),
+            _longcat_encode,
+        )
+    ),
+    lambda b, g: {**words(b, g), "image": pil(1, 64, 96)},
+    sized=False,
+    splits=False,
+)
+OVIS = Family(
+    "Ovis-Image",
+    made(
+        "OvisImagePipeline",
+        lambda: diffusers.OvisImageTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            axes_dims_rope=(4, 6, 6),
+            out_channels=16,
+        ),
+        scheduler=_dynamic,
+    ),
+    prompts(("prompt_embeds", TEXT, 24), negative_prompt=None),
+)
+KREA2 = Family(
+    "Krea 2",
+    made(
+        "Krea2Pipeline",
+        lambda: diffusers.Krea2Transformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=32,
+            timestep_embed_dim=8,
+            text_hidden_dim=16,
+            num_text_layers=3,
+            text_num_attention_heads=2,
+            text_num_key_value_heads=1,
+            text_intermediate_size=16,
+            num_layerwise_text_blocks=1,
+            num_refiner_text_blocks=1,
+            axes_dims_rope=(4, 2, 2),
+            rope_theta=1000.0,
+        ),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLQwenImage),
+        scheduler=_dynamic,
+        text_encoder_select_layers=(0, 1, 2),
+    ),
+    prompts(("prompt_embeds", TEXT, 3, 16), masks=("prompt_embeds_mask",), mask_type=torch.bool, off=0.0),
+)
+HUNYUAN_CONFIG = dict(
+    in_channels=16,
+    out_channels=16,
+    num_attention_heads=2,
+    attention_head_dim=10,
+    num_layers=1,
+    num_single_layers=1,
+    num_refiner_layers=1,
+    patch_size=2,
+    patch_size_t=1,
+    guidance_embeds=True,
+    text_embed_dim=16,
+    pooled_projection_dim=8,
+    rope_axes_dim=(2, 4, 4),
+)
+
+
+def _hunyuan_vae():
+    return seeded(
+        lambda: diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=16,
+            block_out_channels=(4, 4, 4, 4),
+            layers_per_block=1,
+            norm_num_groups=2,
+            mid_block_add_attention=False,
+        )
+    )
+
+
+_hunyuan_prompt = prompts(
+    ("prompt_embeds", TEXT, 16),
+    ("pooled_prompt_embeds", 8),
+    masks=("prompt_attention_mask",),
+    guidance="true_cfg_scale",
+)
+
+
+def _hunyuan(name, **c):
+    return made(
+        name,
+        lambda: diffusers.HunyuanVideoTransformer3DModel(**{**HUNYUAN_CONFIG, **c}),
+        vae=_hunyuan_vae,
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+
+
+FRAMES = (("num_frames", 5),)
+HUNYUAN = Family("HunyuanVideo", _hunyuan("HunyuanVideoPipeline"), _hunyuan_prompt, output="frames", size=FRAMES)
+HUNYUAN_SKY = Family(
+    "HunyuanVideo SkyReels i2v",
+    _hunyuan("HunyuanSkyreelsImageToVideoPipeline", in_channels=32),
+    with_pictures(_hunyuan_prompt, "image"),
+    output="frames",
+    size=FRAMES,
+)
+HUNYUAN_I2V = Family(
+    "HunyuanVideo i2v, concat",
+    _hunyuan("HunyuanVideoImageToVideoPipeline", in_channels=33, image_condition_type="latent_concat"),
+    with_pictures(_hunyuan_prompt, "image"),
+    output="frames",
+    size=FRAMES,
+)
+HUNYUAN_I2V2 = Family(
+    "HunyuanVideo i2v, token",
+    _hunyuan("HunyuanVideoImageToVideoPipeline", image_condition_type="token_replace"),
+    with_pictures(_hunyuan_prompt, "image"),
+    output="frames",
+    size=FRAMES,
+)
+
+
+def _hunyuan15_vae():
+    return seeded(
+        lambda: diffusers.AutoencoderKLHunyuanVideo15(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            spatial_compression_ratio=8,
+            temporal_compression_ratio=4,
+            downsample_match_channel=False,
+            upsample_match_channel=False,
+        )
+    )
+
+
+_h15_prompt = prompts(
+    ("prompt_embeds", TEXT, 16),
+    ("prompt_embeds_2", TEXT, 12),
+    masks=("prompt_embeds_mask", "prompt_embeds_mask_2"),
+    guidance="",
+)
+
+
+def _always_guided(prompt):
+    return lambda batch, guided: prompt(batch, True)
+
+
+def _h15(name, **config):
+    return made(
+        name,
+        lambda: diffusers.HunyuanVideo15Transformer3DModel(
+            in_channels=9,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=1,
+            num_refiner_layers=1,
+            mlp_ratio=2.0,
+            patch_size=1,
+            patch_size_t=1,
+            text_embed_dim=16,
+            text_embed_2_dim=12,
+            image_embed_dim=12,
+            rope_axes_dim=(2, 2, 4),
+            **{"target_size": 16, "task_type": "t2v", **config},
+        ),
+        vae=_hunyuan15_vae,
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=lambda: diffusers.ClassifierFreeGuidance(guidance_scale=4.0),
+    )
+
+
+HUNYUAN15 = Family(
+    "HunyuanVideo 1.5", _h15("HunyuanVideo15Pipeline"), _always_guided(_h15_prompt), output="frames", size=FRAMES
+)
+
+
+def _hi_vae():
+    return seeded(
+        lambda: diffusers.AutoencoderKLHunyuanImage(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            block_out_channels=(32, 32, 32, 32),
+            layers_per_block=1,
+            scaling_factor=0.476986,
+            spatial_compression_ratio=8,
+            sample_size=128,
+        )
+    )
+
+
+HUNYUAN_IMAGE = Family(
+    "HunyuanImage",
+    made(
+        "HunyuanImagePipeline",
+        lambda: diffusers.HunyuanImageTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=(1, 1),
+            guidance_embeds=False,
+            text_embed_dim=16,
+            text_embed_2_dim=12,
+            rope_axes_dim=(4, 4),
+        ),
+        vae=_hi_vae,
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=lambda: diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
+        ocr_guider=lambda: diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3),
+    ),
+    _always_guided(_h15_prompt),
+)
+
+
+def _ltx_vae():
+    v = seeded(
+        lambda: diffusers.AutoencoderKLLTXVideo(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+            spatio_temporal_scaling=(True, True, True, False),
+            decoder_spatio_temporal_scaling=(True, True, True, False),
+            decoder_inject_noise=(False,) * 5,
+            upsample_residual=(False,) * 4,
+            upsample_factor=(1,) * 4,
+            timestep_conditioning=False,
+            patch_size=1,
+            patch_size_t=1,
+            encoder_causal=True,
+            decoder_causal=False,
+        )
+    )
+    v.use_framewise_encoding = v.use_framewise_decoding = False
+    return v
+
+
+_ltx_prompt = prompts(("prompt_embeds", TEXT, 16), masks=("prompt_attention_mask",))
+
+
+def _ltx(name):
+    return made(
+        name,
+        lambda: diffusers.LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            patch_size=1,
+            patch_size_t=1,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            num_layers=1,
+            caption_channels=16,
+        ),
+        vae=_ltx_vae,
+        scheduler=_dynamic,
+    )
+
+
+LTX = Family("LTX-Video", _ltx("LTXPipeline"), _ltx_prompt, output="frames", size=(("num_frames", 17),))
+LTX_I2V = Family(
+    "LTX-Video i2v",
+    _ltx("LTXImageToVideoPipeline"),
+    with_pictures(_ltx_prompt, "image"),
+    output="frames",
+    size=(("num_frames", 17),),
+)
+LUMINA2 = Family(
+    "Lumina 2",
+    made(
+        "Lumina2Pipeline",
+        lambda: diffusers.Lumina2Transformer2DModel(
+            sample_size=4,
+            patch_size=2,
+            in_channels=4,
+            hidden_size=24,
+            num_layers=2,
+            num_refiner_layers=1,
+            num_attention_heads=3,
+            num_kv_heads=1,
+            multiple_of=16,
+            ffn_dim_multiplier=None,
+            norm_eps=1e-5,
+            scaling_factor=1.0,
+            axes_dim_rope=[4, 2, 2],
+            axes_lens=[300, 64, 64],
+            cap_feat_dim=8,
+        ),
+        scheduler=_dynamic,
+    ),
+    prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
+)
+COGVIEW4 = Family(
+    "CogView4",
+    made(
+        "CogView4Pipeline",
+        lambda: diffusers.CogView4Transformer2DModel(
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=4,
+            num_attention_heads=4,
+            out_channels=4,
+            text_embed_dim=32,
+            time_embed_dim=8,
+            condition_dim=4,
+        ),
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(
+            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+        ),
+    ),
+    prompts(("prompt_embeds", 16, 32)),
+)
+COGVIEW4_C = Family(
+    "CogView4 Control",
+    made(
+        "CogView4ControlPipeline",
+        lambda: diffusers.CogView4Transformer2DModel(
+            patch_size=2,
+            in_channels=8,
+            num_layers=2,
+            attention_head_dim=4,
+            num_attention_heads=4,
+            out_channels=4,
+            text_embed_dim=32,
+            time_embed_dim=8,
+            condition_dim=4,
+        ),
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(
+            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+        ),
+    ),
+    with_pictures(prompts(("prompt_embeds", 16, 32)), "control_image"),
+    splits=False,
+)
+AURA_FLOW = Family(
+    "AuraFlow",
+    made(
+        "AuraFlowPipeline",
+        lambda: diffusers.AuraFlowTransformer2DModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=32,
+            out_channels=4,
+            pos_embed_max_size=256,
+        ),
+    ),
+    prompts(("prompt_embeds", TEXT, 32), masks=("prompt_attention_mask",)),
+)
+
+
+def _dc():
+    return seeded(
+        lambda: diffusers.AutoencoderDC(
+            in_channels=3,
+            latent_channels=4,
+            attention_head_dim=2,
+            encoder_block_types=("ResBlock",) * 4,
+            decoder_block_types=("ResBlock",) * 4,
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            encoder_qkv_multiscales=((),) * 4,
+            decoder_qkv_multiscales=((),) * 4,
+            encoder_layers_per_block=(1,) * 4,
+            decoder_layers_per_block=[1] * 4,
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=0.41407,
+        )
+    )
+
+
+SANA_CONFIG = dict(
+    patch_size=1,
+    in_channels=4,
+    out_channels=4,
+    num_layers=1,
+    num_attention_heads=2,
+    attention_head_dim=4,
+    num_cross_attention_heads=2,
+    cross_attention_head_dim=4,
+    cross_attention_dim=8,
+    caption_channels=8,
+    sample_size=32,
+)
+SANA = Family(
+    "Sana",
+    made(
+        "SanaPipeline",
+        lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG),
+        vae=_dc,
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ),
+    prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",), negative_prompt=None),
+    size=(("use_resolution_binning", False),),
+)
+
+
+def _k5(name, vae, **c):
+    return made(
+        name,
+        lambda: diffusers.Kandinsky5Transformer3DModel(
+            in_visual_dim=16,
+            in_text_dim=32,
+            in_text_dim2=16,
+            time_dim=16,
+            out_visual_dim=16,
+            patch_size=(1, 2, 2),
+            model_dim=16,
+            ff_dim=32,
+            num_text_blocks=1,
+            num_visual_blocks=2,
+            axes_dims=(1, 1, 2),
+            attention_type="regular",
+            **c,
+        ),
+        vae=vae,
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+
+
+def _k5_prompt(batch, guided):
+    a = prompts(("prompt_embeds_qwen", TEXT, 32), ("prompt_embeds_clip", 16))(batch, guided)
+    a["prompt_cu_seqlens"] = torch.arange(batch + 1, dtype=torch.int32) * TEXT
+    if guided:
+        a["negative_prompt_cu_seqlens"] = a["prompt_cu_seqlens"]
+    return a
+
+
+def _k5_picture() -> Any:
+    pipe = _k5("Kandinsky5T2IPipeline", lambda: image_autoencoder(16), visual_cond=False)()
+    pipe.resolutions = [(128, 128), (160, 96), (224, 160), (192, 128)]  # of a million pixels in diffusers
+    return pipe
+
+
+K5_T2I = Family(
+    "Kandinsky 5 t2i",
+    _k5_picture,
+    _k5_prompt,
+    output="image",
+)
+K5_T2V = Family(
+    "Kandinsky 5 t2v",
+    _k5("Kandinsky5T2VPipeline", _hunyuan_vae, visual_cond=True),
+    _k5_prompt,
+    output="frames",
+    size=FRAMES,
+)
+
+
+def _hidream_prompt(batch, guided):
+    a = prompts(("prompt_embeds_t5", TEXT, 32), ("pooled_prompt_embeds", 64))(batch, guided)
+    a["prompt_embeds_llama3"] = embeddings(2, batch, TEXT, 16, seed=7)
+    if guided:
+        a["negative_prompt_embeds_llama3"] = embeddings(2, batch, TEXT, 16, seed=8)
+    return a
+
+
+def _hidream():
+    pipe = _hidream_made()
+    pipe.default_sample_size = 20  # the call rescales every size to this area
+    return pipe
+
+
+_hidream_made = made(
+    "HiDreamImagePipeline",
+    lambda: diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=[32, 16],
+        text_emb_dim=64,
+        num_routed_experts=4,
+        num_activated_experts=2,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(32, 32),
+        llama_layers=(0, 1),
+    ),
+)
+HIDREAM = Family("HiDream", _hidream, _hidream_prompt)
+PRX_CONFIG = dict(
+    patch_size=2, in_channels=4, context_in_dim=8, hidden_size=8, mlp_ratio=2.0, num_heads=2, depth=1, axes_dim=[2, 2]
+)
+PRX = Family(
+    "PRX",
+    made("PRXPipeline", lambda: diffusers.PRXTransformer2DModel(**PRX_CONFIG)),
+    prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
+    size=(("use_resolution_binning", False),),
+    splits=False,
+)
+
+
+def _pixel():
+    return assembled(
+        "PRXPixelPipeline",
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=seeded(
+            lambda: diffusers.PRXTransformer2DModel(
+                **{**PRX_CONFIG, "in_channels": 3}, bottleneck_size=8, resolution_embeds=True
+            )
+        ),
+    )
+
+
+PRX_PIXEL = Family(
+    "PRX pixel",
+    _pixel,
+    prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
+    size=(("use_resolution_binning", False),),
+    splits=False,
+)
+
+IDEO_CONFIG = dict(
+    in_channels=16,
+    num_layers=1,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    intermediate_size=32,
+    adaln_dim=16,
+    llm_features_dim=24,
+    rope_theta=1000,
+    mrope_section=(4, 2, 2),
+)
+
+
+def _ideogram():
+    net = lambda: seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG))
+    pipe = _flux2(diffusers.Flux2Pipeline)
+    made = assembled(
+        "Ideogram4Pipeline",
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=pipe.vae,
+        transformer=net(),
+        unconditional_transformer=net(),
+    )
+    made.encode_prompt = _ideogram_encode.__get__(made)
+    return made
+
+
+def _ideogram_encode(self, prompt, grid_h, grid_w, max_sequence_length, device):
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    ids = self._prepare_ids([TEXT] * len(texts), grid_h, grid_w, max_sequence_length, device)
+    text = torch.cat([embeddings(1, max_sequence_length, 24, seed=len(text)) for text in texts])
+    return torch.cat([text, torch.zeros(len(texts), grid_h * grid_w, 24)], 1), *ids
+
+
+IDEOGRAM4 = Family(
+    "Ideogram 4",
+    _ideogram,
+    lambda b, g: {
+        "prompt": ["a cat", "a lighthouse"][:b],
+        "guidance_scale": 4.0 if g else 1.0,
+        "guidance_schedule": None,
+        "max_sequence_length": 8,
+    },
+)
+
+
+def _qwen21():
+    vae = seeded(
+        lambda: diffusers.AutoencoderKLQwenImage(
+            base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False] * 4
+        )
+    )
+    return assembled(
+        "QwenImage21Pipeline",
+        scheduler=qwen_image().scheduler,
+        vae=vae,
+        transformer=seeded(
+            lambda: diffusers.QwenImage21Transformer2DModel(
+                in_channels=16,
+                out_channels=16,
+                num_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                context_in_dim=24,
+                axes_dims_rope=(4, 6, 6),
+            )
+        ),
+        processor=_processor(),
+    )
+
+
+class _processor:
+    """Only the numbers the pipeline's constructor asks for."""
+
+    def apply_chat_template(self, *args, **rest):
+        return [[0]]
+
+    def encode(self, text):
+        return [0]
+
+    tokenizer = property(lambda self: self)
+
+
+def _qwen21_prompt(batch, guided):
+    a = _qwen_prompt(batch, guided)
+    return {**a, **{k: torch.ones_like(v) for k, v in a.items() if "mask" in k}, "use_kv_cache": False}
+
+
+QWEN21 = Family("Qwen-Image 2.1", _qwen21, _qwen21_prompt)
+QWEN21_KV = Family("Qwen-Image 2.1, cached", _qwen21, lambda b, g: {**_qwen21_prompt(b, g), "use_kv_cache": True})
+
+
+def _z_cn(channels: int = 4):
+    net = seeded(
+        lambda: diffusers.ZImageControlNetModel(
+            control_layers_places=[0],
+            control_refiner_layers_places=[0],
+            control_in_dim=channels,
+            dim=48,
+            n_refiner_layers=1,
+            n_heads=3,
+            n_kv_heads=3,
+            add_control_noise_refiner="control_noise_refiner",
+        )
+    )
+    return net
+
+
+Z_CN = Family(
+    "Z-Image ControlNet",
+    _z("ZImageControlNetPipeline", controlnet=_z_cn),
+    with_pictures(_z_image_prompt, "control_image"),
+)
+
+
+QWEN_CN_INPAINT = Family(
+    "Qwen-Image ControlNet inpaint",
+    _qwen_of("QwenImageControlNetInpaintPipeline", controlnet=lambda: _qwen_cn(4)),
+    lambda b, g, height=128, width=128: {
+        **_qwen_prompt(b, g),
+        "control_image": picture(b, seed=1, height=height, width=width),
+        "control_mask": hole(b, height, width),
+    },
+)
+Z_CN_INPAINT = Family(
+    "Z-Image ControlNet inpaint",
+    _z("ZImageControlNetInpaintPipeline", controlnet=lambda: _z_cn(9)),
+    with_pictures(_z_image_prompt, "image", "mask_image", "control_image"),
+)
+SKYREELS = Family(
+    "SkyReels V2",
+    made(
+        "SkyReelsV2Pipeline",
+        lambda: diffusers.SkyReelsV2Transformer3DModel(**WAN_CONFIG),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+    ),
+    _wan_prompt,
+    output="frames",
+    size=FRAMES,
+)
+SANA_PAG = Family(
+    "Sana perturbed attention",
+    made(
+        "SanaPAGPipeline",
+        lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG),
+        vae=_dc,
+        pag_applied_layers=["transformer_blocks.0"],
+    ),
+    SANA.prompt,
+    size=SANA.size,
+)
+SANA_CN = Family(
+    "Sana ControlNet",
+    made(
+        "SanaControlNetPipeline",
+        lambda: diffusers.SanaTransformer2DModel(**SANA_CONFIG),
+        vae=_dc,
+        controlnet=lambda: seeded(lambda: diffusers.SanaControlNetModel(**SANA_CONFIG)),
+    ),
+    with_pictures(SANA.prompt, "control_image"),
+    size=SANA.size,
+    splits=False,
+)
+
+
+def _ltx2() -> Any:
+    transformer = seeded(
+        lambda: diffusers.LTX2VideoTransformer3DModel(
+            in_channels=4, out_channels=4, patch_size=1, patch_size_t=1, num_attention_heads=2, attention_head_dim=8,
+            cross_attention_dim=16, audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2,
+            audio_attention_head_dim=4, audio_cross_attention_dim=8, num_layers=2, qk_norm="rms_norm_across_heads",
+            caption_channels=16, rope_double_precision=False, rope_type="split",
+        )
+    )  # fmt: skip
+    connectors = seeded(
+        lambda: diffusers.pipelines.ltx2.connectors.LTX2TextConnectors(
+            caption_channels=16, text_proj_in_factor=2, video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=8, video_connector_num_layers=1,
+            video_connector_num_learnable_registers=None, audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=8, audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=None, connector_rope_base_seq_len=32, rope_theta=10000.0,
+            rope_double_precision=False, causal_temporal_positioning=False, rope_type="split",
+        )
+    )  # fmt: skip
+    vae = seeded(
+        lambda: diffusers.AutoencoderKLLTX2Video(
+            in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8), layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1),
+            spatio_temporal_scaling=(True, True, True), decoder_spatio_temporal_scaling=(True, True, True),
+            decoder_inject_noise=(False,) * 4, downsample_type=("spatial", "temporal", "spatiotemporal"),
+            upsample_residual=(False,) * 3, upsample_factor=(1,) * 3, timestep_conditioning=False, patch_size=2,
+            patch_size_t=1, encoder_causal=True, decoder_causal=False,
+        )
+    )  # fmt: skip
+    audio = seeded(
+        lambda: diffusers.AutoencoderKLLTX2Audio(
+            base_channels=4, output_channels=2, ch_mult=(1,), num_res_blocks=1, attn_resolutions=None, in_channels=2,
+            resolution=32, latent_channels=2, norm_type="pixel", causality_axis="height", dropout=0.0,
+            mid_block_add_attention=False, sample_rate=16000, mel_hop_length=160, is_causal=True, mel_bins=8,
+        )
+    )  # fmt: skip
+    return assembled(
+        "LTX2Pipeline", scheduler=_dynamic(), vae=vae, audio_vae=audio, connectors=connectors, transformer=transformer,
+        tokenizer=_Length(), text_encoder=image_autoencoder(),
+    )  # fmt: skip
+
+
+LTX2 = Family(
+    "LTX-2",
+    _ltx2,
+    lambda b, g: {
+        **prompts(("prompt_embeds", TEXT, 32), masks=("prompt_attention_mask",))(b, g),
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "guidance_rescale": 0.0,
+        "audio_guidance_scale": 4.0 if g else 1.0,
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+        "audio_guidance_rescale": 0.0,
+        "use_cross_timestep": True,
+    },
+    output="frames",
+    size=(("num_frames", 9), ("frame_rate", 25.0)),
+)
+
+
+def _hunyuan15_i2v() -> Any:
+    pipe = _h15("HunyuanVideo15ImageToVideoPipeline", target_size=128, task_type="i2v")()
+    pipe._get_image_embeds = lambda **rest: embeddings(1, 3, 12, seed=9)
+    return pipe
+
+
+HUNYUAN15_I2V = Family(
+    "HunyuanVideo 1.5 i2v",
+    _hunyuan15_i2v,
+    lambda b, g: {**_h15_prompt(b, True), "image": pil(1, 96, 160)},
+    output="frames",
+    size=FRAMES,
+    sized=False,
+)
+
+
+def _omni() -> Any:
+    pipe = assembled(
+        "ZImageOmniPipeline",
+        scheduler=z_image().scheduler,
+        vae=image_autoencoder().to(torch.bfloat16),
+        transformer=z_image(siglip_feat_dim=12).transformer,
+    )
+    pipe.prepare_siglip_embeds = lambda images, batch_size, **rest: [
+        [embeddings(4, 4, 12, seed=9) for _ in images] for _ in range(batch_size)
+    ]
+    return pipe
+
+
+def _omni_prompt(batch: int, guided: bool) -> dict[str, Any]:
+    def segments(seed: int) -> list[list[torch.Tensor]]:
+        return [[embeddings(TEXT, 24, seed=seed + i + k) for k in range(3)] for i in range(batch)]
+
+    negative = {"negative_prompt_embeds": segments(20)} if guided else {}
+    return {
+        "prompt_embeds": segments(1),
+        **negative,
+        "image": [pil(1, 64, 96)],
+        "guidance_scale": 3.0 if guided else 0.0,
+    }
+
+
+Z_OMNI = Family("Z-Image Omni", _omni, _omni_prompt)
+
+
+FAMILIES = tuple(value for value in list(globals().values()) if isinstance(value, Family))
+"""All of them; a pipeline class may stand here more than once, called in other ways."""
+
+
+def result(family: Family, out: Any) -> torch.Tensor:
+    """The latents of a call's output, or its pictures, as one tensor."""
+    value = getattr(out, family.output)
+    return torch.stack([picture for item in value for picture in item]) if isinstance(value, list) else value

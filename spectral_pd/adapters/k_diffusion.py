@@ -10,20 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis
-from spectral_pd.power import PowerLaw, Spectrum
-from spectral_pd.sampling import (
-    Coupling,
-    StepInfo,
-    edm_from_flow,
-    flow_from_edm,
-    sample,
-    velocity_from_denoised,
-)
-from spectral_pd.schedule import make_plan
+from spectral_pd.adapters.walk import planned
+from spectral_pd.parametrisation import edm_from_flow, flow_from_edm, velocity_from_denoised
+from spectral_pd.sampling import StepInfo, sample
 from spectral_pd.solvers import Solver, SolverName
 
 
@@ -35,18 +26,10 @@ def sample_spectral(
     callback: Callable[[dict[str, Any]], object] | None = None,
     disable: bool | None = None,
     *,
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None = None,
-    scales: Sequence[float] = (1 / 2, 1),
-    delta: float = 0.01,
     path: Literal["flow", "edm"] = "flow",
     noise: Tensor | None = None,
-    multiple_of: int = 1,
     solver: SolverName | Solver = "euler",
-    basis: Basis = DCT,
-    coupling: Coupling = "coupled",
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    transition_times: Sequence[float] | None = None,
-    unreached: Literal["error", "force"] = "error",
+    **options: Any,
 ) -> Tensor:
     """Sample progressively with a k-diffusion style denoiser; a drop-in for its ``sample_euler``.
 
@@ -61,15 +44,17 @@ def sample_spectral(
     extra_args, callback, disable
         As in k-diffusion; the callback's dict has ``x``, ``denoised`` and ``sigma_hat`` as the model last saw them, ``i``
         and ``sigma`` of the full grid, and ``stage``. The progress bar shows unless `disable` is true.
-    spectrum, scales, delta, multiple_of, transition_times, unreached
-        As :func:`spectral_pd.make_plan`; transition times are flow times, ``sigma / (1 + sigma)`` on ``path="edm"``.
     path
         ``"flow"`` or ``"edm"``; see the module's text.
     noise
         White field that fills the new bands. None takes `x` as pure noise of level ``sigmas[0]``, as in text to image;
         when `x` starts from a picture, pass the noise it was mixed with.
-    solver, basis, coupling, generator
+    solver
         As :func:`spectral_pd.sample`.
+    options
+        `coupling` and `seed` of :func:`spectral_pd.sample`, and the options of :func:`spectral_pd.make_plan` with `spectrum`
+        among them (`scales` (1/2, 1) unless given), or `transition_times` for :func:`spectral_pd.plan_at`: these are flow
+        times, ``sigma / (1 + sigma)`` on ``path="edm"``.
 
     Returns
     -------
@@ -82,6 +67,7 @@ def sample_spectral(
 
     Examples
     --------
+    >>> import torch
     >>> from spectral_pd import PRESETS, shift_times
     >>> model = lambda x, sigma: torch.zeros_like(x)  # stands in for a denoiser
     >>> x, sigmas = torch.randn(1, 4, 32, 32), shift_times(8, shift=3.0)
@@ -95,16 +81,8 @@ def sample_spectral(
         raise ValueError("sigmas is empty or starts at 0; pass noise levels that decrease to 0")
     on_edm = path == "edm"
     times = [s / (1 + s) for s in levels] if on_edm else levels
-    plan = make_plan(
-        times,
-        spectrum,
-        tuple(x.shape[-2:]),
-        scales=scales,
-        delta=delta,
-        multiple_of=multiple_of,
-        transition_times=transition_times,
-        unreached=unreached,
-    )
+    sampling = {name: options.pop(name) for name in ("coupling", "seed") if name in options}
+    plan = planned(times, tuple(x.shape[-2:]), {"scales": (1 / 2, 1), **options})
     seen: dict[str, Any] = {}
 
     def denoised(state: Tensor, t: float) -> Tensor:
@@ -123,9 +101,7 @@ def sample_spectral(
         plan,
         start=flow_from_edm(x, levels[0])[0] if on_edm else x,
         solver=solver,
-        basis=basis,
-        coupling=coupling,
-        generator=generator if coupling == "fresh" else None,
+        **sampling,
         callback=after_step,
         progress=not disable,
     )

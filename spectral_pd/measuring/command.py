@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="files or folders: pictures, .npy .npz .pt .safetensors, videos"
     )
-    parser.add_argument("--vae", metavar="PATH", help="encode pictures first, by an autoencoder's folder")
+    parser.add_argument("--vae", metavar="PATH", help="encode pictures first, by the autoencoder in this folder")
     group: Any = parser
     for option in fields(Options):
         if option.name in GROUPS:
@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         given["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     options = Options(**{**given, "basis": BASES[args.basis]})
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
+    inputs.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
     with _process_group(options.device):
         encoder = None if args.vae is None else autoencoders.load(args.vae, device=options.device or "cpu").encode
         measurement = measure(

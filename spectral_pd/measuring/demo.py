@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from spectral_pd import inputs
 from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
 from spectral_pd.meter import power_spectrum
@@ -151,7 +152,7 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
     """Sample one line and note the time it took; fresh noise comes from a generator with a fixed seed."""
     generator = torch.Generator().manual_seed(1) if run.coupling == "fresh" else None
     start = time.perf_counter()
-    states = sample(velocity, noise, run.plan, coupling=run.coupling, generator=generator, callback=callback)
+    states = sample(velocity, noise, run.plan, coupling=run.coupling, seed=generator, callback=callback)
     return replace(run, seconds=time.perf_counter() - start, states=states)
 
 
@@ -227,17 +228,14 @@ def run_demo(
     ------
     ModuleNotFoundError
         The demo extra is not installed.
-    FileNotFoundError
-        The figure's folder does not exist.
+    ValueError, OSError
+        A figure that cannot be written, or of an unknown format.
     """
     if figure is not None:
-        try:
-            import matplotlib
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(EXTRA) from error
+        inputs.figure_file(figure, "figure")  # now, not after a minute of sampling
+        import matplotlib
+
         matplotlib.use("Agg")
-        if not Path(figure).absolute().parent.is_dir():  # now, not after a minute of sampling
-            raise FileNotFoundError(f"figure = {str(figure)!r}: its folder does not exist; make it first")
     generator = torch.Generator().manual_seed(seed)
     pictures = photographs()
     shift = 3.0

@@ -27,10 +27,14 @@ from statistics import NormalDist
 
 import numpy as np
 
+from spectral_pd import inputs
 from spectral_pd.fit import Weights, fit_band, fit_power_law, fit_weights, least_squares
+from spectral_pd.inputs import door
 from spectral_pd.meter import Replicates
 from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
+
+REPLICATES = inputs.instance(Replicates, "meter.replicates()")
 
 
 def student_quantile(probability: float, freedom: float) -> float:
@@ -86,6 +90,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
+@door(level=inputs.level)
 def estimate(
     value: float,
     replicates: np.ndarray,
@@ -120,18 +125,8 @@ def estimate(
     >>> str(estimate(2.0, np.array([1.9, 2.0, 2.1]), samples=100.0))
     '2 [1.8006, 2.1994]'
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level} must lie inside (0, 1), e.g. 0.95")
     usable = replicates[np.isfinite(replicates)]
-    if samples <= 1:
-        raise ValueError(
-            f"{samples:.3g} independent samples give no interval; measure at least 2 samples (frames of one clip count as one)"
-        )
-    if usable.size < 2:
-        raise ValueError(
-            f"{usable.size} of {replicates.size} bootstrap replicates are finite, which gives no interval; measure more "
-            f"samples that are not constant, or ask for more replicates"
-        )
+    inputs.estimable(samples, usable.size, replicates.size)
     spread = float(np.std(scale(usable), ddof=1)) * math.sqrt(samples / (samples - 1))
     reach = student_quantile((1 + level) / 2, samples - 1) * spread
     centre = float(scale(np.asarray(value)))
@@ -199,10 +194,7 @@ def _logs(
     inside = fit_band(spectrum, band)
     omega = spectrum.frequency if spectrum.binning is None else spectrum.binning.effective_frequency(law.exponent)
     power = np.zeros((0, len(omega))) if replicates is None else replicates.power
-    if power.shape[1] != len(omega):
-        raise ValueError(
-            f"replicates have {power.shape[1]} bins but the spectrum {len(omega)}; pass those of one meter"
-        )
+    inputs.same_bins(power.shape[1], len(omega))
     power = power[:, inside]
     logs = np.log(power[(power > 0).all(1)])
     return _Logs(
@@ -210,12 +202,7 @@ def _logs(
     )
 
 
-def _replicates_of(replicates: Replicates) -> Replicates:
-    if not isinstance(replicates, Replicates):
-        raise TypeError(f"replicates is {type(replicates).__name__}; pass meter.replicates()")
-    return replicates
-
-
+@door(replicates=REPLICATES)
 def confidence(
     spectrum: Spectrum,
     replicates: Replicates,
@@ -246,16 +233,14 @@ def confidence(
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import GaussianField, SpectrumMeter
-    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
-    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> samples = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32)).sample((40, 1))
     >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
     >>> sure = confidence(meter.result(), meter.replicates())
     >>> sure.exponent.low < sure.exponent.value < sure.exponent.high
     True
     """
-    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    logs = _logs(spectrum, replicates, band, weights)
     solutions, _, r2 = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), logs.replicates, logs.weight)
     amplitude, exponent = np.exp(solutions[:, 0]), -solutions[:, 1]
     n = replicates.samples
@@ -322,6 +307,7 @@ class Curvature:
     last: float
 
 
+@door(replicates=REPLICATES)
 def curvature(
     spectrum: Spectrum,
     replicates: Replicates,
@@ -336,17 +322,14 @@ def curvature(
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import GaussianField, SpectrumMeter
-    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
-    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> samples = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32)).sample((40, 1))
     >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
     >>> abs(curvature(meter.result(), meter.replicates()).coefficient.value) < 0.1  # a power law has none
     True
     """
-    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
-    if len(logs.x) < 3:
-        raise ValueError(f"{len(logs.x)} bins; a parabola needs at least 3")
+    logs = _logs(spectrum, replicates, band, weights)
+    inputs.enough_bins(len(logs.x), 3, "a parabola")
     x = logs.x - logs.x.mean()
     columns = np.stack([np.ones_like(x), x, x**2], 1)
     (_, slope, coefficient), _, _ = least_squares(columns, logs.y, logs.weight)
@@ -390,6 +373,7 @@ class BrokenPowerLaw:
         return self.evidence > 10 and self.difference.excludes_zero and abs(self.difference.value) > 0.1
 
 
+@door(replicates=REPLICATES)
 def broken_power_law(
     spectrum: Spectrum,
     replicates: Replicates,
@@ -404,18 +388,15 @@ def broken_power_law(
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import GaussianField, SpectrumMeter
-    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
-    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> samples = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32)).sample((40, 1))
     >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
     >>> broken_power_law(meter.result(), meter.replicates()).preferred  # a power law has no break
     False
     """
-    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
+    logs = _logs(spectrum, replicates, band, weights)
     count = len(logs.x)
-    if count < 8:
-        raise ValueError(f"{count} bins; a break needs at least 8")
+    inputs.enough_bins(count, 8, "a break")
     _, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
     rows = np.vstack([logs.y, logs.replicates])
     best = np.full(len(rows), np.inf)
@@ -463,6 +444,7 @@ class NoiseFloor:
     share: Estimate
 
 
+@door(replicates=REPLICATES)
 def noise_floor(
     spectrum: Spectrum,
     replicates: Replicates,
@@ -477,17 +459,14 @@ def noise_floor(
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import GaussianField, SpectrumMeter
-    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
-    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> samples = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32)).sample((40, 1))
     >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
     >>> noise_floor(meter.result(), meter.replicates()).share.value < 0.2  # nothing was added to the field
     True
     """
-    logs = _logs(spectrum, _replicates_of(replicates), band, weights)
-    if len(logs.x) < 4:
-        raise ValueError(f"{len(logs.x)} bins; a law with a floor needs at least 4")
+    logs = _logs(spectrum, replicates, band, weights)
+    inputs.enough_bins(len(logs.x), 4, "a law with a floor")
     rows = np.vstack([logs.y, logs.replicates])
     lowest = np.exp(rows.min(1, keepdims=True))
     start, _, _ = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), rows, logs.weight)
@@ -539,6 +518,7 @@ def both_axes_hold_power(spectrum: Spectrum, directional: np.ndarray) -> bool:
     return bool((directional > 1e-12 * spectrum.power).all())
 
 
+@door(replicates=REPLICATES)
 def anisotropy(
     spectrum: Spectrum,
     directional: np.ndarray,
@@ -567,24 +547,19 @@ def anisotropy(
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import GaussianField, SpectrumMeter
-    >>> field = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32))
-    >>> samples = field.sample((40, 1), generator=torch.Generator().manual_seed(0))
+    >>> samples = GaussianField(PowerLaw(60.0, 2.0, shape=(32, 32)), (32, 32)).sample((40, 1))
     >>> meter = SpectrumMeter((32, 32), replicates=100).update(samples)
     >>> ratio = anisotropy(meter.result(), meter.directional(), meter.replicates())
     >>> 0.9 < ratio.value < 1.1
     True
     """
-    if directional.shape[0] != 2 or spectrum.binning is None:
-        raise ValueError(
-            f"directional has {directional.shape[0]} axes; anisotropy compares two, in a basis with a frequency along "
-            f"each (DCT, FOURIER)"
-        )
+    inputs.two_axes(0 if spectrum.binning is None else directional.shape[0])
     law = fit_power_law(spectrum, band=band)
     inside = fit_band(spectrum, band)
+    assert spectrum.binning is not None
     model = np.log(spectrum.binning.directional_power(law.exponent))[:, inside]
-    rows = np.concatenate([directional[None], _replicates_of(replicates).directional])[:, :, inside]
+    rows = np.concatenate([directional[None], replicates.directional])[:, :, inside]
     if not both_axes_hold_power(spectrum, directional):
         raise ValueError("some bins hold no power along one of the axes: stripes, or data constant along it")
     logs = np.log(rows[(rows > 0).all((1, 2))]) - model

@@ -64,10 +64,10 @@ class Measurement:
         t* of the law minus t* of the measured table, for each scale but the last.
     replicates
         The bootstrap behind them, or None.
-    warnings
-        What a careful reader should know before using the law.
     notes
         What was left out before there were samples: hidden files, files named twice, other kinds of files.
+    warnings
+        What a careful reader should know before using the law.
     """
 
     law: PowerLaw
@@ -84,8 +84,8 @@ class Measurement:
     anisotropy: Estimate | None
     shift: tuple[float, ...]
     replicates: Replicates | None
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         s, law, omega = self.settings, self.law, self.spectrum.frequency
@@ -192,82 +192,59 @@ def assess(
     ValueError
         Nothing measured, constant data, bad arguments.
     """
-    band, weights, scales, delta, level = (
-        getattr(options, name) for name in ("band", "weights", "scales", "delta", "level")
-    )
-    spectrum, channels = meter.result(), meter.channel_results()
-    today = date.today().isoformat()
+    spectrum, today = meter.result(), date.today().isoformat()
+    fit = {name: getattr(options, name) for name in ("band", "weights", "level")}
+    when = {name: getattr(options, name) for name in ("scales", "delta")}
     about = f"{meter.samples} samples, grid {inputs.shown(meter.shape)}" + (f", of {source}" if source else "")
-    law = replace(fit_power_law(spectrum, band=band, weights=weights), source="spectral_pd", data=about, date=today)
-    settings = {
-        "basis": meter.basis.name,
-        "band": band,
-        "weights": weights,
-        "scales": scales,
-        "delta": delta,
-        "level": level,
-        "seed": meter.seed,
-        "date": today,
-        "source": source,
-    }
+    law = fit_power_law(spectrum, band=options.band, weights=options.weights)
+    law = replace(law, source="spectral_pd", data=about, date=today)
+    settings = {"basis": meter.basis.name, **fit, **when, "seed": meter.seed, "date": today, "source": source}
     warnings = []
-    has_bootstrap = meter.bootstrap > 0
     replicates, sure, bend, broken, floor, ratio = None, None, None, None, None, None
-    fit: dict[str, Any] = {"band": band, "weights": weights, "level": level}
-    if has_bootstrap and meter.samples < 2:
+    if meter.bootstrap and meter.samples < 2:
         warnings.append("one sample: no interval can be given, and spectra of single pictures differ by 0.5 in beta")
-    elif has_bootstrap:
+    elif meter.bootstrap:
         replicates = meter.replicates()
         if replicates.samples <= 1.5:
             warnings.append("one clip: no interval can be given; measure more clips")
             replicates = None
     if replicates is not None:
-        bins = len(residuals(spectrum, band=band, weights=weights)[0])
-        sure = confidence(spectrum, replicates, scales=scales, delta=delta, **fit)
+        bins = len(residuals(spectrum, band=options.band, weights=options.weights)[0])
+        sure = confidence(spectrum, replicates, **fit, **when)
         law = replace(law, covariance=sure.covariance)
         bend = curvature(spectrum, replicates, **fit) if bins >= 3 else None
         broken = broken_power_law(spectrum, replicates, **fit) if bins >= 8 else None
         floor = noise_floor(spectrum, replicates, **fit) if bins >= 4 else None
         directional = meter.directional()
         if len(directional) == 2 and both_axes_hold_power(spectrum, directional):
-            ratio = anisotropy(spectrum, directional, replicates, band=band, level=level)
+            ratio = anisotropy(spectrum, directional, replicates, band=options.band, level=options.level)
         elif len(directional) == 2:
             warnings.append("some bins hold no power along one of the axes: stripes, or data constant along it")
         if replicates.samples < 10:
             warnings.append(f"only {replicates.samples:.3g} independent samples; intervals are rough")
-    positive = bool((spectrum.power > 0).all())
-    shift = transition_shift(spectrum, law, scales=scales, delta=delta) if positive else ()
-    warnings += _doubts(law, sure, bend, broken, floor, ratio, shift)
-    return Measurement(
-        law,
-        spectrum,
-        channels,
-        meter.samples,
-        meter.planes,
-        skipped,
-        settings,
-        sure,
-        bend,
-        broken,
-        floor,
-        ratio,
-        shift,
-        replicates,
-        tuple(warnings),
-        tuple(notes),
+    found = Measurement(
+        law=law,
+        spectrum=spectrum,
+        channels=meter.channel_results(),
+        samples=meter.samples,
+        planes=meter.planes,
+        skipped=skipped,
+        settings=settings,
+        confidence=sure,
+        curvature=bend,
+        broken=broken,
+        floor=floor,
+        anisotropy=ratio,
+        shift=transition_shift(spectrum, law, **when) if bool((spectrum.power > 0).all()) else (),
+        replicates=replicates,
+        notes=tuple(notes),
     )
+    return replace(found, warnings=(*warnings, *_doubts(found)))
 
 
-def _doubts(
-    law: PowerLaw,
-    sure: Confidence | None,
-    bend: Curvature | None,
-    broken: BrokenPowerLaw | None,
-    floor: NoiseFloor | None,
-    ratio: Estimate | None,
-    shift: Sequence[float],
-) -> list[str]:
+def _doubts(found: Measurement) -> list[str]:
     """Reasons not to take the power law for the truth, each only when it is both beyond chance and large enough to matter."""
+    law, bend, broken, floor, ratio = found.law, found.curvature, found.broken, found.floor, found.anisotropy
     doubts = []
     if law.exponent > 0.1 and law.r2 is not None and law.r2 < 0.98:
         doubts.append(f"R2 = {law.r2:.4f}: a power law describes these data poorly")
@@ -281,7 +258,7 @@ def _doubts(
         doubts.append(f"a noise floor makes up {floor.share.value:.0%} of the power at the highest frequency")
     if ratio is not None and not 0.8 < ratio.value < 1.25 and not ratio.low <= 1 <= ratio.high:
         doubts.append(f"horizontal frequencies have {ratio.value:.2f} times the power of vertical ones")
-    worst = max(shift, key=abs, default=0.0)
+    worst = max(found.shift, key=abs, default=0.0)
     if abs(worst) > 0.02:
         doubts.append(
             f"the law moves a transition by {worst:+.3f} against the measured table; plan with the table's envelope "

@@ -199,6 +199,10 @@ def files_identity(files: Sequence[Path]) -> dict[str, str]:
     return {"files": seen.hexdigest()[:16]}
 
 
+INHERITED: list[Any] = []
+"""What a forked process never closes: closing a decoder waits for its threads, which a fork does not have."""
+
+
 class _Open:
     """The one thing a source keeps open. It belongs to a process: a fork shares a file's position, a pickle has no file."""
 
@@ -207,6 +211,8 @@ class _Open:
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         if self.held[0] != (os.getpid(), key):
+            if self.held[0] is not None and self.held[0][0] != os.getpid():
+                INHERITED.append(self.held)
             self.held = ((os.getpid(), key), make())
         return self.held[1]
 
@@ -348,7 +354,7 @@ class Items(Source):
         kept = list(tensors)
         inputs.one_shape({self.name(i): tuple(x.shape) for i, x in tensors.items()})
         values = torch.stack(list(tensors.values())) if tensors else None
-        batch = Batch(values, torch.tensor(kept, dtype=torch.int64), tuple(skipped))
+        batch = Batch(values, torch.tensor(kept, dtype=torch.int64, device="cpu"), tuple(skipped))
         return _finite(batch, lambda place: self.name(kept[place]), errors)
 
 
@@ -503,14 +509,27 @@ class Arrays(Source):
 
     def __getitem__(self, number: int) -> Batch:
         parts, first = self._batches[inputs.place(number, len(self))]
-        tensor = torch.cat([self._read(*part) for part in parts])
-        index = torch.arange(first, first + tensor.shape[0])
-
-        def name(place: int) -> str:
-            path, start, _ = parts[0 if parts[0][1] is not None else place]
-            return str(path) if start is None else f"{path}: sample {start + place}"
-
-        return _finite(Batch(tensor, index, tuple(self.broken) if number == 0 else ()), name, self.options.errors)
+        tensors: list[Tensor] = []
+        numbers: list[int] = []
+        names: list[str] = []
+        skipped = self.broken[:] if number == 0 else []
+        for path, start, stop in parts:
+            rows = range(first, first + 1 if start is None else first + stop - start)
+            first = rows.stop
+            try:
+                tensors.append(self._read(path, start, stop))
+            except NOT_TO_SKIP:
+                raise
+            except Exception as error:
+                if self.options.errors == "raise":
+                    raise plain(error, str(path)) from error
+                skipped.append(f"{path}: {reason(error)}")
+                continue
+            numbers += rows
+            names += [str(path)] if start is None else [f"{path}: sample {row}" for row in range(start, stop)]
+        values = torch.cat(tensors) if tensors else None
+        batch = Batch(values, torch.tensor(numbers, dtype=torch.int64, device="cpu"), tuple(skipped))
+        return _finite(batch, names.__getitem__, self.options.errors)
 
     def _read(self, path: Path, start: int | None, stop: int) -> Tensor:
         """Rows of a file, or the whole of it as one sample: (N, C, ..., H, W)."""
@@ -584,8 +603,10 @@ class Videos(Source):
             self._open = _Open()
             if self.options.errors == "raise":
                 raise plain(error, name) from error
-            return Batch(None, torch.tensor([], dtype=torch.int64), (*skipped, f"{name}: {reason(error)}"))
-        return Batch(torch.stack(frames, 1)[None], torch.tensor([number]), skipped)
+            return Batch(
+                None, torch.tensor([], dtype=torch.int64, device="cpu"), (*skipped, f"{name}: {reason(error)}")
+            )
+        return Batch(torch.stack(frames, 1)[None], torch.tensor([number], device="cpu"), skipped)
 
     def _frames(self, f: int, start: int, stop: int) -> list[Tensor]:
         """Frames `start` to `stop` of file `f`, each (3, H, W)."""
@@ -751,7 +772,7 @@ def iterate(data: Any, *, options: Options) -> Iterator[Batch]:
     for element in inputs.iterable(data, "source"):
         x = sample_tensor(element, options)
         values = x[None] if options.frames and x.ndim == 4 else as_batch(x, batched=batching(data))
-        numbers = torch.arange(first, first + values.shape[0])
+        numbers = torch.arange(first, first + values.shape[0], device="cpu")
         yield _finite(Batch(values, numbers), lambda place, n=numbers: f"sample {int(n[place])}", options.errors)  # type: ignore[misc]
         first += values.shape[0]
 

@@ -56,7 +56,7 @@ class _Reader(torch.utils.data.Dataset):
             if values is not None:
                 inputs.sendable(values, f"batch {number}")
                 values = values.detach()
-            return number, Batch(values, torch.as_tensor(batch.index), tuple(map(str, batch.skipped)))
+            return number, Batch(values, batch.index, tuple(map(str, batch.skipped)))
         except Exception as error:
             try:
                 again = pickle.loads(pickle.dumps(error))

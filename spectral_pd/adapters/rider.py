@@ -1,0 +1,532 @@
+r"""Riding a pipeline's own loop: the pipeline keeps its full-size latents and never notices that the model works on smaller ones.
+
+Three seams, all outside the pipeline's code:
+
+- a **stand-in for its scheduler**: a copy whose ``step`` takes the model's output, moves the progressive state and, once the
+  stage is the full one, hands it over. Until then it returns the latents it was given;
+- a **hook before each network's forward**: what the pipeline passes for the full size (latents, position ids, times, condition
+  images) is exchanged for what the present stage needs, input by input, as the family's :class:`Layout` says;
+- the **latents as they are prepared**: the white field, or the noisy picture, that the state starts from.
+
+Guidance, callbacks, adapters of every kind, offload and decoding are the pipeline's own code, bit for bit. A callback, or a
+pipeline that mixes a picture in by a mask, is shown the state grown to full size, and what it changes is carried back. In
+diffusers ``sigma`` is the time ``t`` of this library; timesteps are ``1000 t``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_pd.adapters.layouts import Layout, Seat, seated
+from spectral_pd.adapters.unipc import unipc
+from spectral_pd.adapters.walk import Walk, evaluation_times, planned
+from spectral_pd.plan import Plan
+from spectral_pd.power import PRESETS
+from spectral_pd.sampling import Coupling
+from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+
+Latents = tuple[Tensor, Tensor | None]
+"""White field of the full size in space; the state at the first time where that is not the field itself."""
+
+
+class _Enough(Exception):
+    """Ends a call of the pipeline where what was asked of it is known."""
+
+
+class Ride:
+    """One call of one pipeline, made progressive.
+
+    Parameters
+    ----------
+    pipe
+        A diffusers pipeline.
+    layout
+        How its family's latents lie.
+    arguments
+        The arguments of ``pipe(...)``.
+
+    Raises
+    ------
+    ValueError
+        A scheduler that is not deterministic flow matching.
+    TypeError
+        An argument the pipeline does not know.
+    """
+
+    def __init__(self, pipe: Any, layout: Layout, arguments: Mapping[str, Any]) -> None:
+        check_arguments(pipe, arguments)
+        check_scheduler(pipe.scheduler)
+        self.pipe, self.layout, self.arguments = pipe, layout, dict(arguments)
+
+    @functools.cached_property
+    def _found(self) -> tuple[tuple[float, ...], Seat]:
+        """Time grid and latents of the call, found by making it up to its first model call; generators are left alone."""
+        seen: list[Any] = []
+
+        def look(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
+            seen.append((times, seat))
+            raise _Enough
+
+        with _generators_kept(self.arguments):
+            self._until_enough(_Seated(self, look, euler))
+        if not seen:
+            raise RuntimeError(f"{type(self.pipe).__name__} called none of its {self.layout.networks}")
+        return seen[0]
+
+    def _until_enough(self, seated_call: _Seated) -> None:
+        try:
+            with seated_call.riding():
+                self.pipe(**self.arguments)
+        except _Enough:
+            pass
+        finally:
+            if hasattr(self.pipe, "maybe_free_model_hooks"):
+                self.pipe.maybe_free_model_hooks()
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The full-resolution time grid of the pipeline's own scheduler, N + 1 floats to 0."""
+        return self._found[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(batch, channels, [frames,] height, width) of the full-size state."""
+        seat = self._found[1]
+        frames = (seat.frames - seat.given,) * seat.video
+        return (seat.batch, seat.channels, *frames, *seat.full)
+
+    def plan(self, **options: Any) -> Plan:
+        """The plan of this call: :func:`spectral_pd.make_plan` on the pipeline's own time grid and latent size.
+
+        The pipeline is called once up to its first model call, so prompts are encoded; generators are left as they were.
+
+        Parameters
+        ----------
+        options
+            Of :func:`spectral_pd.make_plan`: `scales` ((1/2, 1) unless given), `delta`, `clock`, `spectrum` (None: the
+            family's preset), `unreached`, `cost`, `basis`; `transition_times` as :func:`spectral_pd.plan_at`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Whatever the plan or the pipeline refuses.
+        """
+        return self._planned(options, *self._found)
+
+    def _planned(self, options: Mapping[str, Any], times: tuple[float, ...], seat: Seat) -> Plan:
+        layout = self.layout
+        options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
+        if options.get("spectrum") is None:
+            options["spectrum"] = PRESETS[layout.preset]
+        plan = planned(times, seat.full, options)
+        return replace(plan, warnings=(*plan.warnings, *layout.warnings(plan, self.pipe, self.arguments)))
+
+    def run(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+    ) -> Any:
+        """Call the pipeline along `plan` and return what it returns.
+
+        Parameters
+        ----------
+        plan
+            From :meth:`plan`, or its options: then it is made when the pipeline first calls its network, and what it warns
+            of is passed on by ``warnings.warn``.
+        solver
+            None repeats the pipeline's scheduler.
+        coupling
+            As :func:`spectral_pd.sample`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
+        """
+        step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+
+        def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
+            made = plan
+            if not isinstance(made, Plan):
+                made = self._planned(made, times, seat)
+                for text in made.warnings:
+                    warnings.warn(text, stacklevel=2)
+            if (made.times, made.shape) != (times, seat.full):
+                raise ValueError(
+                    f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
+                    f"grid; make the plan with the arguments of this call"
+                )
+            noise, start = latents
+            if start is not None and made.clock != "full":
+                raise ValueError(
+                    "clock = 'stage' cannot start from a picture: its coarse times are not times of the full size; "
+                    "use clock='full'"
+                )
+            seed = self.arguments.get("generator") if coupling == "fresh" else None
+            return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
+
+        with _Seated(self, begin, step_with).riding():
+            return self.pipe(**self.arguments)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
+
+        Each call makes the pipeline's call up to its first step, so pass embeddings. Gradients are recorded where torch
+        records them.
+
+        Parameters
+        ----------
+        x
+            State (batch, channels, [frames,] height, width), of any size the network takes.
+        t
+            Local time in (0, 1].
+        """
+        seen: list[Tensor] = []
+
+        def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
+            plan = planned((t, 0.0), tuple(x.shape[-2:]), {"scales": (1,), "spectrum": PRESETS[self.layout.preset]})
+            return Walk(plan, x.detach(), solver=see)
+
+        def see(velocity: Any, state: Tensor, t: float, t_next: float, history: Any = None) -> Any:
+            seen.append(velocity(x, t))
+            raise _Enough
+
+        with _generators_kept(self.arguments):
+            self._until_enough(_Seated(self, begin, euler, gradients=torch.is_grad_enabled()))
+        return seen[0]
+
+
+@contextmanager
+def _generators_kept(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Random numbers drawn inside are drawn again outside."""
+    given = arguments.get("generator")
+    generators = [g for g in (given if isinstance(given, list) else [given]) if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    with torch.random.fork_rng():
+        yield
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+
+
+class _Seated:
+    """The state of one run: what the stand-in and the hooks share."""
+
+    def __init__(
+        self,
+        ride: Ride,
+        begin: Callable[[tuple[float, ...], Seat, Latents], Walk],
+        solver: Solver,
+        *,
+        gradients: bool = False,
+    ) -> None:
+        self.pipe, self.layout, self.begin, self.solver, self.gradients = (
+            ride.pipe,
+            ride.layout,
+            begin,
+            solver,
+            gradients,
+        )
+        self.watched = any(
+            value is not None and (name == "callback_on_step_end" or "mask_image" in name)
+            for name, value in ride.arguments.items()
+        )
+        self.walk: Walk | None = None
+        self.times: tuple[float, ...] = ()
+        self.seat: Seat | None = None
+        self.latents: Tensor | None = None  # full size, as the pipeline prepared them
+        self.noise: Tensor | None = None  # where the latents are not the noise
+        self.handed: Tensor | None = None  # what a watched step returned
+        self.inputs: Mapping[str, Any] = {}  # of the network's call, as the pipeline made it
+        self.networks = [n for name in self.layout.networks if (n := getattr(self.pipe, name, None)) is not None]
+
+    @contextmanager
+    def riding(self) -> Iterator[None]:
+        """The pipeline with its scheduler, its latents and its networks' inputs in our hands."""
+        pipe, stock = self.pipe, self.pipe.scheduler
+        undo: list[Callable[[], Any]] = [lambda: setattr(pipe, "scheduler", stock)]
+        try:
+            pipe.scheduler = self._stand_in(stock)
+            if hasattr(pipe, "prepare_latents"):
+                own = vars(pipe).get("prepare_latents")
+                pipe.prepare_latents = self._noting_latents(pipe.prepare_latents)
+                undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
+            for network in self.networks:
+                undo.append(self._hook(network))
+            self._empty_caches()
+            yield
+        finally:
+            for restore in undo:
+                restore()
+
+    def _hook(self, network: Any) -> Callable[[], Any]:
+        """Exchange the inputs of every call of `network`; a compiled one is called through, so that no graph sees us."""
+        names = list(inspect.signature(type(getattr(network, "_orig_mod", network)).forward).parameters)[1:]
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+            return (), self._exchanged({**dict(zip(names, args, strict=False)), **kwargs}, module)
+
+        def after(module: Any, args: Any, output: Any) -> Any:
+            return self._answered(output)
+
+        compiled = getattr(network, "_compiled_call_impl", None)
+        if compiled is None:
+            handles = [
+                network.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                network.register_forward_hook(after),
+            ]
+            return lambda: [handle.remove() for handle in handles]
+        network._compiled_call_impl = lambda *args, **kwargs: self._answered(
+            compiled(**before(network, args, kwargs)[1])
+        )
+        return lambda: setattr(network, "_compiled_call_impl", compiled)
+
+    def _noting_latents(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(prepare)
+        def prepared(*args: Any, **kwargs: Any) -> Any:
+            result = prepare(*args, **kwargs)
+            self.latents = result[0] if isinstance(result, tuple) else result
+            return result
+
+        return prepared
+
+    # The stand-in for the scheduler
+
+    def _stand_in(self, stock: Any) -> Any:
+        """A copy of the scheduler whose steps are ours; its own copies, as of a second modality, are the stock one's again."""
+        scheduler = self.scheduler = copy.deepcopy(stock)
+        scheduler.__deepcopy__ = lambda memo: copy.deepcopy(stock, memo)
+        set_timesteps = scheduler.set_timesteps
+
+        @functools.wraps(set_timesteps)
+        def timed(*args: Any, **kwargs: Any) -> None:
+            set_timesteps(*args, **kwargs)
+            times = grid_times(scheduler)
+            calls = evaluation_times(self.solver, times)
+            if len(calls) > len(times) - 1:  # as diffusers' own solvers of several evaluations: one iteration for each
+                scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
+                scheduler.sigmas = torch.tensor([*calls, 0.0])
+                scheduler.order = -(-len(calls) // (len(times) - 1))
+
+        scheduler.set_timesteps = timed
+        scheduler.step = self._step
+        for name in ("scale_noise", "add_noise"):
+            if hasattr(scheduler, name):
+                setattr(scheduler, name, self._noting_noise(getattr(scheduler, name)))
+        return scheduler
+
+    def _noting_noise(self, mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The noise that the pipeline mixes a picture with, before its first step: the latents are then not the noise."""
+        signature = inspect.signature(mix)
+
+        @functools.wraps(mix)
+        def mixed(*args: Any, **kwargs: Any) -> Tensor:
+            if self.walk is None:
+                self.noise = signature.bind(*args, **kwargs).arguments["noise"]
+            return mix(*args, **kwargs)
+
+        return mixed
+
+    def _step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **unused: Any
+    ) -> Any:
+        """One evaluation's worth of the walk; the full-size latents as they were until they are the state."""
+        if self.scheduler.step_index is None:
+            self.scheduler._init_step_index(timestep)
+        self.scheduler._step_index += 1
+        walk, seat, layout = self.walk, self.seat, self.layout
+        if walk is None or seat is None:
+            raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {layout.networks}")
+        latents = sample
+        if not walk.finished:  # a step of no length at the end of older grids changes nothing
+            size = seat.full if layout.output else seat.stage
+            velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
+            walk.answer(velocity.to(torch.float32))
+            if walk.stage != seat.stage:
+                self._empty_caches()
+            # As the stock one: flow matching's own schedulers answer in the model's type.
+            own = "FlowMatch" in type(self.scheduler).__name__
+            like = sample.to(model_output.dtype) if own and walk.finished else sample
+            if self.watched and not walk.inside:
+                latents = self.handed = layout.handed(walk.shown(), like, seat)
+            elif walk.at_full_size:
+                latents = layout.handed(walk.state, like, seat)
+        return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
+
+    # The hooks of a network
+
+    def _exchanged(self, inputs: dict[str, Any], network: Any) -> dict[str, Any]:
+        """The inputs of a network's call at full size, exchanged for those of the present stage."""
+        layout = self.layout
+        inputs = {**layout.extra(inputs), **inputs}
+        if self.walk is None:
+            self._begin(inputs, network)
+        walk, seat = self.walk, self.seat
+        assert walk is not None
+        assert seat is not None
+        if walk.finished:
+            return inputs
+        if self.handed is not None:
+            self._take_edits(inputs, seat, self.handed)
+        query = walk.query()
+        step, stage = query.step, walk.plan.shapes[query.step.stage]
+        clock = walk.plan.times[step.number - 1]
+        on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
+        time = None if on_grid else query.time
+        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=step.t_next, clock=clock)
+        self.inputs = inputs
+        if self.gradients:  # pipelines turn them off before they call their network, and back when they end
+            torch.set_grad_enabled(True)
+        return {
+            name: layout.inputs[name](value, self.seat) if name in layout.inputs and value is not None else value
+            for name, value in inputs.items()
+        }
+
+    def _answered(self, output: Any) -> Any:
+        """A network's answer as the pipeline expects it, where it computes with it before it steps."""
+        seat, convert = self.seat, self.layout.output
+        if convert is None or seat is None or seat.stage == seat.full or self.walk is None or self.walk.finished:
+            return output
+        if isinstance(output, tuple):
+            return (convert(output[0], seat, self.inputs), *output[1:])
+        output.sample = convert(output.sample, seat, self.inputs)
+        return output
+
+    def _begin(self, inputs: dict[str, Any], network: Any) -> None:
+        """First state, at the first call of a network."""
+        layout, scheduler = self.layout, self.scheduler
+        latents = layout.latents(inputs) if self.latents is None else self.latents
+        seat = self.seat = seated(layout, inputs, latents, network)
+        x = layout.spatial(latents.to(torch.float32), seat, seat.full)
+        noise = None if self.noise is None else layout.spatial(self.noise.to(torch.float32), seat, seat.full)
+        # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
+        skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
+        begin = skipped if scheduler.begin_index is None else scheduler.begin_index
+        times = grid_times(scheduler)
+        times = self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+        self.walk = self.begin(times, seat, (x, None) if noise is None else (noise, x))
+        check_caches(self.networks, self.walk.plan)
+        layout.begin(self.walk.plan, self.pipe, scheduler)
+
+    def _take_edits(self, inputs: dict[str, Any], seat: Seat, handed: Tensor) -> None:
+        """What a callback, or the pipeline with a mask, made of the latents since the last step."""
+        self.handed = None
+        now = self.layout.latents(inputs, seat)
+        before = handed.to(now.dtype)
+        if self.walk is not None and not torch.equal(before, now):
+            self.walk.edit(*(self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now)))
+
+    def _empty_caches(self) -> None:
+        """Feature caches, and the momentum of some guidance, are of the old size."""
+        from diffusers.hooks import HookRegistry
+
+        for network in self.networks:
+            HookRegistry.check_if_exists_or_initialize(network).reset_stateful_hooks()
+        for name in ("guider", "ocr_guider"):
+            momentum = getattr(getattr(self.pipe, name, None), "momentum_buffer", None)
+            if momentum is not None:
+                momentum.running_average = 0
+
+
+def grid_times(scheduler: Any) -> tuple[float, ...]:
+    """The time grid a scheduler has laid out, each time once: some repeat them, one an evaluation, or end on 0 twice."""
+    return tuple(dict.fromkeys(float(s) for s in scheduler.sigmas))
+
+
+def own_solver(scheduler: Any) -> Solver:
+    """The solver that repeats a scheduler on its own grid."""
+    name, order = type(scheduler).__name__, scheduler.config.get("solver_order", 1)
+    if name == "FlowMatchHeunDiscreteScheduler":
+        return heun
+    if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
+        return unipc
+    return dpmpp_2m if order > 1 else euler
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Require a deterministic flow-matching scheduler.
+
+    Raises
+    ------
+    ValueError
+        Not flow matching, stochastic, or with inverted sigmas.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    known = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
+    if not (known & {cls.__name__ for cls in type(scheduler).__mro__} or config.get("use_flow_sigmas")):
+        raise ValueError(
+            f"scheduler {name} has no plain flow-matching time grid; set pipe.scheduler to FlowMatchEulerDiscreteScheduler "
+            f"or a multistep scheduler with use_flow_sigmas=True"
+        )
+    if str(config.get("algorithm_type", "")).startswith("sde"):
+        raise ValueError(
+            f"scheduler {name} adds noise (algorithm_type={config['algorithm_type']!r}); use 'dpmsolver++'"
+        )
+    for option in ("stochastic_sampling", "invert_sigmas"):
+        if config.get(option):
+            raise ValueError(f"scheduler {name} has {option}=True; progressive sampling needs it False")
+
+
+def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    """Require arguments that the pipeline's call knows.
+
+    Raises
+    ------
+    TypeError
+        Another name.
+    """
+    known = [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise TypeError(
+            f"unknown argument {', '.join(unknown)}: {type(pipe).__name__} takes {', '.join(known)}, and progressive "
+            f"sampling its own options"
+        )
+
+
+def check_caches(networks: list[Any], plan: Plan) -> None:
+    """Refuse feature caches that cannot be emptied between the stages of `plan`.
+
+    Raises
+    ------
+    ValueError
+        MagCache with more than one stage; FasterCache of a guidance-distilled network where a stage begins inside the times
+        whose attention it skips.
+    """
+    modules = (module for network in networks for module in network.modules())
+    for hook in (
+        hook
+        for module in modules
+        if hasattr(module, "_diffusers_hook")
+        for hook in module._diffusers_hook.hooks.values()
+    ):
+        name = type(hook).__name__
+        if name.startswith("MagCache") and len(plan.stages) > 1:
+            raise ValueError(
+                "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "
+                "starts anew when the cache is emptied; use another cache, such as FirstBlockCacheConfig, or scales=(1,)"
+            )
+        if name == "FasterCacheBlockHook" and hook.is_guidance_distilled:
+            # Its first call in the skipped range answers from the cache without asking whether there is anything in it.
+            low, high = hook.timestep_skip_range
+            begins = [
+                1000 * plan.times[stage.start] for stage in plan.stages if low < 1000 * plan.times[stage.start] < high
+            ]
+            if begins:
+                raise ValueError(
+                    f"FasterCache skips attention at timesteps in ({low}, {high}), and a stage begins at {begins[0]:.0f}, "
+                    f"where its emptied cache has nothing to answer with; end the skipped range below {begins[0]:.0f}, or "
+                    f"use another cache, such as FirstBlockCacheConfig"
+                )
