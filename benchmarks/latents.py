@@ -159,20 +159,25 @@ def clip_rows(path: Path, spread: float) -> list[dict[str, Any]]:
     other is ``exp((z'^2 - z^2) / 2)``, and a factor below 3 decides nothing.
     """
     clip = load_file(path)["latents"].float()
-    frames = clip.flatten(0, 1).transpose(0, 1)  # (T, C, h, w): neighbours in time correlate by 0.99, channels by 0.2
-    along = {"channel": clip.transpose(1, 2).flatten(0, 1), "time": frames}
-    correlation = {axis: neighbours(x) for axis, x in along.items()}
+    channels = clip.flatten(0, 1)  # (C, T, h, w): neighbours in time correlate, channels hardly
+    frames = channels.transpose(0, 1)
+    correlation = {"channel": neighbours(channels), "time": neighbours(frames)}
     law = fit_spectrum(frames)
     grid = tuple(clip.shape[-2:])
     cut = min(grid) / 4
     rows = []
-    for name, fitted_on in {"1280x720": (90, 160), "832x480": (60, 104)}.items():
-        reading = replace(PRESETS["wan"], shape=fitted_on)
+    readings = {
+        name: replace(PRESETS["wan"], shape=fitted_on)
+        for name, fitted_on in {"1280x720": (90, 160), "832x480": (60, 104)}.items()
+    }
+    z = {name: math.log(law(cut) / reading.at(grid)(cut)) / spread for name, reading in readings.items()}
+    for name, reading in readings.items():
         there = reading.at(grid)
+        (other,) = (value for key, value in z.items() if key != name)
         rows.append(
             {
                 "reading": name,
-                "grid": "x".join(map(str, fitted_on)),
+                "grid": "x".join(map(str, reading.shape or ())),
                 "amplitude_there": f"{there.amplitude:.4g}",
                 "clip_grid": "x".join(map(str, grid)),
                 "clip_amplitude": f"{law.amplitude:.4g}",
@@ -182,7 +187,8 @@ def clip_rows(path: Path, spread: float) -> list[dict[str, Any]]:
                 "correlation_of_frames": f"{correlation['time']:.3f}",
                 "log_ratio_at_cut": f"{math.log(law(cut) / there(cut)):.3f}",
                 "spread": f"{spread:.3f}",
-                "z": f"{math.log(law(cut) / there(cut)) / spread:.3f}",
+                "z": f"{z[name]:.3f}",
+                "odds": f"{math.exp((other**2 - z[name] ** 2) / 2):.2f}",
                 **{
                     f"split_at_{run}": "+".join(map(str, make_plan(VIDEO_TIMES, reading, size, scales=SCALES).split))
                     for run, size in {"480p": (60, 104), "720p": (90, 160)}.items()

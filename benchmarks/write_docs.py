@@ -340,13 +340,23 @@ def latent_spectra() -> str:
         for row in data
     ]
     first = data[0]
-    return f"{markdown(header, body)}\nBrackets: 95 %, bootstrap over photographs. torch {first['torch']}, commit {first['commit']}.\n"
+    made = f"torch {first['torch']}, commit {first['commit']}"
+    return f"{markdown(header, body)}\nBrackets: 95 %, bootstrap over photographs. {made}.\n"
 
 
 def latent_clip() -> str:
     """WAN's clip under both readings of the grid."""
-    header = ["reading", "latents", "A there on the clip's grid", "A of the clip", "z", "50 steps at 480p", "at 720p"]
-    names = ["reading", "grid", "amplitude_there", "clip_amplitude", "z", "split_at_480p", "split_at_720p"]
+    header = [
+        "reading",
+        "latents",
+        "A there on the clip's grid",
+        "A of the clip",
+        "z",
+        "odds",
+        "50 steps at 480p",
+        "at 720p",
+    ]
+    names = ["reading", "grid", "amplitude_there", "clip_amplitude", "z", "odds", "split_at_480p", "split_at_720p"]
     return markdown(header, [[row[name] for name in names] for row in rows("latent_clip")])
 
 
