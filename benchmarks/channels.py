@@ -26,13 +26,13 @@ from spectral_pd import (
     SpectrumMeter,
     fit_power_law,
     make_plan,
-    max_frequency,
     plan_at,
     predict,
     shift_times,
     velocity_error,
 )
 from spectral_pd.measuring.demo import photographs, random_crops
+from spectral_pd.theory import max_frequency
 
 ROOT = Path(__file__).parent
 SHAPE, SCALES, DELTA = (64, 64), (1 / 2, 1), 0.01

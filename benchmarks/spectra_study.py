@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import BASES, FOURIER, SpectrumMeter, fit_power_law, transition_times
+from spectral_pd import FOURIER, SpectrumMeter, fit_power_law, transition_times
+from spectral_pd.bases import BASES
 from spectral_pd.measuring.demo import photographs
 from spectral_pd.measuring.diagnostics import Estimate
 from spectral_pd.measuring.report import Measurement, assess

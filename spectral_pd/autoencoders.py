@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spectral_pd import inputs
+from spectral_pd.inputs import spectra
 
 
 def _affine(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,7 +286,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
         import diffusers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("encoding needs diffusers: pip install 'spectral_pd[diffusers]'") from error
-    with inputs.naming(str(config)):
+    with spectra.naming(str(config)):
         name = str(json.loads(config.read_bytes()).get("_class_name", "AutoencoderKL"))
     kind = getattr(diffusers, name, None)
     if kind is None or not (hasattr(kind, "encode") and hasattr(kind, "decode")):

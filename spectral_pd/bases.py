@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,13 +160,22 @@ class Basis(ABC):
 
     def __eq__(self, other: object) -> bool:
         """Bases of one class with the same attributes are one basis, also after a copy, a pickle or in another process."""
-        return type(self) is type(other) and vars(self) == vars(other)
+        if self is other or type(self) is not type(other):
+            return self is other
+        mine, theirs = vars(self), vars(other)
+        return mine.keys() == theirs.keys() and all(_same(value, theirs[name]) for name, value in mine.items())
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
 
     def __repr__(self) -> str:
         return self.name.upper()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
 
 
 BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
@@ -289,7 +299,8 @@ class SeparableBasis(Basis):
 
     def _along(self, x: Tensor, axis: int, *, transpose: bool) -> Tensor:
         if x.shape[axis] > LONG:
-            fast = self.fast(x.movedim(axis, -1).to(torch.float64), transpose=transpose)
+            dtype = x.dtype if x.device.type == "mps" else torch.float64
+            fast = self.fast(x.movedim(axis, -1).to(dtype), transpose=transpose)
             if fast is not None:
                 return fast.movedim(-1, axis).to(x.dtype)
         matrix = _cached_matrix(self, x.shape[axis])
@@ -363,7 +374,7 @@ class CosineBasis(SeparableBasis):
         n = x.shape[-1]
         numbers = torch.arange(n, device=x.device)
         order = torch.cat([numbers[::2], numbers[1::2].flip(0)])
-        k = torch.arange(n, dtype=torch.float64, device=x.device)
+        k = torch.arange(n, dtype=x.dtype, device=x.device)
         turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / (2 * n))
         turn[0] /= math.sqrt(2)
         if not transpose:
@@ -406,7 +417,7 @@ class FourierBasis(SeparableBasis):
     def fast(self, x: Tensor, *, transpose: bool) -> Tensor:
         # c_2k - i c_2k-1 = sqrt(2/n) exp(-i pi k / n) X_k, X the Fourier transform of x; the mean and Nyquist's sine alone.
         n = x.shape[-1]
-        k = torch.arange(n // 2 + 1, dtype=torch.float64, device=x.device)
+        k = torch.arange(n // 2 + 1, dtype=x.dtype, device=x.device)
         turn = torch.polar(torch.full_like(k, math.sqrt(2 / n)), -math.pi * k / n)
         turn[0] /= math.sqrt(2)
         if n % 2 == 0:

@@ -35,7 +35,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
 from spectral_pd.expansion import NOISE, Grow, Noise, Source, restrict_signal, white_noise
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, moves
 from spectral_pd.sampling import StepInfo, run
@@ -47,13 +47,13 @@ EditMode = Literal["noised", "clean"]
 
 @torch.no_grad()
 @door(
-    velocity=inputs.velocity,
+    velocity=runs.velocity,
     plan=PLAN,
     mode=inputs.choice("noised", "clean"),
     noise=inputs.optional(NOISE),
-    seed=inputs.optional(inputs.noise_source),
+    seed=inputs.optional(runs.noise_source),
     solver=find_solver,
-    callback=inputs.callback,
+    callback=runs.callback,
 )
 def edit(
     velocity: Velocity,
@@ -109,9 +109,9 @@ def edit(
     >>> edit(lambda x, t: x, torch.randn(1, 4, 32, 32), plan, stage=1, seed=0).shape
     torch.Size([1, 4, 32, 32])
     """
-    inputs.only_one(noise=noise, seed=seed)
-    inputs.entry(stage, mode, plan.shapes)
-    picture = inputs.full_size(image, "image", plan.shape).to(working_dtype(image.dtype))
+    runs.only_one(noise=noise, seed=seed)
+    plans.entry(stage, mode, plan.shapes)
+    picture = runs.full_size(image, "image", plan.shape).to(working_dtype(image.dtype))
     white = white_noise(noise, seed, plan.basis, plan.shapes, like=picture)
     start, steps = (_noised if mode == "noised" else _clean)(picture, white, plan, stage)
     x = run(velocity, start, plan, steps, white, solver=find_solver(solver), callback=callback, progress=progress)

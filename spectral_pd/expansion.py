@@ -25,7 +25,7 @@ from torch import Tensor
 
 from spectral_pd import inputs, ops
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.theory import align_scale, align_time
 
@@ -191,7 +191,7 @@ def white_noise(
     *,
     like: Tensor | None = None,
     leading: Sequence[int] | None = None,
-    fitting: Callable[..., Tensor] = inputs.noise_tensor,
+    fitting: Callable[..., Tensor] = runs.noise_tensor,
 ) -> Noise:
     """The noise of a run over `grids`, coarse to fine, from a white field as a tensor or a NoiseField, or from a seed.
 
@@ -220,9 +220,9 @@ def white_noise(
     if isinstance(noise, Tensor):
         return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, noise.dtype, seed)
     field = NoiseField(seed, basis) if noise is None else noise
-    inputs.nested_field(field.basis, basis, grids)
+    runs.nested_field(field.basis, basis, grids)
     if like is None:
-        axes = inputs.leading_axes(leading)
+        axes = runs.leading_axes(leading)
         like = torch.empty(0, dtype=torch.float32)
     else:
         axes = tuple(like.shape[: like.ndim - len(grids[-1])])
@@ -275,14 +275,14 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
 
 
 def _move(x: Tensor, fine: tuple[int, ...], t: float, basis: Basis) -> Grow:
-    inputs.filled_state(x, "x", len(fine))
+    runs.filled_state(x, "x", len(fine))
     coarse = tuple(x.shape[-len(fine) :])
     basis.reach(coarse, fine)
     return Grow.between(coarse, fine, t)
 
 
 def _grown(x: Tensor, noise: Tensor | NoiseField, move: Grow, basis: Basis, out: Tensor | None = None) -> Tensor:
-    source = white_noise(noise, None, basis, (move.coarse, move.fine), like=x, fitting=inputs.growth_noise)
+    source = white_noise(noise, None, basis, (move.coarse, move.fine), like=x, fitting=runs.growth_noise)
     return source.grow(x, move, out)
 
 
@@ -328,12 +328,12 @@ def expand_aligned(
     >>> tuple(state.shape), round(time, 6)
     ((1, 4, 32, 32), 0.823529)
     """
-    inputs.only_one(noise=noise, seed=seed, generator=generator)
+    runs.only_one(noise=noise, seed=seed, generator=generator)
     move = _move(x, tuple(shape), t, basis)
     if noise is None:
         noise = NoiseField(seed if generator is None else generator, basis)
     if out is not None:
-        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x, noise)
+        runs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x, noise)
     return _grown(x, noise, move, basis, out), move.time
 
 

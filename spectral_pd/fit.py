@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, spectra, storage
 from spectral_pd.meter import Channels, SpectrumMeter, channels_word
 from spectral_pd.power import PowerLaw, Spectrum
 
@@ -48,12 +48,12 @@ def fit_weights(spectrum: Spectrum, weights: Weights) -> np.ndarray:
     return {"uniform": np.ones_like(omega), "count": spectrum.count, "log": 1 / omega}[weights]
 
 
-@door(band=inputs.optional(inputs.band))
+@door(band=inputs.optional(spectra.band))
 def fit_band(spectrum: Spectrum, band: tuple[float, float] | None) -> np.ndarray:
     """Mask of the bins in `band`, both ends included; ValueError where no line can be fitted to them."""
     low, high = band or (0.0, np.inf)
     inside = (spectrum.frequency >= low) & (spectrum.frequency <= high)
-    inputs.fittable(spectrum.power[inside], spectrum.shape, band)
+    spectra.fittable(spectrum.power[inside], spectrum.shape, band)
     return inside
 
 
@@ -170,7 +170,7 @@ def fit_spectrum(
     """
     meter: SpectrumMeter | None = None
     for item in [latents] if isinstance(latents, Tensor) else latents:
-        x = inputs.state(inputs.measured_entry(item, "an element of latents"), "latents", dims)
+        x = inputs.state(storage.entry(item, "an element of latents"), "latents", dims)
         batch = as_batch(x, dims=dims, batched=batching(latents))
         meter = meter or SpectrumMeter(batch.shape[-dims:], basis=basis)
         meter.update(batch)

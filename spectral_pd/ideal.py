@@ -20,7 +20,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
 from spectral_pd.expansion import restrict_signal
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, models, working_dtype
 from spectral_pd.plan import PLAN, Plan, walk
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.solvers import Solver, SolverName, find_solver
@@ -62,7 +62,7 @@ class GaussianField:
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Variance of each coefficient on the stage grid `shape` (default full), a low corner of it: ``P / r^2``, float64."""
         grid = self.shape if shape is None else tuple(shape)
-        inputs.low_corner(self.basis, grid, self.shape)
+        models.low_corner(self.basis, grid, self.shape)
         return self._power[corner(grid)] / size_ratio(grid, self.shape) ** 2
 
     def _scaled(self, x: Tensor, name: str, factor: Callable[[Tensor], Tensor]) -> Tensor:
@@ -119,9 +119,9 @@ class FiniteDataset:
     True
     """
 
-    @door(bandwidth=inputs.bandwidth, basis=BASIS)  # type: ignore[misc]
+    @door(bandwidth=models.bandwidth, basis=BASIS)  # type: ignore[misc]
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
-        inputs.data_set(samples, dims)
+        models.data_set(samples, dims)
         self.samples, self.bandwidth, self.basis, self.dims = samples, bandwidth, basis, dims
         self.shape = tuple(samples.shape[-dims:])
         self._grids: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
@@ -136,10 +136,10 @@ class FiniteDataset:
         self._grids[shape] = flat, 0.5 * flat.square().sum(1)
         return self._grids[shape]
 
-    @door(t=inputs.data_time)
+    @door(t=models.data_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The optimal velocity ``(x - D) / t`` of a state (batch, ..., *grid) on the full or any coarser grid, 0 < t <= 1."""
-        inputs.like_samples(x, self.samples, self.dims)
+        models.like_samples(x, self.samples, self.dims)
         shape = tuple(x.shape[-self.dims :])
         flat, half_norm = self._on_grid(shape)
         h = self.bandwidth / size_ratio(shape, self.shape)
@@ -208,7 +208,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     >>> bool(predict(plan, field).ratio.min() > 0.8)
     True
     """
-    inputs.same_grid(plan.shape, field.shape)
+    models.same_grid(plan.shape, field.shape)
     power = {shape: field.power(shape) for shape in plan.shapes}
     gain = walk(
         plan.moves(),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from spectral_pd import inputs, ops
 from spectral_pd.bases import BASIS, DCT, Basis
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, spectra, working_dtype
 from spectral_pd.philox import WORD, philox4x32
 from spectral_pd.power import Binning, Spectrum, bin_numbers, sectors
 from spectral_pd.theory import max_frequency
@@ -165,8 +165,8 @@ class SpectrumMeter:
     @_ordinary
     @torch.no_grad()
     def __init__(self, shape: Sequence[int], *, basis: Basis = DCT, replicates: int = 0, seed: int = 0) -> None:
-        self.shape = inputs.binned_shape(shape, "shape")
-        replicates, self.seed = inputs.replicates(replicates, "replicates"), inputs.seed(seed, "seed")
+        self.shape = spectra.binned_shape(shape, "shape")
+        replicates, self.seed = spectra.replicates(replicates, "replicates"), inputs.integer(seed, "seed")
         self.basis = BASIS(basis, "basis")
         self.samples = 0
         self.channels: int | None = None
@@ -216,7 +216,7 @@ class SpectrumMeter:
         ValueError
             Another grid or number of channels, an empty batch, NaN or infinity, a bad index (the meter is left as it was).
         """
-        inputs.measured_batch(batch, self.shape, self.channels)
+        spectra.measured_batch(batch, self.shape, self.channels)
         dims = len(self.shape)
         samples = batch.shape[0] if batch.ndim > dims else 1
         channels = batch.shape[1] if batch.ndim > dims + 1 else 1
@@ -224,7 +224,7 @@ class SpectrumMeter:
         planes = batch.detach().reshape(samples, channels, -1, *self.shape)
         frames = planes.shape[2]
         total, each = self._tables(planes)
-        inputs.summed(total, planes)
+        spectra.summed(total, planes)
         if self.channels is None:
             self.channels = channels
             self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_pd import inputs, ops
+from spectral_pd import ops
 from spectral_pd.bases import BASIS, DCT, Basis
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.philox import WORD, philox4x32
 
 LAYOUT = 1
@@ -92,7 +92,7 @@ class NoiseField:
     transition: int
     """0 for the coupled field; k for the independent field of the k-th transition (see :meth:`fresh`)."""
 
-    @door(source=inputs.noise_source, basis=BASIS, transition=inputs.transition)  # type: ignore[misc]
+    @door(source=runs.noise_source, basis=BASIS, transition=runs.transition)  # type: ignore[misc]
     def __init__(
         self,
         source: int | torch.Generator | Sequence[int | torch.Generator],
@@ -121,7 +121,7 @@ class NoiseField:
         """
         if not self.per_item:
             return tuple((self.keys[0] + i + 2**63) % 2**64 - 2**63 for i in range(batch))
-        return inputs.one_each(self.keys, batch)
+        return runs.one_each(self.keys, batch)
 
     def key_tensor(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """:meth:`item_keys` as the int64 tensor that the native operations take."""
@@ -156,7 +156,7 @@ class NoiseField:
         TypeError
             Sizes that are no integers.
         """
-        shape = inputs.field_shape(shape, dims)
+        shape = runs.field_shape(shape, dims)
         leading, grid = shape[:-dims], shape[-dims:]
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
@@ -192,7 +192,7 @@ class NoiseField:
 
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
-        shape = inputs.field_shape(shape, dims)
+        shape = runs.field_shape(shape, dims)
         grid, basis = shape[-dims:], self.basis.native
         if dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)

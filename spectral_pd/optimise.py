@@ -35,7 +35,7 @@ from tqdm import tqdm
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
 from spectral_pd.ideal import GaussianField, Prediction, gain_velocity, predict
-from spectral_pd.inputs import door, shown
+from spectral_pd.inputs import door, plans, runs, shown
 from spectral_pd.plan import Cost, Plan, moves, start_kappa, walk
 from spectral_pd.power import AnySpectrum, as_spectrum
 from spectral_pd.schedule import plan_at, shift_times, stage_shape
@@ -540,14 +540,14 @@ class Search:
         parsers: dict[str, inputs.Parser] = {
             "stages": inputs.count,
             "steps": inputs.optional(inputs.count),
-            "times": inputs.optional(inputs.times),
-            "shifts": inputs.optional(inputs.shifts),
+            "times": inputs.optional(plans.times),
+            "shifts": inputs.optional(plans.shifts),
             "delta": inputs.optional(inputs.one_delta),
             "basis": BASIS,
         }
         for name, parse in parsers.items():
             object.__setattr__(self, name, parse(getattr(self, name), name))
-        inputs.one_grid(self.steps, self.times, self.shifts)
+        plans.one_grid(self.steps, self.times, self.shifts)
         if self.times is not None:
             object.__setattr__(self, "steps", len(self.times) - 1)
 
@@ -561,7 +561,7 @@ def _problem(spectrum: Spectra, shape: Shape, cost: Cost, search: Search) -> tup
     def leave(size: Shape, delta: float) -> float:
         return max(s.t_star(size, shape, delta=delta) for s in spectra)
 
-    multiples = inputs.multiples(search.multiple_of, len(shape), shape)
+    multiples = plans.multiples(search.multiple_of, len(shape), shape)
     scales = search.scales
     if scales is None:
         multiple = multiples[int(np.argmin(shape))]
@@ -571,19 +571,19 @@ def _problem(spectrum: Spectra, shape: Shape, cost: Cost, search: Search) -> tup
     for scale in scales:
         # Each checked as one coarse stage before the full one.
         if any(s != 1 for s in scale) if isinstance(scale, (list, tuple)) else scale != 1:
-            kept, _ = inputs.stage_scales((scale, 1.0), len(shape))
+            kept, _ = plans.stage_scales((scale, 1.0), len(shape))
             size = stage_shape(shape, kept, multiple_of=multiples)
             if _grows(search.basis, size, shape):
                 found.setdefault(size, kept)
     ordered = dict(sorted(found.items(), key=lambda item: (math.prod(item[0]), item[0])))
-    each = cache(partial(inputs.cost, cost))
+    each = cache(partial(runs.cost, cost))
     return bench, _Limits(shape, {**ordered, shape: 1.0}, each, replace(search, multiple_of=multiples), leave)
 
 
 def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan], progress: bool) -> FrontPoint:
     """The best plan within the limits, with its exact error and its reasons."""
     search, limits = limits.search, replace(limits, allowed=budget * (1 + 1e-9))
-    inputs.budget(budget, limits.cost(limits.full), limits.allowed)
+    plans.budget(budget, limits.cost(limits.full), limits.allowed)
 
     def planned(choice: _Choice) -> Plan:
         t_stars = [choice.times[k] for k in np.cumsum(choice.split)[:-1]]
@@ -597,7 +597,7 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
     where = "shifted grids" if search.times is None else "the given grid"
     compared += [(f"delta rule on {where}", planned(c)) for c in rule]
     compared += [("given plan", plan) for plan in start if limits.keeps(plan)]
-    inputs.found(compared, budget, search.steps, search.stages)
+    plans.found(compared, budget, search.steps, search.stages)
     errors = [pooled_error([predict(plan, field, bench.solver) for field in bench.fields]) for _, plan in compared]
     k = int(np.argmin(errors))
     best, cost = compared[k][1], compared[k][1].cost(limits.cost)
@@ -619,10 +619,10 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
     return FrontPoint(cost, errors[k], replace(best, notes=tuple(notes), costs=costs))
 
 
-COST = inputs.function("a function of the grid, e.g. lambda shape: math.prod(shape)")
+COST = inputs.kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")
 
 
-@door(shape=inputs.shape, cost=COST, budget=inputs.amount)
+@door(shape=inputs.shape, cost=COST, budget=plans.amount)
 def optimise_plan(
     spectrum: Spectra,
     shape: Sequence[int],
@@ -667,10 +667,10 @@ def optimise_plan(
     True
     """
     bench, limits = _problem(spectrum, tuple(shape), cost, Search(**options))
-    return _solve(bench, limits, budget, inputs.plans(start, Plan, limits.full), progress).plan
+    return _solve(bench, limits, budget, plans.several(start, Plan, limits.full), progress).plan
 
 
-@door(shape=inputs.shape, cost=COST, budgets=inputs.amounts)
+@door(shape=inputs.shape, cost=COST, budgets=plans.amounts)
 def plan_front(
     spectrum: Spectra,
     shape: Sequence[int],

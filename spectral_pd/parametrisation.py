@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor
 
 from spectral_pd import inputs
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, models
 from spectral_pd.solvers import Velocity
 
 
@@ -53,7 +53,7 @@ def velocity_from_noise(predictor: Velocity, *, least_signal: float = 1e-4) -> V
     return velocity
 
 
-@door(t=inputs.edm_time)
+@door(t=models.edm_time)
 def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
     r"""A flow state, 0 <= t < 1, in EDM's form ``x_0 + sigma eps``: ``x / (1 - t)`` at ``sigma = t / (1 - t)``.
 
@@ -67,7 +67,7 @@ def edm_from_flow(x: Tensor, t: float) -> tuple[Tensor, float]:
     return x / (1 - t), t / (1 - t)
 
 
-@door(sigma=inputs.edm_level)
+@door(sigma=models.edm_level)
 def flow_from_edm(x: Tensor, sigma: float) -> tuple[Tensor, float]:
     r"""Inverse of :func:`edm_from_flow`: ``x / (1 + sigma)`` at ``t = sigma / (1 + sigma)``, for finite sigma >= 0.
 
@@ -112,7 +112,7 @@ def flow_from_vp(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
     >>> round(t, 6)
     0.571429
     """
-    inputs.vp_levels(alpha, sigma)
+    models.vp_levels(alpha, sigma)
     return x / (alpha + sigma), sigma / (alpha + sigma)
 
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis
 from spectral_pd.expansion import NOISE, Source, white_noise
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Plan
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
@@ -70,12 +70,12 @@ def activation_map(
 
 @torch.no_grad()
 @door(
-    velocity=inputs.velocity,
+    velocity=runs.velocity,
     noise=inputs.optional(NOISE),
-    seed=inputs.optional(inputs.noise_source),
+    seed=inputs.optional(runs.noise_source),
     plan=PLAN,
     solver=find_solver,
-    callback=inputs.callback,
+    callback=runs.callback,
 )
 def passthrough(
     velocity: Velocity,
@@ -118,8 +118,8 @@ def passthrough(
     >>> passthrough(lambda x, t: x, torch.randn(1, 4, 32, 32), full, PRESETS["flux"], 0.01).shape
     torch.Size([1, 4, 32, 32])
     """
-    inputs.one_stage(plan.shapes)
-    inputs.fresh_seed(noise, seed, "coupled")
+    plans.one_stage(len(plan.shapes))
+    runs.fresh_seed(noise, seed, "coupled")
     basis, dims = plan.basis, len(plan.shape)
     active = activation_map(spectrum, plan.shape, delta, basis=basis)
     white = white_noise(noise, seed, basis, plan.shapes, leading=leading)
@@ -137,7 +137,7 @@ def passthrough(
 
 
 @torch.no_grad()
-@door(velocity=inputs.velocity, t=inputs.data_time, basis=BASIS)
+@door(velocity=runs.velocity, t=models.data_time, basis=BASIS)
 def noise_prediction_error(
     velocity: Velocity, samples: Tensor, t: float, *, noise: Tensor, basis: Basis = DCT, dims: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ def noise_prediction_error(
     >>> bool(error[0] > error[-1])  # low frequencies already carry signal
     True
     """
-    x0, eps = inputs.samples_and_noise(samples, noise, dims)
+    x0, eps = models.samples_and_noise(samples, noise, dims)
     dtype = working_dtype(x0.dtype)
     x0, eps = x0.to(dtype), eps.to(dtype)
     error = basis.forward(velocity((1 - t) * x0 + t * eps, t).to(dtype) - eps, dims=dims)

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis, size_ratio
 from spectral_pd.expansion import Grow
-from spectral_pd.inputs import shown
+from spectral_pd.inputs import runs, shown
 from spectral_pd.solvers import History, Solver
 from spectral_pd.theory import align_scale, align_time
 
@@ -296,7 +296,7 @@ class Plan:
     def _costs(self, fn: Cost | None = None) -> tuple[float, ...]:
         if fn is None:
             return self.costs or tuple(float(stage.pixels) for stage in self.stages)
-        return tuple(inputs.cost(fn, stage.shape) for stage in self.stages)
+        return tuple(runs.cost(fn, stage.shape) for stage in self.stages)
 
     def __str__(self) -> str:
         head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"

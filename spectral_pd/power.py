@@ -39,7 +39,7 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, spectra
 from spectral_pd.theory import max_frequency, transition_times
 
 Kind = Literal["measured", "measured, distilled encoder", "calibrated", "borrowed"]
@@ -143,8 +143,8 @@ def _in_kind(omega: Any, formula: Callable[[np.ndarray], np.ndarray]) -> Any:
     """`formula` of `omega` as a float64 array, returned as the kind `omega` is: tensor, numpy array or float."""
     if isinstance(omega, Tensor):
         dtype = omega.dtype if omega.is_floating_point() else torch.float64
-        return torch.from_numpy(formula(inputs.float64(omega, "omega"))).to(dtype=dtype, device=omega.device)
-    values = formula(inputs.float64(omega, "omega"))
+        return torch.from_numpy(formula(spectra.float64(omega, "omega"))).to(dtype=dtype, device=omega.device)
+    values = formula(spectra.float64(omega, "omega"))
     return values if isinstance(omega, np.ndarray) else float(values)
 
 
@@ -204,16 +204,16 @@ class PowerLaw(RadialSpectrum):
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "exponent"):
-            object.__setattr__(self, name, inputs.finite(getattr(self, name), name))
+            object.__setattr__(self, name, spectra.finite(getattr(self, name), name))
         if self.amplitude <= 0:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
         KIND(self.kind, "kind")
         for name in ("source", "data", "basis", "date"):
             inputs.instance(str, "a text")(getattr(self, name), name)
         object.__setattr__(self, "shape", inputs.optional(inputs.shape)(self.shape, "shape"))
-        object.__setattr__(self, "covariance", inputs.optional(inputs.covariance)(self.covariance, "covariance"))
+        object.__setattr__(self, "covariance", inputs.optional(spectra.covariance)(self.covariance, "covariance"))
 
-    @door(omega=inputs.frequency)
+    @door(omega=spectra.frequency)
     def __call__(self, omega: Any) -> Any:
         return _in_kind(omega, lambda w: self.amplitude * w**-self.exponent)
 
@@ -247,7 +247,7 @@ class PowerLaw(RadialSpectrum):
     def load(cls, path: str | Path) -> PowerLaw:
         """Read what :meth:`save` or ``spectral-pd fit --json`` wrote; ValueError for anything else."""
         data = _read(path, cls, "measurement")  # what the command line adds: intervals, settings, tables
-        with inputs.naming(str(path)):
+        with spectra.naming(str(path)):
             return cls(**data)
 
 
@@ -259,7 +259,7 @@ def _read(path: str | Path, cls: type[PowerLaw | Spectrum], *more: str) -> dict[
     """The fields of a saved `cls`, without those named in `more`."""
     names = {f.name: f for f in fields(cls)}
     needed = ["shape", *(name for name, f in names.items() if f.default is MISSING)]
-    data = inputs.json_object(Path(path).read_bytes(), str(path), cls.__name__, needed, {*names, *more})
+    data = spectra.json_object(Path(path).read_bytes(), str(path), cls.__name__, needed, {*names, *more})
     return {name: value for name, value in data.items() if name in names}
 
 
@@ -399,7 +399,7 @@ class Spectrum(RadialSpectrum):
 
     def __post_init__(self) -> None:
         # Copies: ours are read-only, the caller's stay as they are.
-        frequency, power, count = inputs.table(self.frequency, self.power, self.count)
+        frequency, power, count = spectra.table(self.frequency, self.power, self.count)
         for name, value in (("frequency", frequency), ("power", power), ("count", count)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "shape", inputs.shape(self.shape, "shape"))
@@ -407,7 +407,7 @@ class Spectrum(RadialSpectrum):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))  # a copy's arrays are read-only as well
 
-    @door(omega=inputs.frequency)
+    @door(omega=spectra.frequency)
     def __call__(self, omega: Any) -> Any:
         """Power at `omega` by straight lines in log-log between bin centres.
 
@@ -465,14 +465,14 @@ class Spectrum(RadialSpectrum):
         """
         data = _read(path, cls)
         binning = data.pop("binning", None)
-        with inputs.naming(str(path)):
+        with spectra.naming(str(path)):
             if binning is not None:
                 known = BASES if basis is None else {**BASES, basis.name: basis}
-                name = inputs.json_field(binning, "basis", "binning")
+                name = spectra.json_field(binning, "basis", "binning")
                 if name not in known:
                     raise ValueError(f"it was measured in the basis {name!r}; pass that Basis as basis=")
                 binning = Binning(
-                    known[name], inputs.shape(inputs.json_field(binning, "shape", "binning"), "binning's shape")
+                    known[name], inputs.shape(spectra.json_field(binning, "shape", "binning"), "binning's shape")
                 )
             return cls(**data, binning=binning)
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from spectral_pd import inputs
 from spectral_pd.expansion import NOISE, Noise, Source, white_noise
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, Step, walk
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
@@ -53,13 +53,13 @@ class StepInfo:
 
 @torch.no_grad()
 @door(
-    velocity=inputs.velocity,
+    velocity=runs.velocity,
     noise=inputs.optional(NOISE),
-    seed=inputs.optional(inputs.noise_source),
+    seed=inputs.optional(runs.noise_source),
     plan=PLAN,
     solver=find_solver,
     coupling=inputs.choice("coupled", "fresh"),
-    callback=inputs.callback,
+    callback=runs.callback,
 )
 def sample(
     velocity: Velocity,
@@ -125,12 +125,12 @@ def sample(
     >>> sample(lambda x, t: x, torch.randn(1, 4, 32, 32), plan).shape
     torch.Size([1, 4, 32, 32])
     """
-    inputs.fresh_seed(noise, seed, coupling)
+    runs.fresh_seed(noise, seed, coupling)
     field = white_noise(noise, seed, plan.basis, plan.shapes, leading=leading)
     if start is None:
         x = field.on(plan.shapes[0])
     else:
-        inputs.start_state(start, noise, plan.clock, plan.shape)
+        runs.start_state(start, noise, plan.clock, plan.shape)
         x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.shapes[0])
     # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of that
     # state before alignment.
@@ -168,7 +168,7 @@ def run(
 
     def answer(x: Tensor, t: float) -> Tensor:
         # A copy: a model may return one buffer at every call, and solvers keep what it said.
-        return inputs.answered(velocity(x, t), x).to(x.dtype, copy=True)
+        return runs.answered(velocity(x, t), x).to(x.dtype, copy=True)
 
     def after(step: Step, x: Tensor) -> Tensor:
         bar.update()
@@ -191,4 +191,4 @@ def run(
 
 def replaced(x: Tensor, result: object) -> Tensor:
     """The state after a callback: what it returned, when that is a tensor."""
-    return inputs.replacement(result, x) if isinstance(result, Tensor) else x
+    return runs.replacement(result, x) if isinstance(result, Tensor) else x

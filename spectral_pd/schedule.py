@@ -17,13 +17,13 @@ from typing import Any, Literal
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, size_ratio
 from spectral_pd.expansion import Grow
-from spectral_pd.inputs import door, shown
+from spectral_pd.inputs import door, plans, runs, shown
 from spectral_pd.plan import Clock, Cost, Plan, Stage, Step, moves, scale_text
 from spectral_pd.power import AnySpectrum, as_spectrum
 from spectral_pd.theory import align_time
 
 
-@door(steps=inputs.whole(1), shift=inputs.shift)
+@door(steps=inputs.whole(1), shift=plans.shift)
 def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
     r"""The uniform time grid under a resolution shift: ``T = s u / (1 + (s - 1) u)``, ``u = 1 - k / N``.
 
@@ -71,7 +71,7 @@ class TokenCost:
         return (1 - self.attention) * share + self.attention * share**2
 
 
-@door(shape=inputs.shape, text_tokens=inputs.whole(0), attention=inputs.attention)
+@door(shape=inputs.shape, text_tokens=inputs.whole(0), attention=plans.attention)
 def token_cost(
     shape: Sequence[int], *, patch: int | Sequence[int] = 1, text_tokens: int = 0, attention: float = 0.0
 ) -> TokenCost:
@@ -103,7 +103,7 @@ def token_cost(
     >>> cost((128, 128)), round(cost((64, 64)), 3)
     (1.0, 0.289)
     """
-    return TokenCost(tuple(shape), inputs.multiples(patch, len(shape)), text_tokens, attention)
+    return TokenCost(tuple(shape), plans.multiples(patch, len(shape)), text_tokens, attention)
 
 
 def stage_shape(
@@ -120,7 +120,7 @@ def stage_shape(
     multiple_of
         One int for all axes, or one an axis.
     """
-    multiples = inputs.multiples(multiple_of, len(shape))
+    multiples = plans.multiples(multiple_of, len(shape))
     # Sizes such as 2/3 of 90 come out a rounding error below 60: the nearby simple fraction is what was meant.
     exact = [Fraction(s).limit_denominator(4096) for s in _each(scale, len(shape))]
     return tuple(max(int(n * s) // m, 1) * m for n, s, m in zip(shape, exact, multiples, strict=True))
@@ -131,10 +131,10 @@ def _each(scale: float | Sequence[float], axes: int) -> tuple[float, ...]:
 
 
 _PLANNED: dict[str, inputs.Parser] = {
-    "times": inputs.times,
+    "times": plans.times,
     "shape": inputs.shape,
     "clock": inputs.choice("full", "stage"),
-    "cost": inputs.cost_function,
+    "cost": plans.cost_function,
     "unreached": inputs.choice("error", "force"),
     "basis": BASIS,
 }
@@ -250,7 +250,7 @@ def plan_at(
     (4, 6)
     """
     outline = _outline(shape, scales, multiple_of, basis)
-    t_stars = inputs.transition_times(transition_times, len(outline.scales))
+    t_stars = plans.transition_times(transition_times, len(outline.scales))
     return _assembled(times, outline, t_stars, clock, cost, unreached, basis, (), None)
 
 
@@ -266,15 +266,15 @@ class _Outline:
 
 def _outline(shape: Sequence[int], scales: Any, multiple_of: int | Sequence[int], basis: Basis) -> _Outline:
     full = tuple(shape)
-    kept = inputs.stage_scales(scales, len(full))
-    multiples = inputs.multiples(multiple_of, len(full), full)
+    kept = plans.stage_scales(scales, len(full))
+    multiples = plans.multiples(multiple_of, len(full), full)
     shapes = tuple(stage_shape(full, scale, multiple_of=multiples) for scale in kept)
     remarks = [
         f"scale {scale_text(scale)} of {shown(full)} is rounded to {shown(size)}; its real ratio is used"
         for scale, size in zip(kept, shapes, strict=True)
         if any(abs(n - s * m) > 1e-6 for n, s, m in zip(size, _each(scale, len(full)), full, strict=True))
     ]
-    inputs.growing(kept, full, shapes)
+    plans.growing(kept, full, shapes)
     for coarse, fine in pairwise(shapes):
         basis.reach(coarse, fine)
     return _Outline(kept, shapes, multiples, tuple(remarks))
@@ -312,7 +312,7 @@ def _assembled(
         Stage(shapes[i], outline.scales[i], size_ratio(shapes[i], shapes[-1]), starts[i], stops[i], t_star, local[i])
         for i, t_star in enumerate((*t_stars, None))
     )
-    costs = () if cost is None else tuple(inputs.cost(cost, size) for size in shapes)
+    costs = () if cost is None else tuple(runs.cost(cost, size) for size in shapes)
     return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples)
 
 

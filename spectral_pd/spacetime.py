@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, SeparableBasis
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, spectra, working_dtype
 from spectral_pd.power import AnySpectrum, bin_numbers
 from spectral_pd.theory import activation_time
 
@@ -70,17 +69,17 @@ class SpaceTimeSpectrum(AnySpectrum):
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name, value in inputs.clip_table(self.time, self.space, self.power, self.shape).items():
+        for name, value in spectra.clip_table(self.time, self.space, self.power, self.shape).items():
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.time, self.space, self.power, self.shape)  # a copy's arrays are read-only as well
 
-    @door(shape=inputs.clip_shape)
+    @door(shape=spectra.clip_shape)
     def at(self, shape: Sequence[int]) -> SpaceTimeSpectrum:
         return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=tuple(shape))
 
-    @door(shape=inputs.clip_shape, basis=BASIS)
+    @door(shape=spectra.clip_shape, basis=BASIS)
     def coefficients(self, shape: Sequence[int], basis: Basis = DCT) -> np.ndarray:
         """Power of every coefficient of a grid: (frames, height, width), float64.
 
@@ -100,7 +99,7 @@ class SpaceTimeSpectrum(AnySpectrum):
         return activation_time(float(power.max()), delta)
 
 
-@door(basis=BASIS, clips=inputs.clips)
+@door(basis=BASIS, clips=spectra.clips)
 def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectrum:
     """Measure power against temporal and spatial frequency.
 
@@ -166,5 +165,5 @@ def latent_frames(frames: int, *, stride: int = 4) -> int:
     >>> latent_frames(81), latent_frames(1)
     (21, 1)
     """
-    inputs.strided(frames, stride)
+    spectra.strided(frames, stride)
     return (frames - 1) // stride + 1

@@ -261,7 +261,7 @@ def max_frequency(shape: Sequence[int]) -> float:
     return min(shape) / 2
 
 
-SPECTRUM = inputs.function("a PowerLaw, a Spectrum or a function of frequency")
+SPECTRUM = inputs.kind(callable, "a PowerLaw, a Spectrum or a function of frequency")
 
 
 @door(spectrum=SPECTRUM, scales=inputs.scales, shape=inputs.shape, delta=inputs.one_delta)

@@ -28,7 +28,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import corner
 from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
-from spectral_pd.inputs import door, working_dtype
+from spectral_pd.inputs import door, models, plans, working_dtype
 from spectral_pd.plan import PLAN, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
@@ -157,8 +157,8 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     >>> tuple(start.shape), bool(start.std() > end.std())
     ((2, 3, 16, 16), True)
     """
-    inputs.training_pair(x0, noise, plan.shape)
-    inputs.stage_index(stage, len(plan.stages))
+    models.training_pair(x0, noise, plan.shape)
+    plans.stage_index(stage, len(plan.stages))
     dtype = working_dtype(torch.promote_types(x0.dtype, noise.dtype))
     x0, noise = x0.to(dtype), noise.to(dtype)
 
@@ -204,13 +204,13 @@ def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, st
     >>> tuple(batch.x.shape[-2:]) == plan.shapes[stage]
     True
     """
-    times = inputs.item_times(t, inputs.state(x0, "x0", len(plan.shape) + 1).shape[0])
+    times = models.item_times(t, inputs.state(x0, "x0", len(plan.shape) + 1).shape[0])
     if stage is None:
         ends_below = (i for i, s in enumerate(plan.stages) if s.steps and s.local_times[-1] < float(times.min()))
         stage = next(ends_below, len(plan.stages) - 1)
     start, end = stage_endpoints.bare(x0, noise, plan, stage)
     a, b = (plan.stages[stage].local_times[k] for k in (0, -1))
-    inputs.times_of_stage(times, stage, a, b)
+    models.times_of_stage(times, stage, a, b)
     target = (start - end) / (a - b)
     x = end + _per_item(times - b, end) * target
     return StageSample(x, times.to(x.device), target, stage)
@@ -249,7 +249,7 @@ def stage_loss(
     >>> stage_loss(batch.target, batch).item()
     0.0
     """
-    inputs.loss(prediction, sample.target, spectrum, plan)
+    models.loss(prediction, sample.target, spectrum, plan)
     error = prediction.to(sample.target.dtype) - sample.target
     if spectrum is None or plan is None:
         return error.square().mean()
@@ -314,7 +314,7 @@ def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
     >>> check_metadata(schedule_metadata(plan), plan)
     []
     """
-    trained = inputs.schedule_record(metadata)
+    trained = models.schedule_record(metadata)
     wanted = json.loads(schedule_metadata.bare(plan)["spectral_pd.schedule"])
     differences = []
     for name, value in wanted.items():

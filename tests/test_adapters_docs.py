@@ -1,7 +1,8 @@
-"""docs/adapters.md: its worked example is a real adapter, and its table says what the code says."""
+"""docs/adapters.md: its worked example is a real layout, and its table is what the tests of every pipeline said."""
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -10,95 +11,63 @@ import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
-import diffusers
-from tiny_pipelines import embeddings, generator, image_autoencoder, seeded
+from tiny_pipelines import AURA_FLOW, FAMILIES, FLUX, generator
 
-from spectral_pd.adapters import ADAPTERS, find_adapter, progressive
-from spectral_pd.adapters.base import linear_mu
-from spectral_pd.adapters.flux2 import empirical_mu
+from spectral_pd import PRESETS
+from spectral_pd.adapters import LAYOUTS, progressive
 
-PAGE = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    transformer = seeded(
-        lambda: diffusers.AuraFlowTransformer2DModel(
-            sample_size=16,
-            in_channels=4,
-            out_channels=4,
-            num_mmdit_layers=1,
-            num_single_dit_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            joint_attention_dim=24,
-            caption_projection_dim=32,
-            pos_embed_max_size=256,
-        )
-    )
-    pipe = diffusers.AuraFlowPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=image_autoencoder(),
-        transformer=transformer,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "adapters.md").read_text()
 
 
-def test_the_example_is_a_working_adapter(pipe):
+def test_the_example_is_a_working_layout():
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len([line for line in block.splitlines() if line.strip()]) <= 40
+    assert len([line for line in block.splitlines() if line.strip()]) <= 20
     scope: dict = {}
     exec(compile(block, "docs/adapters.md", "exec"), scope)
-    adapter = scope["AuraFlowAdapter"]
-    arguments = {
-        "prompt_embeds": embeddings(2, 6, 24, seed=1),
-        "prompt_attention_mask": torch.ones(2, 6, dtype=torch.int64),
-        "negative_prompt_embeds": embeddings(2, 6, 24, seed=2),
-        "negative_prompt_attention_mask": torch.ones(2, 6, dtype=torch.int64),
-        "height": 128,
-        "width": 160,
-        "num_inference_steps": 6,
-    }
     for kind in ("latent", "pt"):
-        stock = pipe(generator=generator(), output_type=kind, **arguments).images
+        call = AURA_FLOW.arguments(2, height=128, width=160, output_type=kind)
+        stock = AURA_FLOW.pipe(generator=generator(), **call).images
         for scales in ((1,), (1 / 2, 1)):
             ours = progressive(
-                pipe,
+                AURA_FLOW.pipe,
                 generator=generator(),
-                output_type=kind,
-                adapter=adapter,
+                layout=scope["AURA_FLOW"],
                 scales=scales,
                 unreached="force",
-                **arguments,
+                **call,
             ).images
             assert ours.shape == stock.shape
             assert torch.isfinite(ours).all()
-            if scales == (1,):
-                torch.testing.assert_close(ours, stock, rtol=0, atol=2e-5)
-    with pytest.raises(ValueError, match="AuraFlowPipeline is not supported"):
-        find_adapter(pipe)
+            assert torch.equal(ours, stock) == (scales == (1,))
 
 
-def test_the_table_names_every_pipeline_with_its_kind_of_spectrum():
-    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    for name in ADAPTERS:
-        (row,) = [line for line in rows if f"`{name}`" in line]
-        cls = getattr(diffusers, name, None)
-        if cls is None:
-            continue  # newer than the installed diffusers
-        assert find_adapter(cls.__new__(cls)).preset.kind == row.split("|")[-2].strip()
+def test_a_wrong_layout_is_seen():
+    """Negative control: with another unit of time the result at several scales is another."""
+    call = AURA_FLOW.arguments(height=128, width=160)
+    run = [
+        progressive(AURA_FLOW.pipe, generator=generator(), layout=layout, transition_times=(0.6,), **call).images
+        for layout in (LAYOUTS["AuraFlowPipeline"], LAYOUTS["StableDiffusion3Pipeline"])
+    ]
+    assert (run[0] - run[1]).abs().max() > 1e-3
 
 
-def test_the_tables_shifts_are_computed():
-    """mu at 1024x1024 (64x64 tokens): FLUX.1 and Qwen-Image by their schedulers' line, FLUX.2 by its fit."""
-    (flux, flux2, qwen) = (
-        next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
-        for name in ("FluxPipeline", "Flux2Pipeline", "QwenImagePipeline")
-    )
-    line = {"base_image_seq_len": 256, "base_shift": 0.5}
-    assert f"(1024x1024: {linear_mu(4096, line | {'max_image_seq_len': 4096, 'max_shift': 1.15}):.2f})" in flux
-    assert f"(1024x1024: {linear_mu(4096, line | {'max_image_seq_len': 8192, 'max_shift': 0.9}):.2f})" in qwen
-    assert f"(1024x1024, 50 steps: {empirical_mu(4096, 50):.2f})" in flux2
+def test_every_pipeline_is_tried_and_its_row_is_of_these_tests():
+    with (ROOT / "benchmarks" / "results" / "adapters.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["pipeline"] for row in rows} == set(LAYOUTS)
+    assert [row["call"] for row in rows] == [family.name for family in FAMILIES]
+    for row, family in zip(rows, FAMILIES, strict=True):
+        assert row["one_scale"] == row["several_scales"] == "yes"
+        assert row["batch"] == ("yes" if family.splits else "")
+        assert row["spectrum"] == PRESETS[LAYOUTS[row["pipeline"]].preset].kind
+
+
+def test_sizes_the_page_names_are_the_stock_calls():
+    """FLUX.1 makes 360x640 to 352x640: so does the ride, and the plan says so."""
+    assert "360x640 to 352x640" in PAGE
+    with pytest.warns(UserWarning, match="360x640 becomes 352x640"):
+        found = progressive(
+            FLUX.pipe, scales=(1,), **FLUX.arguments(guided=False, height=360, width=640, num_inference_steps=1)
+        ).images
+    assert found.shape[1] == 352 * 640 // 16**2

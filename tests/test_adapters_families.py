@@ -80,7 +80,7 @@ def test_an_item_of_a_batch_is_a_batch_of_one(family: Family):
             one = {name: family.item(name, value, i) for name, value in both.items()}
             alone = ours(family, (1 / 2, 1), generators=[generator(seed)], arguments=one, coupling=coupling)
             n = alone.shape[0]
-            torch.testing.assert_close(batch[i * n : (i + 1) * n], alone, rtol=0, atol=2e-5)
+            torch.testing.assert_close(batch[i * n : (i + 1) * n], alone, rtol=0, atol=1e-4)
 
 
 @first
@@ -181,7 +181,7 @@ def test_a_plan_made_before_is_run_and_one_of_another_call_refused(family: Famil
         adapt(family.pipe, **family.arguments(num_inference_steps=5)).run(plan)
 
 
-@pytest.mark.parametrize("family", (FLUX, Z_IMAGE, WAN_5B), ids=str)
+@pytest.mark.parametrize("family", [FLUX, Z_IMAGE, WAN_5B], ids=str)
 @pytest.mark.parametrize("solver", ["heun", "dpmpp_2m"])
 def test_other_solvers_and_the_papers_clock_run(family: Family, solver):
     found = ours(family, (1 / 2, 1), solver=solver, clock="stage", guided=False)
@@ -189,7 +189,7 @@ def test_other_solvers_and_the_papers_clock_run(family: Family, solver):
     assert not torch.equal(found, ours(family, (1 / 2, 1), clock="stage", guided=False))
 
 
-@pytest.mark.parametrize("family", (FLUX, WAN, Z_IMAGE, SD3), ids=str)
+@pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE, SD3], ids=str)
 def test_velocity_is_the_networks_with_guidance_and_gradients(family: Family):
     """The first Euler step of a run undone; and the derivative of its norm."""
     ride = adapt(family.pipe, generator=generator(), **family.arguments())

@@ -549,7 +549,7 @@ def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_th
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("FluxModularPipeline", "plain pipeline"),
+        ("Flux3ModularPipeline", "plain pipeline"),
         ("FluxPriorReduxPipeline", "no frequencies"),
         ("HunyuanVideoFramepackPipeline", "one stretch of the video after another"),
         ("LatentConsistencyModelPipeline", "fresh noise"),

@@ -139,15 +139,14 @@ def test_measured_speedups_agree_with_the_count():
         assert fastest[0] / fastest[1] == pytest.approx(predicted, rel=0.05)
 
 
-def test_usual_shifts_are_the_adapters():
+def test_usual_shifts_are_the_pipelines():
     """exp(mu) of the dynamic time grids at 1024 x 1024."""
-    from spectral_pd.adapters.base import linear_mu
-    from spectral_pd.adapters.flux2 import empirical_mu
-
-    assert cost.USUAL["flux"].shift == pytest.approx(math.exp(linear_mu(4096, {})))
-    assert cost.USUAL["flux2"].shift == pytest.approx(math.exp(empirical_mu(4096, 50)), rel=1e-4)
-    qwen = {"max_image_seq_len": 8192, "max_shift": 0.9}
-    assert cost.USUAL["qwen-image"].shift == pytest.approx(math.exp(linear_mu(4096, qwen)), rel=1e-4)
+    flux = pytest.importorskip("diffusers.pipelines.flux.pipeline_flux").calculate_shift
+    flux2 = pytest.importorskip("diffusers.pipelines.flux2.pipeline_flux2").compute_empirical_mu
+    assert cost.USUAL["flux"].shift == pytest.approx(math.exp(flux(4096)))
+    assert cost.USUAL["flux2"].shift == pytest.approx(math.exp(flux2(4096, 50)), rel=1e-4)
+    qwen = flux(4096, max_seq_len=8192, max_shift=0.9)
+    assert cost.USUAL["qwen-image"].shift == pytest.approx(math.exp(qwen), rel=1e-4)
 
 
 def test_committed_tables_are_the_computed_ones():

@@ -78,8 +78,8 @@ def undocumented(function, doc):
 
 
 def can_fail(function):
-    """Whether it checks anything itself: at its door or in its body."""
-    return re.search(r"\braise\b|@door\(|\binputs\.\w+\(", inspect.getsource(function)) is not None
+    """Whether it raises anything itself; what its door refuses is what the ranges of its parameters leave out."""
+    return re.search(r"\braise\b", inspect.getsource(function)) is not None
 
 
 @pytest.mark.parametrize("name", PUBLIC)

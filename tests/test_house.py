@@ -24,7 +24,7 @@ def snr(t, power):
     a second time."""
     if t < 0:
         raise ValueError("t is negative")
-    inputs.shape(power, "power")
+    runs.shape(power, "power")
     return power
 
 
@@ -54,6 +54,12 @@ def test_signatures_can_be_read():
     assert house.crowded() == []
 
 
+def test_reading_follows_the_rooms_of_the_door():
+    """Whoever reads `sample` opens the door and the room of runs, and no other room."""
+    rooms = {module.name for module in house.needed_by("sampling") if module.is_door}
+    assert rooms == {"inputs/__init__.py", "inputs/runs.py"}
+
+
 def test_the_top_level_is_what_a_user_needs():
     names = [name for name, value in vars(spectral_pd).items() if not name.startswith("_")]
     assert len([n for n in names if not isinstance(getattr(spectral_pd, n), ModuleType)]) <= 48
@@ -69,7 +75,7 @@ def test_where_to_look_for_names_files_that_hold_it():
         assert what in (ROOT / name).read_text(), f"{name} does not hold {what}"
 
 
-@pytest.mark.parametrize("name", ["planted.py", "inputs.py"])
+@pytest.mark.parametrize("name", ["planted.py", "inputs/planted.py"])
 def test_the_count_sees_what_it_counts(name, monkeypatch):
     """Negative control: a planted module trips every rule; at the door it may refuse and ask."""
     planted = house.Module(name, PLANTED)

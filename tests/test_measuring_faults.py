@@ -77,14 +77,20 @@ def test_counts_of_frames_are_verified(tmp_path, monkeypatch):
     assert [b.values.shape[2] for b in map(Videos([path], clip=4).__getitem__, range(3))] == [4, 4, 1]
 
 
-def test_a_turned_video_is_turned_upright(tmp_path):
-    """Phones store frames lying down and the turn beside them; horizontal is then the wrong axis."""
-    av = pytest.importorskip("av")
-    from spectral_pd.measuring.sources import decode
+def test_a_turned_video_is_turned_upright(monkeypatch):
+    """Phones store frames lying down and the turn, counterclockwise, beside them; horizontal is then the wrong axis."""
+    from contextlib import nullcontext
+    from types import SimpleNamespace
 
-    path = write_film(tmp_path / "film.mkv", [np.pad(f, ((0, 0), (0, 16), (0, 0))) for f in frames_of(2)])
-    assert next(decode(path)).shape == (16, 32, 3)
-    assert hasattr(av.VideoFrame(4, 4, "rgb24"), "rotation")
+    from spectral_pd.measuring import sources
+
+    stored = frames_of(1)[0][:, :8]
+    for rotation, turns in ((0, 0), (90, 1), (-90, 3), (180, 2)):
+        frame = SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
+        container = nullcontext()
+        container.decode = lambda stream, frame=frame: iter([frame])
+        monkeypatch.setattr(sources, "_video", lambda path, c=container: (c, SimpleNamespace()))
+        assert np.array_equal(next(sources.decode("film")), np.rot90(stored, turns))
 
 
 # -- --resume answers for its own data only ---------------------------------------------------------------------------
@@ -520,7 +526,7 @@ def test_a_file_that_breaks_while_it_is_read_costs_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("hostile", "message"),
     [
-        (lambda x: x.to_sparse(), "of torch.sparse_coo"),
+        (lambda x: x.to_sparse(), "layout torch.sparse_coo"),
         (lambda x: torch.nested.nested_tensor(list(x)), "nested"),
         (lambda x: x.to(torch.float8_e5m2), "float8"),
         (lambda x: x.to("meta"), "meta"),
@@ -647,6 +653,8 @@ def test_the_fast_transform_is_the_matrix(basis, n):
     short = x.float()
     error = (basis.forward(short, dims=1).double() - c).abs().max()
     assert error < 1e-5
+    alone = basis.fast(short, transpose=False).double() - c  # as on a device without float64
+    assert alone.abs().max() < 2e-5
 
 
 # -- JSON, messages ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from strategies import within
 from tolerances import assert_close
 
-from spectral_pd import GaussianField, NoiseField, PowerLaw, SpectrumMeter, make_plan, predict, sample, shift_times
+from spectral_pd import GaussianField, NoiseField, PowerLaw, SpectrumMeter, plan_at, predict, sample, shift_times
 
 pywt = pytest.importorskip("pywt", reason="PyWavelets is not installed: pip install PyWavelets")
 
@@ -69,9 +70,9 @@ def test_spectrum_of_white_noise_is_one():
 def test_sampler_does_what_the_prediction_says(wavelet):
     basis = WaveletBasis(wavelet)
     field = GaussianField(LAW, (32, 32), basis=basis)
-    plan = make_plan(shift_times(12, shift=3.0), LAW, (32, 32), scales=(1 / 2, 1), transition_times=(0.9,))
+    plan = plan_at(shift_times(12, shift=3.0), (0.9,), (32, 32), scales=(1 / 2, 1), basis=basis)
     noise = randn(2, 1, 32, 32)
-    result = sample(field.velocity, noise, plan, basis=basis)
+    result = sample(field.velocity, noise, plan)
     gain = predict(plan, field).gain
     assert_close(basis.forward(result), gain * basis.forward(noise))
 
@@ -81,13 +82,13 @@ def test_same_picture_only_in_the_basis_of_the_stages():
     basis = WaveletBasis("db4")
     field = GaussianField(LAW, (32, 32), basis=basis)
     times = shift_times(20, shift=3.0)
-    full = make_plan(times, LAW, (32, 32), scales=(1,))
-    plan = make_plan(times, LAW, (32, 32), scales=(1 / 2, 1), transition_times=(0.97,))
+    full = plan_at(times, (), (32, 32), scales=(1,), basis=basis)
+    plan = plan_at(times, (0.97,), (32, 32), scales=(1 / 2, 1))
     noise = randn(2, 1, 32, 32)
-    reference = sample(field.velocity, noise, full, basis=basis)
+    reference = sample(field.velocity, noise, full)
 
     def error(basis):
-        return float((sample(field.velocity, noise, plan, basis=basis) - reference).square().mean().sqrt())
+        return float((sample(field.velocity, noise, within(plan, basis)) - reference).square().mean().sqrt())
 
     assert error(basis) < 0.02
     assert error(WaveletBasis("db2")) > 5 * error(basis)

@@ -241,5 +241,5 @@ def test_the_snippet_of_the_page():
         calls.append(t)
         return x
 
-    exec(snippet, {**names, "velocity": velocity, "noise": NOISE, "latents": NOISE, "times": TIMES, "law": LAW})
+    exec(snippet, {**names, "velocity": velocity, "noise": NOISE, "latents": NOISE, "plan": FULL, "law": LAW})
     assert calls == [*TIMES[:-1], 0.9]

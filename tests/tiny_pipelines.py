@@ -10,7 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -110,7 +110,7 @@ class Family:
         return {
             **(size if self.sized else {}),
             "num_inference_steps": 6,
-            "output_type": "latent",
+            **({} if self.output == "latents" else {"output_type": "latent"}),
             **dict(self.size),
             **self.prompt(batch, guided, **pictures),
             **changes,
@@ -1471,14 +1471,14 @@ IDEO_CONFIG = dict(
 
 
 def _ideogram():
-    net = lambda: seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG))
+    nets = [seeded(lambda: diffusers.Ideogram4Transformer2DModel(**IDEO_CONFIG)) for _ in range(2)]
     pipe = _flux2(diffusers.Flux2Pipeline)
     made = assembled(
         "Ideogram4Pipeline",
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=pipe.vae,
-        transformer=net(),
-        unconditional_transformer=net(),
+        transformer=nets[0],
+        unconditional_transformer=nets[1],
     )
     made.encode_prompt = _ideogram_encode.__get__(made)
     return made
@@ -1580,6 +1580,7 @@ QWEN_CN_INPAINT = Family(
         "control_image": picture(b, seed=1, height=height, width=width),
         "control_mask": hole(b, height, width),
     },
+    splits=False,
 )
 Z_CN_INPAINT = Family(
     "Z-Image ControlNet inpaint",
@@ -1728,11 +1729,46 @@ def _omni_prompt(batch: int, guided: bool) -> dict[str, Any]:
 Z_OMNI = Family("Z-Image Omni", _omni, _omni_prompt)
 
 
+def modular(name: str, family: Family, *, guided: bool = True) -> Family:
+    """A modular pipeline's denoising blocks around the components of a family's plain pipeline, called with embeddings."""
+
+    def build() -> Any:
+        blocks = getattr(diffusers, name)().blocks
+        for block in list(blocks.sub_blocks):
+            if block != "denoise":
+                blocks.sub_blocks.pop(block)
+        pipe = blocks.init_pipeline()
+        parts = {key: value for key, value in family.pipe.components.items() if value is not None}
+        pipe.update_components(**{key: value for key, value in parts.items() if key in pipe._component_specs})
+        return pipe
+
+    def arguments(batch: int, with_guidance: bool) -> dict[str, Any]:
+        made = {**family.prompt(batch, guided), "output": "latents"}  # guiders have their own scale
+        return {key: value for key, value in made.items() if key not in ("guidance_scale", "true_cfg_scale")}
+
+    return Family(f"{family.name}, modular", build, arguments, output="latents", size=family.size)
+
+
+FLUX_MODULAR = modular("FluxModularPipeline", FLUX, guided=False)
+KONTEXT_MODULAR = replace(modular("FluxKontextModularPipeline", FLUX, guided=False), name="FLUX.1 Kontext, modular")
+FLUX2_MODULAR = modular("Flux2ModularPipeline", FLUX2)
+KLEIN_MODULAR = replace(
+    modular("Flux2KleinModularPipeline", KLEIN, guided=False), name="FLUX.2-klein distilled, modular"
+)
+KLEIN_BASE_MODULAR = modular("Flux2KleinBaseModularPipeline", KLEIN)
+WAN_MODULAR = modular("WanModularPipeline", WAN)
+QWEN_MODULAR = modular("QwenImageModularPipeline", QWEN)
+Z_MODULAR = modular("ZImageModularPipeline", Z_IMAGE)
+SD3_MODULAR = modular("StableDiffusion3ModularPipeline", SD3)
+KREA2_MODULAR = modular("Krea2ModularPipeline", KREA2)
+LTX_MODULAR = modular("LTXModularPipeline", LTX)
+
+
 FAMILIES = tuple(value for value in list(globals().values()) if isinstance(value, Family))
 """All of them; a pipeline class may stand here more than once, called in other ways."""
 
 
 def result(family: Family, out: Any) -> torch.Tensor:
     """The latents of a call's output, or its pictures, as one tensor."""
-    value = getattr(out, family.output)
+    value = out if family.output == "latents" else getattr(out, family.output)
     return torch.stack([picture for item in value for picture in item]) if isinstance(value, list) else value

@@ -13,29 +13,34 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
     (
         layouts.FLUX,
         "Flux FluxKontext FluxImg2Img FluxInpaint FluxFill FluxControl FluxControlImg2Img FluxControlInpaint FluxControlNet "
-        "FluxControlNetImg2Img FluxControlNetInpaint FluxKontextInpaint LongCatImage LongCatImageEdit OvisImage",
+        "FluxControlNetImg2Img FluxControlNetInpaint FluxKontextInpaint LongCatImage LongCatImageEdit OvisImage "
+        "FluxModular FluxKontextModular",
     ),
-    (layouts.FLUX2, "Flux2 Flux2Klein Flux2KleinInpaint"),
+    (layouts.FLUX2, "Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular"),
     (layouts.FLUX2_KV, "Flux2KleinKV"),
     (layouts.CHROMA, "Chroma ChromaImg2Img ChromaInpaint"),
-    (layouts.KREA2, "Krea2"),
+    (layouts.KREA2, "Krea2 Krea2Modular"),
     (layouts.IDEOGRAM4, "Ideogram4"),
     (
         layouts.QWEN_IMAGE,
         "QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint QwenImageLayered "
-        "QwenImageControlNet QwenImageControlNetInpaint",
+        "QwenImageControlNet QwenImageControlNetInpaint QwenImageModular",
     ),
     (layouts.QWEN_IMAGE21, "QwenImage21"),
-    (layouts.Z_IMAGE, "ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni"),
-    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2"),
+    (
+        layouts.Z_IMAGE,
+        "ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular",
+    ),
+    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular"),
     (
         layouts.SD3,
-        "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet",
+        "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet "
+        "StableDiffusion3Modular",
     ),
     (layouts.HUNYUAN_VIDEO, "HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo"),
     (layouts.HUNYUAN_VIDEO15, "HunyuanVideo15 HunyuanVideo15ImageToVideo"),
     (layouts.HUNYUAN_IMAGE, "HunyuanImage"),
-    (layouts.LTX, "LTX LTXImageToVideo"),
+    (layouts.LTX, "LTX LTXImageToVideo LTXModular"),
     (layouts.LTX2, "LTX2"),
     (layouts.LUMINA2, "Lumina2"),
     (layouts.COGVIEW4, "CogView4 CogView4Control"),
@@ -80,8 +85,8 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     (
         "*Framepack* SkyReelsV2DiffusionForcing* LTXI2VLong* WanAnimate* AnyFlowFAR* SanaWM* ChronoEdit*",
-        "it denoises one stretch of the video after another, or drops frames on the way, and a plan is made for one run of one size; "
-        "use the family's plain pipeline",
+        "it denoises one stretch of the video after another, or drops frames on the way, and a plan is made for one run of one "
+        "size; use the family's plain pipeline",
     ),
     ("Helios*", "it runs coarse to fine by itself, with correlated noise between its own sizes"),
     (
@@ -106,8 +111,9 @@ REFUSED: Sequence[tuple[str, str]] = (
         "VisualClozeGenerationPipeline's network is FLUX.1 Fill: use FluxFillPipeline",
     ),
     (
-        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* "
-        "Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* StableDiffusion3PAG* SkyReelsV2ImageToVideo",
+        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "
+        "MotifVideo* Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
+        "StableDiffusion3PAG* SkyReelsV2ImageToVideo",
         "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
     ),
     (

@@ -65,7 +65,7 @@ class Seat:
     packed: bool
     flat: bool = False
     stage: Grid = ()
-    state: Tensor | None = None
+    state: Tensor = field(default_factory=lambda: torch.empty(0))
     time: float | None = None
     until: float = 0.0
     clock: float = 1.0
@@ -210,7 +210,24 @@ class Layout:
 
     def warnings(self, plan: Plan, pipe: Any, arguments: Inputs) -> tuple[str, ...]:
         """What a careful reader should know of `plan` with this family's networks, and of what the call makes of its size."""
-        return self.note(plan, pipe)
+        texts = list(self.note(plan, pipe))
+        asked, cell = tuple(arguments.get(name) for name in ("height", "width")), pixels_of_a_point(pipe)
+        given = tuple(cell * n for n in plan.shape)
+        if all(isinstance(n, int) for n in asked) and asked != given:
+            texts.append(f"{asked[0]}x{asked[1]} becomes {given[0]}x{given[1]}, as in the stock call")
+        small = cell * min(plan.shapes[0])
+        if small < self.trained <= cell * min(plan.shape):
+            texts.append(
+                f"the first stage has a side of {small} pixels; the family's networks were trained at {self.trained} and more: "
+                f"use larger scales, or see what its pictures look like"
+            )
+        return tuple(texts)
+
+
+def pixels_of_a_point(pipe: Any) -> int:
+    """Pixels of a latent point along an axis, as the pipelines name them; 1 where there is no autoencoder."""
+    names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), 1)
 
 
 def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Seat:
@@ -574,6 +591,7 @@ WAN = Layout(
     "wan",
     in_space,
     {**SPATIAL, "control_hidden_states": frames_control},
+    trained=480,  # the smallest size its authors give, 832x480
     begin=local_experts,
     note=expert_order,
 )
@@ -598,8 +616,8 @@ LTX = Layout(
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
 COGVIEW4 = Layout("sd3", in_space, SPATIAL)
-AURA_FLOW = Layout("sd3", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
-SANA = Layout("flux", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
+AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
+SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
 PRX = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
 PRX_PIXEL = replace(PRX, output=velocity_of_denoised)
@@ -616,4 +634,5 @@ KANDINSKY5 = Layout(
     },
     channels_last=True,
     channels="out_visual_dim",
+    trained=512,  # its checkpoints are for 512x768 and, of pictures, a list of sizes from 640 on
 )

@@ -1,4 +1,4 @@
-r"""Riding a pipeline's own loop: the pipeline keeps its full-size latents and never notices that the model works on smaller ones.
+r"""Riding a pipeline's own loop: it keeps its full-size latents and never notices that the model works on smaller ones.
 
 Three seams, all outside the pipeline's code:
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,12 +86,16 @@ class Ride:
         return seen[0]
 
     def _until_enough(self, seated_call: _Seated) -> None:
+        log = logging.getLogger("diffusers.modular_pipelines")  # whose blocks log whatever passes through them
+        level = log.level
         try:
+            log.setLevel(logging.CRITICAL)
             with seated_call.riding():
                 self.pipe(**self.arguments)
         except _Enough:
             pass
         finally:
+            log.setLevel(level)
             if hasattr(self.pipe, "maybe_free_model_hooks"):
                 self.pipe.maybe_free_model_hooks()
 
@@ -487,7 +492,10 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
     TypeError
         Another name.
     """
-    known = [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # a modular pipeline's blocks name their own
+    known = [name for name in parameters if name != "self"]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise TypeError(

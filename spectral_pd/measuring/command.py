@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from spectral_pd import autoencoders, inputs
 from spectral_pd.bases import BASES
+from spectral_pd.inputs import storage
 from spectral_pd.measuring.options import Options
 from spectral_pd.measuring.report import draw, measure
 from spectral_pd.measuring.stream import rank_and_world
@@ -23,9 +24,9 @@ from spectral_pd.measuring.stream import rank_and_world
 GROUPS = {"size": "data", "basis": "fit", "batch_size": "run"}
 """The option each group of flags begins with."""
 OUTPUTS = {
-    "json": (inputs.output_file, "OUT", "write law and measurement, for 'plan --spectrum'"),
-    "table": (inputs.output_file, "OUT", "write the measured table (Spectrum.load reads it)"),
-    "figure": (inputs.figure_file, "OUT.png", "draw spectrum, law and residuals"),
+    "json": (storage.output_file, "OUT", "write law and measurement, for 'plan --spectrum'"),
+    "table": (storage.output_file, "OUT", "write the measured table (Spectrum.load reads it)"),
+    "figure": (storage.figure_file, "OUT.png", "draw spectrum, law and residuals"),
 }
 
 
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         given["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     options = Options(**{**given, "basis": BASES[args.basis]})
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
-    inputs.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
+    storage.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
     with _process_group(options.device):
         encoder = None if args.vae is None else autoencoders.load(args.vae, device=options.device or "cpu").encode
         measurement = measure(

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import inputs
 from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
+from spectral_pd.inputs import storage
 from spectral_pd.meter import power_spectrum
 from spectral_pd.plotting import plot_activation, plot_spectrum, plot_strips
 from spectral_pd.power import PowerLaw, Spectrum
@@ -232,7 +232,7 @@ def run_demo(
         A figure that cannot be written, or of an unknown format.
     """
     if figure is not None:
-        inputs.figure_file(figure, "figure")  # now, not after a minute of sampling
+        storage.figure_file(figure, "figure")  # now, not after a minute of sampling
         import matplotlib
 
         matplotlib.use("Agg")

@@ -29,7 +29,7 @@ import numpy as np
 
 from spectral_pd import inputs
 from spectral_pd.fit import Weights, fit_band, fit_power_law, fit_weights, least_squares
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, spectra
 from spectral_pd.meter import Replicates
 from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
@@ -90,7 +90,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-@door(level=inputs.level)
+@door(level=spectra.level)
 def estimate(
     value: float,
     replicates: np.ndarray,
@@ -126,7 +126,7 @@ def estimate(
     '2 [1.8006, 2.1994]'
     """
     usable = replicates[np.isfinite(replicates)]
-    inputs.estimable(samples, usable.size, replicates.size)
+    spectra.estimable(samples, usable.size, replicates.size)
     spread = float(np.std(scale(usable), ddof=1)) * math.sqrt(samples / (samples - 1))
     reach = student_quantile((1 + level) / 2, samples - 1) * spread
     centre = float(scale(np.asarray(value)))
@@ -194,7 +194,7 @@ def _logs(
     inside = fit_band(spectrum, band)
     omega = spectrum.frequency if spectrum.binning is None else spectrum.binning.effective_frequency(law.exponent)
     power = np.zeros((0, len(omega))) if replicates is None else replicates.power
-    inputs.same_bins(power.shape[1], len(omega))
+    spectra.same_bins(power.shape[1], len(omega))
     power = power[:, inside]
     logs = np.log(power[(power > 0).all(1)])
     return _Logs(
@@ -329,7 +329,7 @@ def curvature(
     True
     """
     logs = _logs(spectrum, replicates, band, weights)
-    inputs.enough_bins(len(logs.x), 3, "a parabola")
+    spectra.enough_bins(len(logs.x), 3, "a parabola")
     x = logs.x - logs.x.mean()
     columns = np.stack([np.ones_like(x), x, x**2], 1)
     (_, slope, coefficient), _, _ = least_squares(columns, logs.y, logs.weight)
@@ -396,7 +396,7 @@ def broken_power_law(
     """
     logs = _logs(spectrum, replicates, band, weights)
     count = len(logs.x)
-    inputs.enough_bins(count, 8, "a break")
+    spectra.enough_bins(count, 8, "a break")
     _, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
     rows = np.vstack([logs.y, logs.replicates])
     best = np.full(len(rows), np.inf)
@@ -466,7 +466,7 @@ def noise_floor(
     True
     """
     logs = _logs(spectrum, replicates, band, weights)
-    inputs.enough_bins(len(logs.x), 4, "a law with a floor")
+    spectra.enough_bins(len(logs.x), 4, "a law with a floor")
     rows = np.vstack([logs.y, logs.replicates])
     lowest = np.exp(rows.min(1, keepdims=True))
     start, _, _ = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), rows, logs.weight)
@@ -554,7 +554,7 @@ def anisotropy(
     >>> 0.9 < ratio.value < 1.1
     True
     """
-    inputs.two_axes(0 if spectrum.binning is None else directional.shape[0])
+    spectra.two_axes(0 if spectrum.binning is None else directional.shape[0])
     law = fit_power_law(spectrum, band=band)
     inside = fit_band(spectrum, band)
     assert spectrum.binning is not None

@@ -15,6 +15,7 @@ import torch
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis
 from spectral_pd.fit import Weights, weights_word
+from spectral_pd.inputs import spectra, storage
 
 R = TypeVar("R")
 
@@ -66,7 +67,7 @@ class Options:
 
     size: tuple[int, int] | None = option(
         None,
-        inputs.optional(inputs.picture_size),
+        inputs.optional(storage.picture_size),
         "grid of pictures and frames: one side, or H W",
         nargs="+",
         metavar="N",
@@ -89,27 +90,29 @@ class Options:
     column: str | None = option(None, inputs.optional(inputs.instance(str, "a text")))
     basis: Basis = option(DCT, BASIS, "orthonormal basis to measure in", choices=sorted(BASES), default="dct")
     band: tuple[float, float] | None = option(
-        None, inputs.optional(inputs.band), "fit only these cycles per side", nargs=2, metavar=("LOW", "HIGH")
+        None, inputs.optional(spectra.band), "fit only these cycles per side", nargs=2, metavar=("LOW", "HIGH")
     )
     weights: Weights = option("uniform", weights_word, "of the bins", choices=("uniform", "count", "log"))
-    replicates: int = option(200, inputs.replicates, "replicates for intervals; 0 for none", "--bootstrap", metavar="B")
-    seed: int = option(0, inputs.seed, "of the bootstrap")
+    replicates: int = option(
+        200, spectra.replicates, "replicates for intervals; 0 for none", "--bootstrap", metavar="B"
+    )
+    seed: int = option(0, inputs.integer, "of the bootstrap")
     scales: Sequence[float] = option((0.5, 1.0), inputs.scales, "report t* for these scales", nargs="+")
     delta: float = option(0.01, inputs.one_delta, "tolerated velocity error for t*")
-    level: float = option(0.95, inputs.level)
+    level: float = option(0.95, spectra.level)
     batch_size: int = option(16, inputs.count, "samples a batch")
     workers: int = option(0, inputs.whole(0), "processes that read ahead")
     device: torch.device | None = option(
-        None, inputs.optional(inputs.device), "where to transform and encode, e.g. cuda", type=str
+        None, inputs.optional(storage.device), "where to transform and encode, e.g. cuda", type=str
     )
     resume: Path | None = option(
         None,
-        inputs.optional(inputs.output_file),
+        inputs.optional(storage.output_file),
         "checkpoint: continue from it if it exists, and keep it",
         type=str,
         metavar="STATE.pt",
     )
-    every: float = option(30.0, inputs.seconds, "seconds between them", "--checkpoint-every", metavar="S")
+    every: float = option(30.0, storage.seconds, "seconds between them", "--checkpoint-every", metavar="S")
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.fit import fit_power_law
-from spectral_pd.inputs import door
+from spectral_pd.inputs import door, storage
 from spectral_pd.measuring.diagnostics import (
     BrokenPowerLaw,
     Confidence,
@@ -300,14 +300,14 @@ def measure(
     >>> measure(torch.randn(64, 4, 32, 32, generator=torch.Generator().manual_seed(0))).law.shape
     (32, 32)
     """
-    inputs.one_order(data, many=rank_and_world()[1] > 1, resume=options.resume is not None)
+    storage.one_order(data, many=rank_and_world()[1] > 1, resume=options.resume is not None)
     opened = open_source(data, options=options)
     meter, skipped = accumulate(opened, options=options, encoder=encoder, progress=progress)
     notes = getattr(opened, "notes", ())
     return assess(meter, options=options, source=source, skipped=skipped, notes=notes)
 
 
-@door(path=inputs.figure_file)
+@door(path=storage.figure_file)
 def draw(path: str | Path, measurement: Measurement) -> None:
     """The measurement as a figure: spectrum with its law and channels, residuals with their bootstrap band."""
     from matplotlib.figure import Figure  # without pyplot, whose window system is the caller's to choose

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.fit import as_batch, batching
+from spectral_pd.inputs import spectra, storage
 from spectral_pd.measuring.options import Options, chosen
 
 IMAGES = frozenset(
@@ -243,7 +244,7 @@ def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: str 
     from PIL import Image, ImageOps
 
     inputs.choice("resize", "crop")(fit, "fit")
-    inputs.picture(image)
+    storage.picture(image)
     image = ImageOps.exif_transpose(image)
     deep = image.mode.startswith("I;16")
     image = image.convert("F" if deep else "RGB")
@@ -271,7 +272,7 @@ def real_tensor(value: Any, name: str) -> Tensor:
     TypeError
         Whole or complex numbers, a mask, nested or no numbers at all.
     """
-    if isinstance(inputs.unmasked(value, name), Tensor):
+    if isinstance(spectra.unmasked(value, name), Tensor):
         tensor = value.dequantize() if value.is_quantized else value
         tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
     else:
@@ -282,7 +283,7 @@ def real_tensor(value: Any, name: str) -> Tensor:
             tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=native))
         except TypeError as error:
             raise TypeError(f"{name} is {type(value).__name__}: {error}; pass tensors, arrays or images") from None
-    inputs.real(tensor, name)
+    storage.real(tensor, name)
     return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
@@ -299,12 +300,12 @@ def sample_tensor(value: Any, options: Options) -> Tensor:
     """
     if isinstance(value, dict):
         names = [options.column] if options.column else ["image", "pixel_values", "latents", "latent", "img"]
-        value = inputs.first_field(value, names)
-    value = inputs.measured_entry(value, "a sample")
+        value = storage.first_field(value, names)
+    value = storage.entry(value, "a sample")
     if hasattr(value, "getexif"):
         return picture_tensor(value, options.size, fit=options.fit)
     tensor = real_tensor(value, "a sample")
-    inputs.at_least_planes(tuple(tensor.shape), "a sample")
+    storage.at_least_planes(tuple(tensor.shape), "a sample")
     return tensor
 
 
@@ -342,7 +343,7 @@ class Items(Source):
         size, errors = self.options.batch_size, self.options.errors
         tensors: dict[int, Tensor] = {}
         skipped = []
-        for i in range(inputs.place(number, len(self)) * size, min((number + 1) * size, len(self.data))):
+        for i in range(storage.place(number, len(self)) * size, min((number + 1) * size, len(self.data))):
             try:
                 tensors[i] = self.sample(i)
             except NOT_TO_SKIP:
@@ -352,7 +353,7 @@ class Items(Source):
                     raise plain(error, self.name(i)) from error
                 skipped.append(f"{self.name(i)}: {reason(error)}")
         kept = list(tensors)
-        inputs.one_shape({self.name(i): tuple(x.shape) for i, x in tensors.items()})
+        storage.one_shape({self.name(i): tuple(x.shape) for i, x in tensors.items()})
         values = torch.stack(list(tensors.values())) if tensors else None
         batch = Batch(values, torch.tensor(kept, dtype=torch.int64, device="cpu"), tuple(skipped))
         return _finite(batch, lambda place: self.name(kept[place]), errors)
@@ -406,7 +407,7 @@ def open_array(path: Path) -> Any:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as stored:
-                return stored[inputs.only(stored.files)]
+                return stored[storage.only(stored.files)]
         if suffix == ".safetensors":
             return _open_safetensors(path)
         # A name that is no text in this system's encoding has to be opened by Python.
@@ -414,7 +415,7 @@ def open_array(path: Path) -> Any:
         value = torch.load(path if mapped else path.open("rb"), map_location="cpu", weights_only=True, mmap=mapped)
         if isinstance(value, dict):
             tensors = {name: v for name, v in value.items() if isinstance(v, Tensor)}
-            value = tensors[inputs.only(list(tensors))]
+            value = tensors[storage.only(list(tensors))]
         if not isinstance(value, Tensor):
             raise TypeError(f"holds a {type(value).__name__}; save one tensor")
         return real_tensor(value, "the tensor")
@@ -438,9 +439,9 @@ def _open_safetensors(path: Path) -> Any:
         raise ModuleNotFoundError(f"reading {path} needs safetensors: pip install safetensors") from error
     if not _is_text(path):
         tensors = load(path.read_bytes())
-        return tensors[inputs.only(list(tensors))]
+        return tensors[storage.only(list(tensors))]
     handle = safe_open(path, framework="pt")
-    return _Slice(handle.get_slice(inputs.only(list(handle.keys()))))
+    return _Slice(handle.get_slice(storage.only(list(handle.keys()))))
 
 
 class _Slice:
@@ -483,7 +484,7 @@ class Arrays(Source):
             try:
                 stored = open_array(path)
                 shape = tuple(stored.shape)
-                inputs.at_least_planes(shape, str(path))
+                storage.at_least_planes(shape, str(path))
                 real_tensor(np.array(stored[:0]) if isinstance(stored, np.ndarray) else stored[:0], str(path))
             except (ValueError, TypeError) as error:
                 if options.errors == "raise":
@@ -508,7 +509,7 @@ class Arrays(Source):
         return len(self._batches)
 
     def __getitem__(self, number: int) -> Batch:
-        parts, first = self._batches[inputs.place(number, len(self))]
+        parts, first = self._batches[storage.place(number, len(self))]
         tensors: list[Tensor] = []
         numbers: list[int] = []
         names: list[str] = []
@@ -590,7 +591,7 @@ class Videos(Source):
         return self._first[-1]
 
     def __getitem__(self, number: int) -> Batch:
-        skipped = tuple(self.broken) if inputs.place(number, len(self)) == 0 else ()
+        skipped = tuple(self.broken) if storage.place(number, len(self)) == 0 else ()
         f = bisect.bisect_right(self._first, number) - 1
         start = (number - self._first[f]) * self.options.clip
         stop = min(start + self.options.clip, self._counts[f])
@@ -656,7 +657,7 @@ def _video(path: Path) -> Any:
 def count_frames(path: Path) -> int:
     """Number of frames a video stores, from its packets. ValueError when there are none."""
     container, stream = _video(path)
-    with container, inputs.naming(f"{path} cannot be decoded"):
+    with container, spectra.naming(f"{path} cannot be decoded"):
         frames = sum(bool(packet.size) and not packet.is_discard for packet in container.demux(stream))
     if frames < 1:
         raise ValueError(f"{path} has no frames")
@@ -706,7 +707,7 @@ class Chain(Source):
         return self._first[-1]
 
     def __getitem__(self, number: int) -> Batch:
-        s = bisect.bisect_right(self._first, inputs.place(number, len(self))) - 1
+        s = bisect.bisect_right(self._first, storage.place(number, len(self))) - 1
         batch = self.sources[s][number - self._first[s]]
         early = self.skipped if number == 0 else ()
         return replace(batch, index=batch.index + self._offset[s], skipped=early + batch.skipped)
@@ -736,7 +737,7 @@ def open_files(paths: Sequence[str | Path], *, options: Options) -> Source:
     """
     files, notes = find_files(paths)
     pictures, arrays, videos = ([f for f in files if f.suffix.lower() in kind] for kind in (IMAGES, ARRAYS, VIDEOS))
-    inputs.no_size_for_arrays(options.size, arrays)
+    storage.no_size_for_arrays(options.size, arrays)
     parts: list[tuple[Source, int]] = []
     if pictures:
         parts.append((Images(pictures, options=options), len(pictures)))
@@ -769,7 +770,7 @@ def iterate(data: Any, *, options: Options) -> Iterator[Batch]:
         Rank below 2; an element of which two entries could be meant; NaN or infinity (unless skipped).
     """
     first = 0
-    for element in inputs.iterable(data, "source"):
+    for element in storage.source(data, "source"):
         x = sample_tensor(element, options)
         values = x[None] if options.frames and x.ndim == 4 else as_batch(x, batched=batching(data))
         numbers = torch.arange(first, first + values.shape[0], device="cpu")
@@ -800,7 +801,7 @@ def open_source(data: Any, *, options: Options) -> Source | Iterator[Batch]:
         return open_files(data, options=options)
     if isinstance(data, Source):
         return data
-    inputs.no_mapping(data, "source")
+    storage.no_mapping(data, "source")
     if isinstance(data, (Tensor, np.ndarray)):
         x = real_tensor(data, "source")
         data = x.split(options.batch_size) if x.ndim > 3 and not (options.frames and x.ndim == 4) else [x]

@@ -25,8 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import inputs
 from spectral_pd.fit import fit_band
+from spectral_pd.inputs import storage
 from spectral_pd.measuring.options import Options, chosen
 from spectral_pd.measuring.sources import Batch, Source, content, plain, reason
 from spectral_pd.meter import SpectrumMeter
@@ -54,7 +54,7 @@ class _Reader(torch.utils.data.Dataset):
             batch = self.source[number]
             values = batch.values
             if values is not None:
-                inputs.sendable(values, f"batch {number}")
+                storage.sendable(values, f"batch {number}")
                 values = values.detach()
             return number, Batch(values, batch.index, tuple(map(str, batch.skipped)))
         except Exception as error:
@@ -104,8 +104,8 @@ class _Trail:
             if count > done:
                 yield number, batch
             elif count == done:
-                inputs.same_run(path, "data", digest, self.digest)
-        inputs.same_run(path, "batches", done, min(done, count))
+                storage.same_run(path, "data", digest, self.digest)
+        storage.same_run(path, "batches", done, min(done, count))
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
             f"{path} is not a checkpoint of this library ({reason(error)}); remove it or name another"
         ) from None
     for name, value in identity.items():
-        inputs.same_run(path, name, found.get(name), value)
+        storage.same_run(path, name, found.get(name), value)
     return state
 
 
