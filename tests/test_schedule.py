@@ -354,9 +354,20 @@ def test_printed_tokens():
     assert (first[10], second[10]) == ("1024", "4096")
 
 
+def test_a_plan_prints_how_sure_its_transitions_are():
+    times, law = shift_times(50, shift=3), PRESETS["flux2"]
+    plan = make_plan(times, law, FULL, scales=(1 / 4, 1 / 2, 1))
+    for stage in plan.stages[:-1]:
+        low, high = law.t_star_interval(stage.shape, FULL, delta=0.01)
+        assert low < stage.t_star < high
+        size = "x".join(map(str, stage.shape))
+        assert f"note: t* of {size} lies in [{low:.4f}, {high:.4f}], 95 % over the data" in str(plan)
+    assert "lies in" not in str(flux_plan(50))  # the authors' fits come without intervals
+
+
 def test_printed_warnings():
-    text = str(make_plan(shift_times(12, shift=3), PRESETS["sd3"], (90, 160), scales=(0.3, 1)))
-    assert "warning: the spectrum is borrowed (FLUX.1's fit (DCT), not measured on Stable Diffusion 3 latents; " in text
-    assert "warning: the spectrum was measured on 128x128 and is rescaled to 90x160" in text
+    text = str(make_plan(shift_times(12, shift=3), PRESETS["qwen-image"], (90, 160), scales=(0.3, 1)))
+    assert "warning: the spectrum is borrowed (WAN 2.1's fit, not measured on Qwen-Image latents" in text
+    assert "warning: the spectrum was measured on 60x104 and is rescaled to 90x160" in text
     rounded = str(plan_at(shift_times(12), (0.5,), (9, 9), scales=(0.5, 1)))
     assert "warning: scale 0.5 of 9x9 is rounded to 4x4" in rounded

@@ -10,10 +10,9 @@ import pytest
 import torch
 from strategies import randn
 
-from spectral_pd import PowerLaw, fit_spectrum
+from spectral_pd import fit_spectrum
 from spectral_pd.__main__ import main
 from spectral_pd.measuring import measure
-from spectral_pd.measuring.encoder import Encoder
 from spectral_pd.measuring.sources import (
     Arrays,
     Batch,
@@ -410,132 +409,7 @@ def test_broken_video(tmp_path):
         open_source(tmp_path, errors="skip")
 
 
-# -- the autoencoder on the way ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory):
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
-    path = tmp_path_factory.mktemp("vae")
-    model.save_pretrained(path)
-    return model.eval(), path
-
-
-def test_encoder_gives_the_denoisers_latents(vae):
-    model, path = vae
-    encoder = Encoder.load(path)
-    x = randn(2, 3, 32, 32, seed=9).float()
-    with torch.no_grad():
-        mode = model.encode(x).latent_dist.mode()
-    z = encoder(x)
-    assert z.shape == (2, 4, 16, 16)
-    torch.testing.assert_close(z, (mode - 0.1159) * 0.3611)
-    assert not torch.allclose(z, mode)  # negative control: without the factors
-    torch.testing.assert_close(encoder(x[:, :1]), encoder(x[:, :1].expand(-1, 3, -1, -1)))
-
-
-def test_an_image_model_encodes_every_frame_of_a_clip(vae):
-    encoder = Encoder.load(vae[1])
-    clip = randn(2, 3, 5, 32, 32, seed=11).float()
-    z = encoder(clip)
-    assert z.shape == (2, 4, 5, 16, 16)
-    torch.testing.assert_close(z[1, :, 3], encoder(clip[1:, :, 3])[0])
-    assert not encoder.video
-    with pytest.raises(ValueError, match=r"pictures have shape \(3, 32, 32\); pass"):
-        encoder(clip[0, :, 0])
-
-
-def test_encoder_with_statistics_per_channel(vae):
-    """As pipelines decode: z std / scaling + mean. SDXL's derivatives keep them in the configuration, LTX in buffers."""
-    model, _ = vae
-    x = randn(1, 3, 32, 32, seed=10).float()
-    with torch.no_grad():
-        mode = model.encode(x).latent_dist.mode()
-    mean, deviation = (torch.tensor(v) for v in ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]))
-    expected = (mode - mean.reshape(1, 4, 1, 1)) / deviation.reshape(1, 4, 1, 1) * 0.3611
-    model.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
-    torch.testing.assert_close(Encoder(model)(x), expected)
-    model.register_to_config(latents_mean=None, latents_std=None)
-    model._buffers.update(latents_mean=mean, latents_std=deviation)
-    torch.testing.assert_close(Encoder(model)(x), expected)
-    model._buffers.clear()
-
-
-def test_video_model_takes_clips_and_pictures():
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(1)
-    model = diffusers.AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
-    encoder = Encoder(model)
-    assert encoder.video
-    clip = randn(2, 3, 5, 32, 32, seed=12).float()
-    with torch.no_grad():
-        mode = model.encode(clip).latent_dist.mode()
-    mean, deviation = (
-        torch.tensor(v).reshape(1, 16, 1, 1, 1) for v in (model.config.latents_mean, model.config.latents_std)
-    )
-    z = encoder(clip)
-    assert z.shape == (2, 16, 2, 4, 4)  # 5 frames: the first, and four in one
-    torch.testing.assert_close(z, (mode - mean) / deviation)
-    torch.testing.assert_close(encoder(clip[:, :, 0]), z[:, :, :1])  # a picture is a clip of one frame
-
-
-def test_flux2_latents_are_normalised_in_patches_and_laid_out_in_space():
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(2)
-    model = diffusers.AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 4),
-        latent_channels=8,
-        norm_num_groups=2,
-        layers_per_block=1,
-    ).eval()
-    model.bn.running_mean.normal_()
-    model.bn.running_var.uniform_(0.5, 2)
-    x = randn(1, 3, 32, 32, seed=13).float()
-    z = Encoder(model)(x)
-    assert z.shape == (1, 8, 16, 16)
-    pipeline = diffusers.Flux2Pipeline
-    with torch.no_grad():
-        patches = pipeline._patchify_latents(model.encode(x).latent_dist.mode())
-    mean, deviation = model.bn.running_mean, (model.bn.running_var + model.config.batch_norm_eps).sqrt()
-    expected = (patches - mean.reshape(1, -1, 1, 1)) / deviation.reshape(1, -1, 1, 1)
-    torch.testing.assert_close(torch.nn.functional.pixel_unshuffle(z, 2), expected)  # as the ride lays them out
-
-
-def test_fit_command_encodes_on_the_way(vae, tmp_path, capsys):
-    _, path = vae
-    for i in range(5):
-        picture(40, 50, seed=i).save(tmp_path / f"{i}.png")
-    law = tmp_path / "law.json"
-    command = ["fit", tmp_path, "--size", 32, "--batch-size", 2, "--vae", path, "--json", law]
-    assert main([str(a) for a in command]) == 0
-    assert "5 samples, 20 planes of 16x16, 4 channels" in capsys.readouterr().out
-    fitted = PowerLaw.load(law)
-    assert fitted.data == f"5 samples, grid 16x16, of {tmp_path} through {path}"
-    pictures = everything(open_source(tmp_path, size=(32, 32), batch_size=8))[0]
-    expected = fit_spectrum(Encoder.load(path)(pictures))
-    assert fitted.amplitude == pytest.approx(expected.amplitude, rel=1e-4)
-    assert fitted.exponent == pytest.approx(expected.exponent, rel=1e-4)
-
-
-def test_encoder_refuses_other_folders(tmp_path):
-    pytest.importorskip("diffusers")
-    with pytest.raises(ValueError, match=r"has no config\.json"):
-        Encoder.load(tmp_path)
-    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(ValueError, match="describes a 'UNet2DModel'; an AutoencoderKL model is needed"):
-        Encoder.load(tmp_path)
+# -- processes ----------------------------------------------------------------------------------------------------------
 
 
 def test_sources_travel_to_workers(folder, film, tmp_path_factory):

@@ -1,8 +1,10 @@
 """Measuring and fitting: scipy as oracle, recovery of known power laws, wrong binning as negative control, files."""
 
+import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from spectral_pd import (
     PowerLaw,
     Spectrum,
     SpectrumMeter,
+    activation_time,
     fit_power_law,
     fit_spectrum,
     power_spectrum,
@@ -303,20 +306,72 @@ def test_a_table_owns_its_numbers():
 def test_presets_say_where_they_come_from():
     flux, wan, pixels = PRESETS["flux"], PRESETS["wan"], PRESETS["pixels"]
     assert (flux.amplitude, flux.exponent, flux.r2, flux.shape) == (203.615097, 1.915461, 0.978, (128, 128))
-    assert (wan.amplitude, wan.exponent, wan.r2) == (219.484718, 2.422687, 0.999)
+    assert (wan.amplitude, wan.exponent, wan.r2, wan.shape) == (219.484718, 2.422687, 0.999, (60, 104))
     assert (pixels.amplitude, pixels.exponent, pixels.r2, pixels.shape) == (3745.46, 2.4493, 1.0, (512, 512))
     assert PRESETS["z-image"](3.0) == flux(3.0)
+    assert PRESETS["qwen-image"](3.0) == wan(3.0)
+    published = ("flux", "z-image", "wan", "pixels")
     for name, law in PRESETS.items():
         assert law.shape is not None, name
         assert law.basis == "dct", name
         assert law.date.startswith("2026-"), name
-        assert "VChitect videos" in law.data if name == "wan" else "Aesthetics-Train-V2" in law.data, name
-        measured = name in ("flux", "z-image", "wan", "pixels")
-        assert law.kind == ("measured" if measured else "borrowed"), name
-        assert ("arXiv 2605.18736, App. C" in law.source) == measured, name
-        assert ("not measured on" in law.source) != measured, name
+        if name in published:
+            assert law.kind == "measured", name
+            assert "VChitect videos" in law.data if name == "wan" else "Aesthetics-Train-V2" in law.data, name
+        assert ("arXiv 2605.18736, App. C" in law.source) == (name in published), name
+        assert ("not measured on" in law.source) == (law.kind == "borrowed") == (name == "qwen-image"), name
+        assert (law.covariance is not None) == (law.kind == "measured, distilled encoder"), name
     with pytest.raises(TypeError, match="data is list; pass a text"):
         PowerLaw(1.0, 2.0, data=["latents"])
+
+
+def test_measured_presets_are_the_rows_of_the_benchmark():
+    """And the control: the authors' law of FLUX.1's own autoencoder lies within the intervals of the distilled one's."""
+    path = Path(__file__).parents[1] / "benchmarks/results/latent_spectra.csv"
+    rows = list(csv.DictReader(path.open(newline="")))
+    encoders = {"flux2": "taef2", "sd3": "taesd3", "sdxl": "taesdxl", "sd": "taesd", "sana": "taesana"}
+    measured = {name for name, law in PRESETS.items() if law.kind == "measured, distilled encoder"}
+    assert measured == set(encoders)
+    for name, encoder in encoders.items():
+        law = PRESETS[name]
+        (row,) = (r for r in rows if r["encoder"] == encoder and r["set"] == ("lomiri" if name == "sana" else "all"))
+        assert (law.amplitude, law.exponent, law.r2) == tuple(float(row[k]) for k in ("amplitude", "exponent", "r2"))
+        assert law.covariance == tuple(map(float, row["covariance"].split()))
+        assert "x".join(map(str, law.shape)) == row["grid"]
+        assert law.data.startswith(f"{row['samples']} photographs through")
+        half = tuple(n // 2 for n in law.shape)
+        low, high = law.t_star_interval(half, law.shape, delta=0.01)
+        assert law.t_star(half, law.shape, delta=0.01) == pytest.approx(float(row["transition"]), abs=1e-5)
+        assert (low, high) == pytest.approx([float(row[f"transition_{end}"]) for end in ("low", "high")], abs=0.005)
+    (control,) = (r for r in rows if (r["encoder"], r["pixels"], r["set"]) == ("taef1", "1024", "all"))
+    flux = PRESETS["flux"]
+    for what, value in (
+        ("amplitude", flux.amplitude),
+        ("exponent", flux.exponent),
+        ("transition", flux.t_star((64, 64), (128, 128), delta=0.01)),
+    ):
+        assert float(control[f"{what}_low"]) <= value <= float(control[f"{what}_high"]), what
+
+
+def test_the_covariance_of_a_law():
+    law = PowerLaw(100.0, 2.0, shape=(64, 64), covariance=(0.04, 0.009, 0.0025))
+    assert law.t_star_interval((32, 32), (64, 64), delta=0.01, level=1e-9) == pytest.approx(
+        [law.t_star((32, 32), (64, 64), delta=0.01)] * 2
+    )
+    low, high = law.t_star_interval((32, 32), (64, 64), delta=0.01)
+    # log P at the cut, 16 cycles, by hand: variance 0.04 - 2 log 16 0.009 + log 16^2 0.0025.
+    spread = 1.959964 * math.sqrt(0.04 - 2 * math.log(16) * 0.009 + math.log(16) ** 2 * 0.0025)
+    assert high == pytest.approx(activation_time(law(16.0) * math.exp(spread), 0.01))
+    assert low == pytest.approx(activation_time(law(16.0) * math.exp(-spread), 0.01))
+    assert law.at((128, 128)).covariance == law.covariance
+    assert PowerLaw(100.0, 2.0).t_star_interval((32, 32), (64, 64), delta=0.01) is None
+    for bad, message in (
+        ((0.1, 0.2), "must be"),
+        ((-1.0, 0.0, 1.0), "no covariance"),
+        ((1.0, 2.0, 1.0), "no covariance"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            PowerLaw(1.0, 2.0, covariance=bad)
 
 
 # -- channels ---------------------------------------------------------------------------------------------------------

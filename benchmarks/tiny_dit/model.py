@@ -125,7 +125,7 @@ class TinyDiT(nn.Module):
         modulation = self.modulation(hidden).unflatten(-1, (6, -1))
 
         y = x.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        y = self.read(y)
+        y = self.read(y).float()  # what is passed on from block to block keeps its precision under autocast, too
         for block in self.blocks:
             if self.checkpointed and torch.is_grad_enabled():
                 y = checkpoint(block, y, modulation, turn, use_reentrant=False)

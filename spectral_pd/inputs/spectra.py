@@ -62,6 +62,16 @@ def clips(value: Any, name: str) -> Tensor:
     return filled(value, name)
 
 
+def covariance(value: Any, name: str) -> tuple[float, float, float]:
+    """Variance, covariance and variance of two numbers."""
+    three = kind(is_iterable, "(variance of log A, covariance, variance of beta)", to=tuple)(value, name)
+    refuse(len(three) != 3, f"{name} = {three} must be (variance of log A, covariance, variance of beta)")
+    first, mixed, second = (finite(v, name) for v in three)
+    good = first >= 0 and second >= 0 and mixed**2 <= first * second * (1 + 1e-9)
+    refuse(not good, f"{name} = {three} is no covariance: its matrix has a negative eigenvalue")
+    return first, mixed, second
+
+
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 

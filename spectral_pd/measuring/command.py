@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from spectral_pd import inputs
+from spectral_pd import autoencoders, inputs
 from spectral_pd.bases import BASES
 from spectral_pd.inputs import storage
-from spectral_pd.measuring.encoder import Encoder
 from spectral_pd.measuring.options import Options
 from spectral_pd.measuring.report import draw, measure
 from spectral_pd.measuring.stream import rank_and_world
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="files or folders: pictures, .npy .npz .pt .safetensors, videos"
     )
-    parser.add_argument("--vae", metavar="PATH", help="encode pictures with a diffusers AutoencoderKL folder first")
+    parser.add_argument("--vae", metavar="PATH", help="encode pictures first, by the autoencoder in this folder")
     group: Any = parser
     for option in fields(Options):
         if option.name in GROUPS:
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     outputs = {name: inputs.optional(parse)(getattr(args, name), f"--{name}") for name, (parse, *_) in OUTPUTS.items()}
     storage.different(**{f"--{name}": path for name, path in outputs.items()}, **{"--resume": options.resume})
     with _process_group(options.device):
-        encoder = None if args.vae is None else Encoder.load(args.vae, device=options.device or "cpu")
+        encoder = None if args.vae is None else autoencoders.load(args.vae, device=options.device or "cpu").encode
         measurement = measure(
             args.sources,
             options=options,

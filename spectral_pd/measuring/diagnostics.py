@@ -153,6 +153,8 @@ class Confidence:
         endless data.
     transition_times
         t* of each scale but the last, for the law.
+    covariance
+        ``(var log A, cov(log A, beta), var beta)``, widened so that normal quantiles reach as far as Student's do at `level`.
     level
         Coverage of the intervals.
     samples
@@ -165,6 +167,7 @@ class Confidence:
     exponent: Estimate
     r2: Estimate
     transition_times: tuple[Estimate, ...]
+    covariance: tuple[float, float, float]
     level: float
     samples: float
     replicates: int
@@ -244,6 +247,9 @@ def confidence(
     times = transition_times(logs.law, scales, spectrum.shape, delta=delta)
     laws = [replace(logs.law, amplitude=a, exponent=b) for a, b in zip(amplitude, exponent, strict=True)]
     replicate_times = np.array([transition_times(law, scales, spectrum.shape, delta=delta) for law in laws])
+    quantile = (1 + level) / 2
+    wider = n / (n - 1) * (student_quantile(quantile, n - 1) / NormalDist().inv_cdf(quantile)) ** 2
+    spread = wider * np.cov(solutions[:, 0], exponent)
     return Confidence(
         estimate(logs.law.amplitude, amplitude, n, level=level, scale=np.log, inverse=np.exp),
         estimate(logs.law.exponent, exponent, n, level=level),
@@ -259,6 +265,7 @@ def confidence(
             estimate(t, column, n, level=level, scale=_logit, inverse=_logistic)
             for t, column in zip(times, replicate_times.reshape(len(laws), len(times)).T, strict=True)
         ),
+        (float(spread[0, 0]), float(spread[0, 1]), float(spread[1, 1])),
         level,
         n,
         len(laws),

@@ -211,6 +211,7 @@ def assess(
     if replicates is not None:
         bins = len(residuals(spectrum, band=options.band, weights=options.weights)[0])
         sure = confidence(spectrum, replicates, **fit, **when)
+        law = replace(law, covariance=sure.covariance)
         bend = curvature(spectrum, replicates, **fit) if bins >= 3 else None
         broken = broken_power_law(spectrum, replicates, **fit) if bins >= 8 else None
         floor = noise_floor(spectrum, replicates, **fit) if bins >= 4 else None

@@ -670,7 +670,7 @@ def decode(path: Path) -> Iterator[np.ndarray]:
     stream.thread_type = "AUTO"
     with container:
         for frame in container.decode(stream):
-            yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 # -- any of these -----------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def encoder_identity(encoder: Any) -> str | None:
     """Name of an encoder and, of one with weights, a sample of them."""
     if encoder is None:
         return None
-    module = getattr(encoder, "vae", encoder)
+    module = getattr(getattr(encoder, "__self__", None), "model", encoder)
     seen = hashlib.sha256()
     if isinstance(module, torch.nn.Module):
         for name, value in module.state_dict().items():
@@ -174,7 +174,7 @@ def accumulate(
     options
         Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
     encoder
-        Applied to every batch first, e.g. an :class:`~spectral_pd.measuring.encoder.Encoder`.
+        Applied to every batch first, e.g. ``spectral_pd.autoencoders.load(path).encode``.
     progress
         Show a bar with rate and time left on standard error (first process only).
 
