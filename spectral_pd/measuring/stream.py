@@ -8,6 +8,7 @@ It answers only for the run it belongs to: same data, autoencoder and options, a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -59,7 +60,8 @@ class _Reader(torch.utils.data.Dataset):
             return number, Batch(values, batch.index, tuple(map(str, batch.skipped)))
         except Exception as error:
             try:
-                again = pickle.loads(pickle.dumps(error))
+                pickle.dumps(error)  # what it carries can be sent,
+                again = copy.copy(error)  # and it can be made again from what it was made of
                 return number, error if str(again) == str(error) else plain(error)
             except Exception:
                 return number, plain(error, type(error).__name__)
