@@ -399,13 +399,20 @@ TABLE: dict[str, tuple[Grid, ...]] = {
 
 @dataclass(frozen=True)
 class Usual:
-    """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset."""
+    """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset.
+
+    A distilled model has a `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for
+    several deltas.
+    """
 
     grid: Grid
     steps: int
     shift: float
     preset: str
     scales: tuple[tuple[float, ...], ...]
+    label: str = ""
+    network: str = ""
+    deltas: tuple[float, ...] = (0.01,)
 
 
 _IMAGE_SCALES, _VIDEO_SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), ((2 / 3, 1.0), (1 / 3, 2 / 3, 1.0))
@@ -421,32 +428,49 @@ USUAL = {
     "wan-14b": Usual((90, 160), 50, 5.0, "wan", _VIDEO_SCALES),
 }
 
+# Distilled models. FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps, and its cost is
+# counted on dev's network.
+_HALF, _DELTAS = ((1 / 2, 1.0),), (0.001, 0.01, 0.03)
+FEW_STEPS = {
+    "flux-schnell": Usual((128, 128), 4, 1.0, "flux", _HALF, "FLUX.1-schnell", "flux", _DELTAS),
+    "flux2-klein": Usual((128, 128), 4, math.exp(2.29110), "flux2", _HALF, "FLUX.2-klein", "flux2", _DELTAS),
+    "z-image-turbo": Usual((128, 128), 8, 3.0, "z-image", _HALF, "Z-Image-Turbo", "z-image", _DELTAS),
+}
+
 
 def usual_plans() -> list[dict[str, str | int]]:
-    """Predicted speedups, from the full count, of every model as it is usually run; delta 0.01."""
-    rows: list[dict[str, str | int]] = []
-    for name, usual in USUAL.items():
-        for scales in usual.scales:
-            plan = make_plan(
-                shift_times(usual.steps, shift=usual.shift),
-                PRESETS[usual.preset],
-                usual.grid,
-                scales=scales,
-                multiple_of=2,
-                cost=step_cost(name),
-            )
-            rows.append(
-                {
-                    "model": MODELS[name].label,
-                    "latent": "x".join(map(str, usual.grid)),
-                    "steps": usual.steps,
-                    "stages": " ".join("x".join(map(str, shape)) for shape in plan.shapes),
-                    "split": "+".join(map(str, plan.split)),
-                    "spectrum": PRESETS[usual.preset].kind,
-                    "predicted_speedup": f"{plan.speedup():.2f}",
-                }
-            )
-    return rows
+    """Predicted speedups, from the full count, of every model as it is usually run."""
+    return [
+        plan_row(name, usual, scales, delta)
+        for name, usual in (USUAL | FEW_STEPS).items()
+        for scales in usual.scales
+        for delta in usual.deltas
+    ]
+
+
+def plan_row(name: str, usual: Usual, scales: tuple[float, ...], delta: float) -> dict[str, str | int]:
+    """One plan of one model as the results file has it."""
+    network = usual.network or name
+    plan = make_plan(
+        shift_times(usual.steps, shift=usual.shift),
+        PRESETS[usual.preset],
+        usual.grid,
+        scales=scales,
+        delta=delta,
+        multiple_of=2,
+        cost=step_cost(network),
+        unreached="force",
+    )
+    return {
+        "model": usual.label or MODELS[network].label,
+        "latent": "x".join(map(str, usual.grid)),
+        "steps": usual.steps,
+        "delta": f"{delta:g}",
+        "stages": " ".join("x".join(map(str, shape)) for shape in plan.shapes),
+        "split": "+".join(map(str, plan.split)),
+        "spectrum": PRESETS[usual.preset].kind,
+        "predicted_speedup": f"{plan.speedup():.2f}",
+    }
 
 
 def _write(path: Path, rows: list[dict[str, str | int]]) -> None:

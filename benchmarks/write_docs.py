@@ -80,7 +80,7 @@ def cost() -> str:
 
 def usual_plans() -> str:
     """Predicted speedup of each model as it is usually run."""
-    header = ["model", "latent", "steps", "stages", "steps of each stage", "spectrum", "predicted speedup"]
+    header = ["model", "latent", "steps", "delta", "stages", "steps of each stage", "spectrum", "predicted speedup"]
     body = [[*list(row.values())[:-1], f"{row['predicted_speedup']}x"] for row in rows("usual_plans")]
     return markdown(header, body)
 

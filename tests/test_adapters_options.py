@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -628,3 +631,37 @@ def test_unsuitable_schedulers_are_refused():
         pipe.scheduler = scheduler
         with pytest.raises(ValueError, match=match):
             progressive(pipe, **FLUX.arguments())
+
+
+PARALLEL = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+import torch.distributed as dist
+torch.accelerator.device_count = lambda: 1  # diffusers asks for the accelerators; here two processes share a CPU
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+from diffusers import ContextParallelConfig
+from tiny_pipelines import FLUX, generator
+from spectral_pd.adapters import progressive
+call = FLUX.arguments(guided=False, num_inference_steps=4)
+alone = progressive(FLUX.pipe, transition_times=(0.8,), generator=generator(), **call).images
+FLUX.pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+shared = progressive(FLUX.pipe, transition_times=(0.8,), generator=generator(), **call).images
+torch.testing.assert_close(shared, alone, rtol=0, atol=1e-5)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not hasattr(diffusers, "ContextParallelConfig"), reason="this diffusers has no context parallelism")
+def test_two_processes_share_the_tokens_of_every_stage(tmp_path):
+    """Context parallelism of diffusers: its hooks split what the ride hands to the network, at every size."""
+    program = PARALLEL.format(tests=str(Path(__file__).parent))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "rendezvous"), str(rank)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import statistics
 import sys
@@ -100,15 +101,19 @@ def test_committed_plans_follow_from_the_committed_costs():
     """The usual plans again: splits from presets and shifts, speedups from the rows of cost.csv."""
     totals = {(row["model"], row["latent"]): float(row["total_tflop"]) for row in _committed("cost.csv")}
     rows = iter(_committed("usual_plans.csv"))
-    for name, usual in cost.USUAL.items():
-        for scales in usual.scales:
-            times = shift_times(usual.steps, shift=usual.shift)
-            plan = make_plan(times, PRESETS[usual.preset], usual.grid, scales=scales, multiple_of=2)
-            row, label = next(rows), cost.MODELS[name].label
+    for name, usual in (cost.USUAL | cost.FEW_STEPS).items():
+        label = cost.MODELS[usual.network or name].label
+        times = shift_times(usual.steps, shift=usual.shift)
+        for scales, delta in itertools.product(usual.scales, usual.deltas):
+            plan = make_plan(
+                times, PRESETS[usual.preset], usual.grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
+            )
+            row = next(rows)
             sizes = ["x".join(map(str, shape)) for shape in plan.shapes]
-            assert row["model"] == label
+            assert row["model"] == (usual.label or label)
             assert row["stages"] == " ".join(sizes)
             assert row["split"] == "+".join(map(str, plan.split))
+            assert min(plan.split) >= 1  # also in four steps every stage makes one
             spent = sum(n * totals[label, size] for n, size in zip(plan.split, sizes, strict=True))
             assert float(row["predicted_speedup"]) == pytest.approx(
                 usual.steps * totals[label, sizes[-1]] / spent, abs=0.006
@@ -145,6 +150,7 @@ def test_usual_shifts_are_the_pipelines():
     flux2 = pytest.importorskip("diffusers.pipelines.flux2.pipeline_flux2").compute_empirical_mu
     assert cost.USUAL["flux"].shift == pytest.approx(math.exp(flux(4096)))
     assert cost.USUAL["flux2"].shift == pytest.approx(math.exp(flux2(4096, 50)), rel=1e-4)
+    assert cost.FEW_STEPS["flux2-klein"].shift == pytest.approx(math.exp(flux2(4096, 4)), rel=1e-4)
     qwen = flux(4096, max_seq_len=8192, max_shift=0.9)
     assert cost.USUAL["qwen-image"].shift == pytest.approx(math.exp(qwen), rel=1e-4)
 
