@@ -186,16 +186,15 @@ def write_log(path: Path, rows: list[list[Any]]) -> None:
 
 
 def encoder(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """(encode, decode) of the autoencoder at `path`: half precision on a GPU."""
+    """(encode, decode) of the autoencoder at `path`, in half precision."""
     from spectral_pd.autoencoders import load
 
     vae = load(path, device=device)
-    fast = device.type == "cuda"
-    if fast:
-        vae.model.to(memory_format=torch.channels_last)
+    vae.model.to(memory_format=torch.channels_last)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
 
     def run(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, dtype=torch.float16, enabled=fast):
+        with torch.no_grad(), torch.autocast(device.type, dtype=half):
             return work(x).float()
 
     return lambda x: run(vae.encode, x), lambda z: run(vae.decode, z)
