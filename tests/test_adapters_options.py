@@ -174,7 +174,7 @@ def test_the_pipeline_is_left_as_it_was_after_an_error():
 
 def test_what_the_plan_warns_of_is_passed_on():
     with pytest.warns(UserWarning, match="borrowed"):
-        run(SD3, transition_times=None, delta=0.1)
+        run(QWEN, transition_times=None, delta=0.1)
 
 
 # Feature caches
