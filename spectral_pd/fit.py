@@ -73,10 +73,11 @@ def fit_power_law(
     Parameters
     ----------
     spectrum
-        A measured table.
+        A measured table, without bins of power 0 in the band (constant data have them).
     band
-        (lowest, highest) frequency to use, inclusive, in cycles per shorter side; None uses every bin. On photographs at
-        512 pixels, A without the outermost bins (interpolation, compression, sensor noise) is 0.8 times that of all.
+        (lowest, highest) frequency to use, inclusive, in cycles per shorter side: at least 2 bins. None uses every bin. On
+        photographs at 512 pixels, A without the outermost bins (interpolation, compression, sensor noise) is 0.8 times that
+        of all.
     weights
         ``"uniform"``: every bin alike, as published fits; most bins lie at high omega. ``"count"``: by number of
         coefficients, which leans on the highest frequencies even more: on the same photographs 3 times the A.
@@ -85,13 +86,6 @@ def fit_power_law(
     frequency
         Where a bin of a measured spectrum lies: ``"effective"``, where the law itself has the bin's mean power (unbiased),
         or ``"centre"``, at k, as in published fits (see the module's text). Tables without a binning have only centres.
-
-    Raises
-    ------
-    TypeError
-        Not a Spectrum.
-    ValueError
-        Fewer than 2 bins in the band, or bins of power 0 (constant data); unknown `weights` or `frequency`.
 
     Examples
     --------
@@ -109,7 +103,7 @@ def fit_power_law(
         if frequency == "effective" and spectrum.binning is not None:
             omega = spectrum.binning.effective_frequency(exponent)[inside]
         x = np.log(omega)
-        (intercept, slope), _, r2 = least_squares(np.stack([np.ones_like(x), x], 1), y, weight)
+        (intercept, slope), _, r2 = least_squares(np.vander(x, 2, increasing=True), y, weight)
         previous, exponent = exponent, -float(slope)
         if abs(exponent - previous) < 1e-13 or spectrum.binning is None or frequency == "centre":
             break
@@ -150,17 +144,15 @@ def fit_spectrum(
     latents
         One tensor (..., *grid), or an iterable of such tensors with one grid (a list, a generator), or of tuples that begin
         with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measuring.measure`.
-    basis, dims
+    basis, dims, channels
         As :func:`power_spectrum`.
     band, weights
         As :func:`fit_power_law`.
-    channels
-        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
-    ValueError, TypeError
-        No tensors, mixed grids, NaN, integer tensors, constant data.
+    ValueError
+        No tensor at all.
 
     Examples
     --------

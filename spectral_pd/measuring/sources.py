@@ -90,13 +90,17 @@ class Source(ABC):
         return {"data": seen.hexdigest()[:16]}
 
 
+def some_numbers(x: Tensor, count: int) -> bytes:
+    """At least `count` numbers of a tensor (all, where it has fewer), evenly taken: other data have others."""
+    flat = x.detach().flatten()
+    return flat[:: max(1, flat.numel() // count)].to(device="cpu", dtype=torch.float64).numpy().tobytes()
+
+
 def content(batch: Batch) -> bytes:
-    """A sample of a batch's numbers: other data have another one."""
+    """A batch's shape, sample numbers and some of what it holds."""
     if batch.values is None:
         return b"empty"
-    flat = batch.values.detach().flatten()
-    taken = flat[:: max(1, flat.numel() // 4096)].to(device="cpu", dtype=torch.float64)
-    return f"{tuple(batch.values.shape)} {batch.index.tolist()}".encode() + taken.numpy().tobytes()
+    return f"{tuple(batch.values.shape)} {batch.index.tolist()}".encode() + some_numbers(batch.values, 4096)
 
 
 def reason(error: BaseException) -> str:
