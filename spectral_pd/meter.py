@@ -104,8 +104,8 @@ class SpectrumMeter:
     """Streaming measurement: feed batches, read the spectrum at any time.
 
     Keeps a float64 table of summed power per channel, direction and radial bin, and one per bootstrap replicate, so memory
-    does not grow with the stream and the order of batches does not matter beyond float64 rounding. Power is linear in the
-    sums: meters of parts of the data add up (:meth:`merge`, :meth:`sync`).
+    does not grow with the stream and the order of batches does not matter beyond float64 rounding. Meters of parts of the
+    data add up (:meth:`merge`, :meth:`sync`).
 
     Parameters
     ----------

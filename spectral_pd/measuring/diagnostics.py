@@ -39,10 +39,7 @@ from spectral_pd.theory import transition_times
 REPLICATES = inputs.instance(Replicates, "meter.replicates()")
 LOG: dict[str, Any] = {"scale": np.log, "inverse": np.exp}
 LOGIT: dict[str, Any] = {"scale": lambda p: np.log(p) - np.log1p(-p), "inverse": lambda x: 1 / (1 + np.exp(-x))}
-LOG_REST: dict[str, Any] = {
-    "scale": lambda r2: -np.log(np.maximum(1 - r2, 1e-15)),
-    "inverse": lambda x: 1 - np.exp(-x),
-}
+LOG_REST: dict[str, Any] = {"scale": lambda r: -np.log(np.maximum(1 - r, 1e-15)), "inverse": lambda x: 1 - np.exp(-x)}
 """Scales on which amplitudes and ratios, times, and R2 are nearly normal."""
 
 
@@ -67,17 +64,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval.
-
-    Attributes
-    ----------
-    value
-        Computed from all samples.
-    low, high
-        Ends of the interval.
-    error
-        Standard error, on the scale of `value`.
-    """
+    """A number: its `value` from all samples, the ends `low` and `high` of its interval, its standard `error`."""
 
     value: float
     low: float
@@ -314,16 +301,12 @@ def curvature(
 
 @dataclass(frozen=True)
 class BrokenPowerLaw:
-    """Two power laws joined at `frequency`: ``A omega^-below`` up to it, ``omega^-above`` beyond.
+    """Two power laws joined at `frequency` (cycles per shorter side): ``A omega^-below`` up to it, ``omega^-above`` beyond.
 
     Attributes
     ----------
-    frequency
-        The break, cycles per shorter side.
     amplitude
         Power at omega = 1 of the lower branch.
-    below, above
-        The exponents.
     difference
         ``above - below`` with its interval; the break is searched again in every replicate.
     evidence
@@ -396,12 +379,10 @@ def broken_power_law(
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """``P = A omega^-beta + N``.
+    """``P = A omega^-beta + N``: a law with `amplitude` and `exponent` above a floor.
 
     Attributes
     ----------
-    amplitude, exponent
-        The law above the floor.
     power
         N, at least 0.
     share

@@ -40,8 +40,7 @@ IMAGES = frozenset(
 )
 ARRAYS = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
-NOT_TO_SKIP = (ModuleNotFoundError, MemoryError)
-"""True of every sample."""
+NOT_TO_SKIP = (ModuleNotFoundError, MemoryError)  # true of every sample
 
 
 @dataclass(frozen=True)
@@ -504,7 +503,6 @@ class Videos(Source):
                     raise
                 self.broken.append(reason(error))
         self._first = [0, *accumulate(-(-frames // options.clip) for frames in self._counts)]
-
         self.samples = self._first[-1]
 
     def __len__(self) -> int:
@@ -523,9 +521,8 @@ class Videos(Source):
             except Exception:
                 self._open = _Open()  # a decoder that failed is not asked again
                 raise
-        if not frames:
-            return _batch(None, {}, self.options.errors, skipped)
-        return _batch(torch.stack(frames, 1)[None], {number: name}, self.options.errors, skipped)
+        clip = torch.stack(frames, 1)[None] if frames else None
+        return _batch(clip, {number: name} if frames else {}, self.options.errors, skipped)
 
     def _frames(self, f: int, start: int, stop: int) -> list[Tensor]:
         """Frames `start` to `stop` of file `f`, each (3, H, W)."""
@@ -631,14 +628,10 @@ def open_files(paths: Sequence[str | Path], *, options: Options) -> Source:
     """Files and folders (searched to the bottom) of pictures, stored latents and videos as one source; ValueError where none
     of them can be read."""
     files, notes = find_files(paths)
-    pictures, arrays, videos = ([f for f in files if f.suffix.lower() in kind] for kind in (IMAGES, ARRAYS, VIDEOS))
-    storage.no_size_for_arrays(options.size, arrays)
-    kinds: list[tuple[type[Images | Arrays | Videos], list[Path]]] = [
-        (Images, pictures),
-        (Arrays, arrays),
-        (Videos, videos),
-    ]
-    opened = [kind(named, options=options) for kind, named in kinds if named]
+    kinds: dict[type[Images | Arrays | Videos], frozenset[str]] = {Images: IMAGES, Arrays: ARRAYS, Videos: VIDEOS}
+    named = {kind: [f for f in files if f.suffix.lower() in suffixes] for kind, suffixes in kinds.items()}
+    storage.no_size_for_arrays(options.size, named[Arrays])
+    opened = [kind(own, options=options) for kind, own in named.items() if own]
     # A source whose every file is broken has no batch that could bring the lines.
     lines = [line for source in opened if not len(source) for line in getattr(source, "broken", ())]
     sources = [source for source in opened if len(source)]
