@@ -449,7 +449,7 @@ def noise_floor(
 def both_axes_hold_power(spectrum: Spectrum, directional: np.ndarray) -> bool:
     """Whether every bin has power along either axis, above the rounding of the transform (squared, 1e-14 in float32).
 
-    Not so for stripes and for data that are constant along an axis. Parameters as :func:`anisotropy`.
+    Not so for stripes and for data that are constant along an axis: `spectrum` and `directional` are those of a meter.
 
     Examples
     --------
