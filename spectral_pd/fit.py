@@ -25,12 +25,8 @@ weights_word = inputs.choice("uniform", "count", "log")
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted least squares of rows of `y` (..., n) on the columns of `x` (n, p).
-
-    Returns
-    -------
-    Coefficients (..., p), weighted sum of squared residuals (...), R2 about the weighted mean (...).
-    """
+    """Weighted least squares of rows of `y` (..., n) on the columns of `x` (n, p): coefficients (..., p), weighted sum of
+    squared residuals (...), R2 about the weighted mean (...)."""
     root = np.sqrt(weight / weight.sum())
     solution = (y * root) @ np.linalg.pinv(x * root[:, None]).T
     residual = ((y - solution @ x.T) * root) ** 2
@@ -96,16 +92,16 @@ def fit_power_law(
     """
     inside = fit_band(spectrum, band)
     weight, y = fit_weights(spectrum, weights)[inside], np.log(spectrum.power[inside])
-    omega = spectrum.frequency[inside]
-    exponent = 0.0
+    omega, exponent = spectrum.frequency[inside], 0.0
+    binning = spectrum.binning if frequency == "effective" else None
     # Effective frequencies depend on the exponent weakly, so a few rounds find the pair that agrees.
     for _ in range(100):
-        if frequency == "effective" and spectrum.binning is not None:
-            omega = spectrum.binning.effective_frequency(exponent)[inside]
+        if binning is not None:
+            omega = binning.effective_frequency(exponent)[inside]
         x = np.log(omega)
         (intercept, slope), _, r2 = least_squares(np.vander(x, 2, increasing=True), y, weight)
         previous, exponent = exponent, -float(slope)
-        if abs(exponent - previous) < 1e-13 or spectrum.binning is None or frequency == "centre":
+        if binning is None or abs(exponent - previous) < 1e-13:
             break
     basis = "" if spectrum.binning is None else spectrum.binning.basis.name
     return PowerLaw(float(np.exp(intercept)), exponent, r2=float(r2), shape=spectrum.shape, basis=basis)
