@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from spectral_pd.bases import BASES, DCT, Basis, check_state, corner, size_ratio, working_dtype
-from spectral_pd.schedule import check_stage_scales, check_times, checked_cost, stage_shape, token_cost
+from spectral_pd.schedule import Cost, check_stage_scales, check_times, checked_cost, stage_shape, token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
-from spectral_pd.two_grids import FEATURES, Pattern, Predictor, Shape, TwoGrids, anchored, make_bands
+from spectral_pd.two_grids import FEATURES, Pattern, PredictedRule, Predictor, Shape, TwoGrids, anchored, make_bands
 
 RIDGE = 1e-4
 """Added to the unit diagonal of every regression: what a run has seen differs from the full run by its own errors."""
@@ -60,8 +60,6 @@ class Calibration:
         float64 (steps, grids, bands): how an answer follows the state, and the unexplained rest over the state's power.
     spread
         Median PSNR over seeds minus the PSNR of the mean error, in dB.
-    per_octave
-        Of :func:`~spectral_pd.two_grids.make_bands`.
     """
 
     model: str
@@ -74,7 +72,6 @@ class Calibration:
     gain: Tensor
     noise: Tensor
     spread: float
-    per_octave: int = 2
 
     def save(self, path: str | Path) -> None:
         """Write JSON that :meth:`load` reads back: moments and gains to 8 digits."""
@@ -183,8 +180,7 @@ def calibrate(
         change, response = moved_states - states, moved_answers - answers
         for b, inside in enumerate(members):
             rows = known[..., inside.to(x.device)].double().flatten(1)
-            size = x[:, ..., 0, 0].numel() if dims == 2 else x.flatten(-dims)[..., 0].numel()
-            moments[b] += (rows @ rows.T).cpu() * share / (size * len(flat))
+            moments[b] += (rows @ rows.T).cpu() * share / x.numel()
             xi = change[..., inside.to(x.device)].double().flatten(1)[:, None]
             eta = response[..., inside.to(x.device)].double().flatten(2)
             for i, product in enumerate((xi * xi, xi * eta, eta * eta)):
@@ -240,23 +236,146 @@ class Outcome:
 
     Attributes
     ----------
-    pattern
-        The pattern.
     predictor
-        Weights to run it with.
+        The pattern with the weights to run it with: ``TwoGrids(velocity, outcome.pattern, predictor=outcome.predictor)``.
     psnr
         Predicted median PSNR to the same seed's full run, in dB, for values that span 2.
     cost
         In full-size calls.
     """
 
-    pattern: Pattern
     predictor: Predictor
     psnr: float
     cost: float
 
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern."""
+        return self.predictor.pattern
 
-def simulate(calibration: Calibration, called: Tensor, *, weights: bool = False) -> tuple[Tensor, Tensor | None]:
+
+def forecast(
+    calibration: Calibration, calls: Sequence[Sequence[int]], *, cost: Cost | None = None, device: str = "cpu"
+) -> Outcome:
+    """Weights for a pattern of calls, and the PSNR it will have.
+
+    Parameters
+    ----------
+    calibration
+        Of :func:`calibrate`.
+    calls
+        For each step the grids it calls, as in :class:`~spectral_pd.two_grids.Pattern`.
+    cost
+        Cost of a call on a grid, by default :func:`~spectral_pd.token_cost`.
+    device
+        Where to compute.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Calls that are no pattern on the calibration's times and grids.
+    """
+    pattern = Pattern(calibration.times, calibration.shapes, tuple(tuple(step) for step in calls))
+    called = torch.zeros(1, pattern.steps, len(pattern.shapes), dtype=torch.bool, device=device)
+    for k, step in enumerate(pattern.calls):
+        called[0, k, list(step)] = True
+    error, weights = simulate(calibration, called, weights=True)
+    assert weights is not None
+    return Outcome(
+        Predictor(pattern, weights[0].cpu()),
+        _decibels(float(error[0])) + calibration.spread,
+        pattern.cost(cost),
+    )
+
+
+@torch.no_grad()
+def refine(
+    velocity: Velocity, noise: Tensor, calibration: Calibration, patterns: Sequence[Pattern], *, cost: Cost | None = None
+) -> list[Outcome]:
+    """Weights fitted in the pattern's own runs, and the PSNR those runs have: what a shortlist is decided by.
+
+    Each pattern is run once from `noise`, step by step behind a regression on the full run's answers, so that the weights know
+    the pattern's own errors, which :func:`forecast` knows by the calibration's gains alone.
+
+    Parameters
+    ----------
+    velocity, noise
+        As :func:`calibrate`; the same seeds will do.
+    calibration
+        Gives times, grids, solver and basis.
+    patterns
+        Patterns on the calibration's times and grids.
+    cost
+        As :func:`forecast`.
+
+    Returns
+    -------
+    One outcome a pattern, in their order; its PSNR is measured.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`calibrate`.
+    """
+    solver, basis, dims = find_solver(calibration.solver), BASES[calibration.basis], len(calibration.shapes[-1])
+    x = check_state(noise, "noise", dims).to(working_dtype(noise.dtype))
+    targets: list[Tensor] = []
+
+    def watched(x: Tensor, t: float) -> Tensor:
+        v = velocity(x, t)
+        targets.append(basis.forward(x - t * v, dims=dims))
+        return v
+
+    reference = _end(watched, x, calibration.times, solver)
+    out = []
+    for pattern in patterns:
+        features = len(FEATURES) + 3 * len(pattern.shapes)
+        empty = torch.zeros(pattern.steps, calibration.moments.shape[0], features, dtype=torch.float64)
+        predictor = Predictor(pattern, empty)
+        two = TwoGrids(velocity, pattern, basis=basis, predictor=predictor)
+        two.rule = _Fitting(predictor, basis, targets)
+        two.reset()
+        error = (_end(two, x, pattern.times, solver) - reference).double().square().flatten(1).mean(1)
+        out.append(Outcome(predictor, _decibels(float(error.median())), pattern.cost(cost)))
+    return out
+
+
+def _end(velocity: Velocity, x: Tensor, times: Sequence[float], solver: Solver) -> Tensor:
+    history: History | None = None
+    for t, t_next in pairwise(times):
+        x, history = solver(velocity, x, t, t_next, history)
+    return x
+
+
+class _Fitting(PredictedRule):
+    """Fits the weights of each step, in the predictor, when the step comes."""
+
+    def __init__(self, predictor: Predictor, basis: Basis, targets: Sequence[Tensor]) -> None:
+        super().__init__(predictor, basis)
+        self.targets = targets
+
+    def weights_of(self, step: int, features: list[Tensor | None]) -> Tensor:
+        target = self.targets[step]
+        rows = torch.zeros(len(features), *target.shape, dtype=target.dtype, device=target.device)
+        for row, feature in zip(rows, features, strict=True):
+            if feature is not None:
+                row[corner(feature.shape[-self.dims :])] = feature
+        label = self.label.to(target.device).flatten()
+        for band in range(self.weights.shape[1]):
+            phi = rows.flatten(-self.dims)[..., label == band].double().flatten(1)
+            goal = target.flatten(-self.dims)[..., label == band].double().flatten()
+            self.weights[step, band] = _regress(phi @ phi.T, phi @ goal).cpu()
+        return self.weights[step]
+
+
+def _decibels(error: float) -> float:
+    """PSNR of a mean squared error, peak 2."""
+    return 10 * math.log10(4 / error) if error > 0 else math.inf
+
+
+def simulate(
+    calibration: Calibration, called: Tensor, *, weights: bool = False, features: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Mean squared error of the pictures of many patterns, and their weights, from the moments alone.
 
     Parameters
@@ -264,9 +383,11 @@ def simulate(calibration: Calibration, called: Tensor, *, weights: bool = False)
     calibration
         Of :func:`calibrate`.
     called
-        bool (patterns, steps, grids): whether a pattern calls a grid at a step.
+        bool (patterns, steps, grids): whether a pattern calls a grid at a step. Computed where it lies.
     weights
         Return the weights too.
+    features
+        Indices of the features that may have a weight (see :class:`~spectral_pd.two_grids.Predictor`); None: all.
 
     Returns
     -------
@@ -277,20 +398,23 @@ def simulate(calibration: Calibration, called: Tensor, *, weights: bool = False)
     gain, noise = calibration.gain.to(called.device), calibration.noise.to(called.device)
     count, steps, grids = called.shape
     bands, size = moments.shape[:2]
-    solver, times = find_solver(calibration.solver), calibration.times
-    options = {"dtype": torch.float64, "device": called.device}
-    # Rows over the recorded vectors, and behind them one slot a step for the error of that step's call.
+    solver, options = find_solver(calibration.solver), {"dtype": torch.float64, "device": called.device}
+    # A row is [a, slots, a M]: combination of the recorded vectors, of one independent error a step, and its product with M,
+    # which is linear too and need never be multiplied again.
     variance = torch.zeros(count, bands, steps, **options)
 
     def inner(a: Tensor, b: Tensor) -> Tensor:
-        """a M b' of rows (patterns, bands, rows, size + steps)."""
-        slots = (a[..., size:] * variance[:, :, None]) @ b[..., size:].mT
-        return (a[..., :size] @ moments) @ b[..., :size].mT + slots
+        """a M b' of rows (patterns, bands, rows, ...)."""
+        middle = size + steps
+        slots = (a[..., size:middle] * variance[:, :, None]) @ b[..., size:middle].mT
+        return a[..., :size] @ b[..., middle:].mT + slots
 
     def unit(index: int) -> Tensor:
-        row = torch.zeros(size + steps, **options)
-        row[index] = 1.0
-        return row.expand(count, bands, -1)
+        row = torch.zeros(bands, size + steps + size, **options)
+        row[:, index] = 1.0
+        if index < size:
+            row[:, size + steps :] = moments[:, index]
+        return row.expand(count, -1, -1)
 
     start = unit(0)
     x, reference = start, start
@@ -300,32 +424,26 @@ def simulate(calibration: Calibration, called: Tensor, *, weights: bool = False)
     estimates = [nothing, nothing]
     past = [[nothing, nothing] for _ in range(grids)]
     kept = []
-    for k, (t, t_next) in enumerate(pairwise(times)):
+    used = torch.ones(len(FEATURES) + 3 * grids, **options)
+    if features is not None:
+        used = torch.zeros_like(used).index_fill_(0, torch.tensor(features, device=called.device), 1.0)
+    for k, (t, t_next) in enumerate(pairwise(calibration.times)):
         moved = x - reference
-        power = inner(moved[:, :, None], moved[:, :, None])[..., 0, 0]
+        power = inner(moved[:, :, None], moved[:, :, None])[..., 0, 0].clamp(min=0)
         now = []
         for g in range(grids):
-            on = called[:, k, g, None, None].double()
-            answer = unit(1 + k * grids + g) + gain[k, g][:, None] * moved
-            answer = answer + unit(size + k)
+            answer = unit(1 + k * grids + g) + gain[k, g][:, None] * moved + unit(size + k)
             variance[:, :, k] += called[:, k, g, None] * noise[k, g] * power
-            now.append(on * answer)
-        features = [x, start, *estimates]
+            now.append(called[:, k, g, None, None] * answer)
+        seen = [x, start, *estimates]
         for g in range(grids):
-            features += [now[g], *past[g]]
-        phi = torch.stack(features, 2)
-        target = unit(1 + k * grids + grids - 1)[:, :, None]
-        gram = inner(phi, phi)
-        scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().clamp(min=1e-12)
-        right = inner(phi, target)[..., 0] / scale
-        gram = gram / (scale[..., :, None] * scale[..., None, :])
-        gram = gram + RIDGE * torch.eye(gram.shape[-1], **options)
-        a = torch.linalg.solve(gram, right) / scale
-        estimate = torch.where(called[:, k, -1, None, None], now[-1], (a[..., None] * phi).sum(2))
+            seen += [now[g], *past[g]]
+        phi, exact = torch.stack(seen, 2) * used[:, None], unit(1 + k * grids + grids - 1)
+        weight = _regress(inner(phi, phi), inner(phi, exact[:, :, None])[..., 0])
+        estimate = torch.where(called[:, k, -1, None, None], now[-1], (weight[..., None, :] @ phi)[:, :, 0])
         if weights:
-            kept.append(a)
+            kept.append(weight)
         x, history = solver(lambda y, s, d=estimate: (y - d) / s, x, t, t_next, history)
-        exact = target[:, :, 0]
         reference, reference_history = solver(
             lambda y, s, d=exact: (y - d) / s, reference, t, t_next, reference_history
         )
@@ -336,3 +454,202 @@ def simulate(calibration: Calibration, called: Tensor, *, weights: bool = False)
     moved = (x - reference)[:, :, None]
     error = inner(moved, moved)[..., 0, 0].sum(1).clamp(min=0)
     return error, torch.stack(kept, 1) if weights else None
+
+
+def _regress(gram: Tensor, right: Tensor) -> Tensor:
+    """Coefficients of the best linear prediction, from moments (..., f, f) of the features and (..., f) with the target."""
+    scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    # A feature that is not there is a row of zeros, and gets weight 0.
+    inverse = torch.where(scale > 1e-9 * scale.amax(-1, keepdim=True), 1 / scale, 0.0)
+    gram = gram * inverse[..., :, None] * inverse[..., None, :]
+    ridge = RIDGE * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge + torch.diag_embed((inverse == 0).double()), right * inverse) * inverse
+
+
+def drifts(calibration: Calibration) -> Tensor:
+    """Error of one step's best estimate along the full run, by what it calls and the last anchor: (1 + grids - 1, steps + 1, steps).
+
+    ``[option, a, k]``: mean squared error of predicting ``D_k`` from the state, the starting noise, ``D_{a-1}`` (a = 0: no anchor yet) and
+    the call of step k: none (option 0), or the coarse grid ``option - 1``. Zero where ``a - 1 >= k``.
+    """
+    moments, steps, grids = calibration.moments, len(calibration.times) - 1, len(calibration.shapes)
+    bands, size = moments.shape[:2]
+    solver = find_solver(calibration.solver)
+    rows = torch.eye(size, dtype=torch.float64)
+    full = [rows[1 + k * grids + grids - 1] for k in range(steps)]
+    x, history, states = rows[0], None, []
+    for d, (t, t_next) in zip(full, pairwise(calibration.times), strict=True):
+        states.append(x)
+        x, history = solver(lambda y, s, d=d: (y - d) / s, x, t, t_next, history)
+    out = torch.zeros(grids, steps + 1, steps, dtype=torch.float64)
+    for k in range(steps):
+        for a in range(k + 1):
+            for option in range(grids):
+                features = [states[k], rows[0], *([full[a - 1]] if a else [])]
+                features += [rows[1 + k * grids + option - 1]] if option else []
+                phi = torch.stack(features).expand(bands, -1, -1)
+                right = (phi @ moments @ full[k][:, None])[..., 0]
+                weight = _regress(phi @ moments @ phi.mT, right)
+                missed = full[k] - (weight[:, None] @ phi)[:, 0]
+                out[option, a, k] = torch.einsum("bi,bij,bj->", missed, moments, missed).clamp(min=0)
+    return out
+
+
+def choose_pattern(
+    calibration: Calibration,
+    speedup: float,
+    *,
+    cost: Cost | None = None,
+    grids: Sequence[int] | None = None,
+    rounds: int = 40,
+    keep: int = 1,
+    device: str = "cpu",
+) -> list[Outcome]:
+    """The patterns with the highest predicted PSNR at a speedup, the best first.
+
+    Dynamic programming over :func:`drifts` finds where to begin, beside evenly spaced calls; then calls are exchanged, one step or
+    two at a time, as long as the simulated error falls.
+
+    Parameters
+    ----------
+    calibration
+        Of :func:`calibrate`.
+    speedup
+        Cost of the full run over the pattern's, above 1; by counted calls.
+    cost
+        Cost of a call on a grid, by default :func:`~spectral_pd.token_cost`.
+    grids
+        Indices of the grids that may be called; None: all.
+    rounds
+        Most exchanges.
+    keep
+        How many patterns, each different from the others in three steps at least; :func:`refine` decides among them.
+    device
+        Where to simulate; a GPU is ten times faster.
+
+    Raises
+    ------
+    ValueError
+        A speedup that is not above 1, or leaves less than one full-size call.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, GaussianField, shift_times
+    >>> field = GaussianField(PRESETS["flux"], (16, 16))
+    >>> found = calibrate(field.velocity, torch.randn(8, 4, 16, 16), shift_times(6, shift=3.0), scales=(1 / 2, 1))
+    >>> choose_pattern(found, 2.0)[0].cost <= 3
+    True
+    """
+    steps, count = len(calibration.times) - 1, len(calibration.shapes)
+    budget = steps / speedup if speedup > 1 else 0.0
+    if budget < 1:
+        raise ValueError(f"speedup = {speedup} must lie between 1 and the number of steps, {steps}")
+    fn = token_cost(calibration.shapes[-1]) if cost is None else cost
+    allowed = tuple(range(count)) if grids is None else tuple(grids)
+    price = [0.0, *(checked_cost(fn, shape) / checked_cost(fn, calibration.shapes[-1]) for shape in calibration.shapes)]
+    options = [0, *(g + 1 for g in allowed)]  # 0: no call
+
+    def errors(choices: list[tuple[int, ...]]) -> list[float]:
+        found: list[float] = []
+        for begin in range(0, len(choices), 256):
+            index = torch.tensor(choices[begin : begin + 256], device=device)
+            called = torch.nn.functional.one_hot(index, count + 1)[..., 1:].bool()
+            found += simulate(calibration, called)[0].tolist()
+        return found
+
+    def spent(choice: Sequence[int]) -> float:
+        return sum(price[c] for c in choice)
+
+    known: dict[tuple[int, ...], float] = {}
+    starts = {_programmed(calibration, price, options, budget), *_even(steps, price, options, budget)}
+    known.update(zip(starts, errors(list(starts)), strict=True))
+    generator = torch.Generator().manual_seed(0)
+    for start in sorted(known, key=known.__getitem__)[:2]:
+        best, patience = start, 2
+        for _ in range(rounds):
+            near = list(_exchanges(best, options))
+            order = torch.randperm(len(near), generator=generator).tolist()
+            new = [near[i] for i in order if near[i] not in known and spent(near[i]) <= budget + 1e-9][:384]
+            known.update(zip(new, errors(new), strict=True))
+            better = min(new, key=known.__getitem__, default=best)
+            if known[better] < known[best]:
+                best, patience = better, 2
+            else:
+                patience -= 1
+                if not new or not patience:
+                    break
+    kept: list[tuple[int, ...]] = []
+    for choice in sorted(known, key=known.__getitem__):
+        if len(kept) < keep and all(sum(a != b for a, b in zip(choice, other, strict=True)) > 2 for other in kept):
+            kept.append(choice)
+    return [forecast(calibration, [() if c == 0 else (c - 1,) for c in one], cost=fn, device=device) for one in kept]
+
+
+def _exchanges(choice: tuple[int, ...], options: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every pattern that differs in one step or two, and is not cheaper in both."""
+    steps = range(len(choice))
+    for i in steps:
+        for a in options:
+            if a > choice[i]:
+                yield (*choice[:i], a, *choice[i + 1 :])
+            for j in steps:
+                if i != j and a > choice[i]:
+                    for b in options:
+                        if b != choice[j]:
+                            changed = list(choice)
+                            changed[i], changed[j] = a, b
+                            yield tuple(changed)
+
+
+def _even(steps: int, price: Sequence[float], options: Sequence[int], budget: float) -> Iterator[tuple[int, ...]]:
+    """Evenly spaced full-size calls, the rest of the budget spent evenly on each coarse grid, or on none."""
+    full = options[-1]
+    for anchors in range(1, int(budget / price[full] + 1e-9) + 1):
+        for coarse in options[:-1]:
+            choice = [0] * steps
+            for i in range(anchors):
+                choice[round(i * steps / anchors)] = full
+            free = [k for k in range(steps) if not choice[k]]
+            many = min(len(free), int((budget - anchors * price[full]) / price[coarse] + 1e-9)) if coarse else 0
+            for i in range(many):
+                choice[free[i * len(free) // many]] = coarse
+            yield tuple(choice)
+
+
+def _programmed(
+    calibration: Calibration, price: Sequence[float], options: Sequence[int], budget: float
+) -> tuple[int, ...]:
+    """Dynamic programming over (step, last anchor, money): least sum of ``(1 - T'/T)^2`` times the drift."""
+    unit, steps, full = 1 / 64, len(calibration.times) - 1, options[-1]
+    money = int(budget / unit + 1e-9)
+    drift = drifts(calibration)
+    weights = [(1 - b / a) ** 2 for a, b in pairwise(calibration.times)]
+    # best[a][m]: least sum so far with m units spent; came[k][a][m]: (option, last anchor) before.
+    best = torch.full((steps + 1, money + 1), math.inf, dtype=torch.float64)
+    best[0, 0] = 0.0
+    came = []
+    for k in range(steps):
+        new = torch.full_like(best, math.inf)
+        choice = torch.zeros(steps + 1, money + 1, 2, dtype=torch.long)
+        for a in range(k + 1):
+            for option in options:
+                paid = math.ceil(price[option] / unit - 1e-9)
+                if paid > money:
+                    continue
+                to = k + 1 if option == full else a
+                extra = 0.0 if option == full else weights[k] * float(drift[option, a, k])
+                value = torch.full_like(best[a], math.inf)
+                value[paid:] = best[a, : money + 1 - paid] + extra
+                better = value < new[to]
+                new[to] = torch.where(better, value, new[to])
+                choice[to][better] = torch.tensor([option, a])
+        best = new
+        came.append(choice)
+    a, m = divmod(int(best.argmin()), money + 1)
+    out = []
+    for k in reversed(range(steps)):
+        option, before = came[k][a, m].tolist()
+        out.append(option)
+        m -= math.ceil(price[option] / unit - 1e-9)
+        a = before
+    return tuple(reversed(out))

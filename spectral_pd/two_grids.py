@@ -111,7 +111,7 @@ class Pattern:
         >>> anchored((1.0, 0.5, 0.0), (8, 8), anchors=(0,)).cost(lambda shape: shape[0] * shape[1])
         1.5
         """
-        cost = token_cost() if fn is None else fn
+        cost = token_cost(self.shape) if fn is None else fn
         full = checked_cost(cost, self.shape)
         return sum(checked_cost(cost, self.shapes[g]) for step in self.calls for g in step) / full
 
@@ -196,8 +196,10 @@ class Bands:
     grid: tuple[int, ...]
 
 
-def make_bands(shapes: Sequence[Shape], *, basis: Basis = DCT, per_octave: int = 2) -> Bands:
-    """Bands of `per_octave` to the octave of radial frequency, cut where a coarser grid ends.
+def make_bands(shapes: Sequence[Shape], *, basis: Basis = DCT, least: int = 16) -> Bands:
+    """Half octaves of radial frequency, cut where a coarser grid ends, joined until a band holds `least` coefficients.
+
+    Weights are fitted band by band: in a band of few coefficients a dozen weights would fit the calibration's own seeds.
 
     Raises
     ------
@@ -206,23 +208,31 @@ def make_bands(shapes: Sequence[Shape], *, basis: Basis = DCT, per_octave: int =
 
     Examples
     --------
-    >>> bands = make_bands(((4, 4), (8, 8)), per_octave=1)
+    >>> bands = make_bands(((4, 4), (8, 8)), least=8)
     >>> bands.label[0].tolist(), bands.grid
-    ([0, 1, 1, 2, 4, 4, 4, 4], (0, 0, 0, 1, 1))
+    ([0, 0, 0, 0, 1, 1, 1, 1], (0, 1))
     """
     full = shapes[-1]
     for coarse in shapes[:-1]:
         check_target(basis, "shapes", coarse, full)
         if not basis.nested(coarse, full):
-            raise ValueError(f"{basis} is not nested from {coarse} to {full}; use DCT, or grids of one factor for all axes")
+            raise ValueError(f"{basis} is not nested from {coarse} to {full}; use DCT, or grow all axes by one factor")
     owner = torch.full(full, len(shapes) - 1, device="cpu")
     for index in reversed(range(len(shapes) - 1)):
         owner[corner(shapes[index])] = index
     # Half a cycle is the lowest frequency of the DCT; below it lies the mean alone.
-    octave = torch.log2(basis.frequency(full).cpu().clamp(min=0.25) * 2).mul(per_octave).add(1e-9).floor()
-    radial = octave.clamp(min=-1).long() + 1
-    pairs, label = torch.unique(torch.stack([owner.flatten(), radial.flatten()]), dim=1, return_inverse=True)
-    return Bands(label.reshape(full), tuple(pairs[0].tolist()))
+    radial = torch.log2(basis.frequency(full).cpu().clamp(min=0.25)).mul(2).add(1e-9).floor().long()
+    label, grid = torch.zeros(full, dtype=torch.long, device="cpu"), []
+    for index in range(len(shapes)):
+        values, counts = torch.unique(radial[owner == index], return_counts=True)
+        held, left = least, int(counts.sum())
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            if held >= least and (left >= least or grid[-1:] != [index]):
+                grid.append(index)
+                held = 0
+            label[(owner == index) & (radial == value)] = len(grid) - 1
+            held, left = held + count, left - count
+    return Bands(label, tuple(grid))
 
 
 FEATURES = ("state", "start", "estimate, 1 back", "estimate, 2 back")
@@ -241,13 +251,10 @@ class Predictor:
         float64, shape (steps, bands, 4 + 3 grids): features in the order of :data:`FEATURES`, then for each grid, coarse to
         fine, the call now, the last before and the one before that, all in the full grid's coefficients. A coarse grid's
         calls count r-fold there, so that they are the same picture.
-    per_octave
-        Of :func:`make_bands`.
     """
 
     pattern: Pattern
     weights: Tensor
-    per_octave: int = 2
 
 
 class TwoGrids:
@@ -297,21 +304,21 @@ class TwoGrids:
         for coarse in pattern.shapes[:-1]:
             check_target(basis, "shapes", coarse, pattern.shape)
         self.velocity, self.pattern, self.basis = velocity, pattern, basis
-        self._rule: _Held | _Predicted
+        self.rule: _Held | PredictedRule
         if predictor is None:
             _check_held(pattern)
-            self._rule = _Held(pattern, basis)
+            self.rule = _Held(pattern, basis)
         else:
             if predictor.pattern != pattern:
                 raise ValueError("predictor has the weights of another pattern; fit them for this one")
-            self._rule = _Predicted(predictor, basis)
+            self.rule = PredictedRule(predictor, basis)
         self.reset()
 
     def reset(self) -> None:
         """Forget the run: the next call is the first step's."""
         self.calls: dict[Shape, int] = dict.fromkeys(self.pattern.shapes, 0)
         self._step = -1
-        self._rule.reset()
+        self.rule.reset()
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The velocity the solver is given, in x's shape."""
@@ -329,7 +336,7 @@ class TwoGrids:
                 denoised[index] = x - t * full
             else:
                 denoised[index] = self._coarse(x, float(t), grid)
-        estimate = self._rule.estimate(x, step, denoised, again)
+        estimate = self.rule.estimate(x, step, denoised, again)
         return (x - estimate) / t if full is None else full
 
     def _expected(self, t: float) -> int:
@@ -389,14 +396,15 @@ class _Held:
         return torch.zeros_like(x) if below is None else below
 
 
-class _Predicted:
+class PredictedRule:
     """``D^ = sum_f weight[step, band, f] feature_f`` in the coefficients of the basis."""
 
     def __init__(self, predictor: Predictor, basis: Basis) -> None:
         pattern = predictor.pattern
         self.pattern, self.basis, self.dims = pattern, basis, len(pattern.shape)
-        self.bands = make_bands(pattern.shapes, basis=basis, per_octave=predictor.per_octave)
-        expected = (pattern.steps, len(self.bands.grid), len(FEATURES) + 3 * len(pattern.shapes))
+        bands = make_bands(pattern.shapes, basis=basis)
+        self.label = bands.label
+        expected = (pattern.steps, len(bands.grid), len(FEATURES) + 3 * len(pattern.shapes))
         if tuple(predictor.weights.shape) != expected:
             raise ValueError(f"weights have shape {tuple(predictor.weights.shape)}; the pattern needs {expected}")
         self.weights = predictor.weights
@@ -411,8 +419,8 @@ class _Predicted:
             del self.estimates[:1]
             for index in denoised:
                 del self.past[index][:1]
-        now = {index: self._coefficients(value) for index, value in denoised.items()}
-        state = self._coefficients(x)
+        now = {index: self.coefficients(value) for index, value in denoised.items()}
+        state = self.coefficients(x)
         self.start = state if self.start is None else self.start
         full = len(self.pattern.shapes) - 1
         if full in now:
@@ -421,8 +429,7 @@ class _Predicted:
             features = [state, self.start, *_padded(self.estimates)]
             for index, past in enumerate(self.past):
                 features += [now.get(index), *_padded(past)]
-            label = self.bands.label.to(x.device)
-            weights = self.weights[step].to(device=x.device, dtype=state.dtype)[label]
+            weights = self.weights_of(step, features).to(device=x.device, dtype=state.dtype)[self.label.to(x.device)]
             estimate = torch.zeros_like(state)
             for f, feature in enumerate(features):
                 if feature is not None:
@@ -434,7 +441,11 @@ class _Predicted:
             self.past[index] = [value, *self.past[index]][:3]
         return result.to(x.dtype)
 
-    def _coefficients(self, value: Tensor) -> Tensor:
+    def weights_of(self, step: int, features: list[Tensor | None]) -> Tensor:
+        """Weights (bands, features) of one step."""
+        return self.weights[step]
+
+    def coefficients(self, value: Tensor) -> Tensor:
         """Of a picture on any of the grids, r-fold: in units of the full grid's."""
         value = value.to(working_dtype(value.dtype))
         ratio = size_ratio(value.shape[-self.dims :], self.pattern.shape)
