@@ -93,7 +93,11 @@ class Calibration:
             data = json.loads(Path(path).read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(data, dict) or data.pop("type", None) != "Calibration" or set(data) != set(cls.__annotations__):
+        if (
+            not isinstance(data, dict)
+            or data.pop("type", None) != "Calibration"
+            or set(data) != set(cls.__annotations__)
+        ):
             raise ValueError(f"{path} does not hold a whole Calibration; write one with Calibration.save(path)")
         for name in ("moments", "gain", "noise"):
             data[name] = torch.tensor(data[name], dtype=torch.float64)
@@ -166,7 +170,8 @@ def calibrate(
     flat = bands.label.flatten()
     members = [(flat == b).nonzero()[:, 0] for b in range(len(bands.grid))]
     every = anchored(times, full, anchors=range(steps), scales=scales, multiple_of=multiple_of)
-    few = anchored(times, full, anchors=range(0, steps, 4), scales=scales, multiple_of=multiple_of)
+    # From the first step on away from the full run: what answers make of that is wanted at every step.
+    few = anchored(times, full, anchors=range(1, steps, 4), scales=scales, multiple_of=multiple_of)
 
     moments = torch.zeros(len(members), 1 + steps * grids, 1 + steps * grids, dtype=torch.float64)
     products = torch.zeros(3, steps, grids, len(members), dtype=torch.float64)
@@ -190,7 +195,7 @@ def calibrate(
     rest = torch.where(power > 0, (total - gain * along).clamp(min=0) / power.clamp(min=1e-300), 0.0)
     # The first states are equal; what an answer there would do with another one is not asked.
     error = torch.cat(errors)
-    spread = 10 * math.log10(float(error.mean() / error.median())) if float(error.min()) > 0 else 0.0
+    spread = 10 * math.log10(float(error.mean() / error.quantile(0.5))) if float(error.min()) > 0 else 0.0
     name = next(name for name, known_basis in BASES.items() if known_basis is basis)
     return Calibration(model, times, shapes, solver, name, len(noise), moments, gain, rest, spread)
 
@@ -255,16 +260,20 @@ class Outcome:
 
 
 def forecast(
-    calibration: Calibration, calls: Sequence[Sequence[int]], *, cost: Cost | None = None, device: str = "cpu"
-) -> Outcome:
-    """Weights for a pattern of calls, and the PSNR it will have.
+    calibration: Calibration,
+    patterns: Sequence[Sequence[Sequence[int]]],
+    *,
+    cost: Cost | None = None,
+    device: str = "cpu",
+) -> list[Outcome]:
+    """Weights for patterns of calls, and the PSNR they will have.
 
     Parameters
     ----------
     calibration
         Of :func:`calibrate`.
-    calls
-        For each step the grids it calls, as in :class:`~spectral_pd.two_grids.Pattern`.
+    patterns
+        For each pattern and step the grids it calls, as in :class:`~spectral_pd.two_grids.Pattern`.
     cost
         Cost of a call on a grid, by default :func:`~spectral_pd.token_cost`.
     device
@@ -275,22 +284,28 @@ def forecast(
     ValueError, TypeError
         Calls that are no pattern on the calibration's times and grids.
     """
-    pattern = Pattern(calibration.times, calibration.shapes, tuple(tuple(step) for step in calls))
-    called = torch.zeros(1, pattern.steps, len(pattern.shapes), dtype=torch.bool, device=device)
-    for k, step in enumerate(pattern.calls):
-        called[0, k, list(step)] = True
-    error, weights = simulate(calibration, called, weights=True)
-    assert weights is not None
-    return Outcome(
-        Predictor(pattern, weights[0].cpu()),
-        _decibels(float(error[0])) + calibration.spread,
-        pattern.cost(cost),
-    )
+    out = []
+    for begin in range(0, len(patterns), 128):
+        some = [Pattern(calibration.times, calibration.shapes, tuple(c)) for c in patterns[begin : begin + 128]]
+        called = torch.zeros(len(some), some[0].steps, len(some[0].shapes), dtype=torch.bool)
+        for i, pattern in enumerate(some):
+            for k, step in enumerate(pattern.calls):
+                called[i, k, list(step)] = True
+        error, weights = simulate(calibration, called.to(device), weights=True)
+        assert weights is not None
+        for pattern, e, w in zip(some, error.tolist(), weights.cpu(), strict=True):
+            out.append(Outcome(Predictor(pattern, w), _decibels(e) + calibration.spread, pattern.cost(cost)))
+    return out
 
 
 @torch.no_grad()
 def refine(
-    velocity: Velocity, noise: Tensor, calibration: Calibration, patterns: Sequence[Pattern], *, cost: Cost | None = None
+    velocity: Velocity,
+    noise: Tensor,
+    calibration: Calibration,
+    patterns: Sequence[Pattern],
+    *,
+    cost: Cost | None = None,
 ) -> list[Outcome]:
     """Weights fitted in the pattern's own runs, and the PSNR those runs have: what a shortlist is decided by.
 
@@ -336,7 +351,7 @@ def refine(
         two.rule = _Fitting(predictor, basis, targets)
         two.reset()
         error = (_end(two, x, pattern.times, solver) - reference).double().square().flatten(1).mean(1)
-        out.append(Outcome(predictor, _decibels(float(error.median())), pattern.cost(cost)))
+        out.append(Outcome(predictor, float((10 * torch.log10(4 / error)).quantile(0.5)), pattern.cost(cost)))
     return out
 
 
@@ -561,28 +576,30 @@ def choose_pattern(
         return sum(price[c] for c in choice)
 
     known: dict[tuple[int, ...], float] = {}
-    starts = {_programmed(calibration, price, options, budget), *_even(steps, price, options, budget)}
-    known.update(zip(starts, errors(list(starts)), strict=True))
     generator = torch.Generator().manual_seed(0)
-    for start in sorted(known, key=known.__getitem__)[:2]:
-        best, patience = start, 2
-        for _ in range(rounds):
-            near = list(_exchanges(best, options))
-            order = torch.randperm(len(near), generator=generator).tolist()
-            new = [near[i] for i in order if near[i] not in known and spent(near[i]) <= budget + 1e-9][:384]
-            known.update(zip(new, errors(new), strict=True))
-            better = min(new, key=known.__getitem__, default=best)
-            if known[better] < known[best]:
-                best, patience = better, 2
-            else:
-                patience -= 1
-                if not new or not patience:
-                    break
+    # With full-size calls alone there are few patterns; the best of them is where the search over all grids begins, too.
+    for within in ([0, allowed[-1] + 1], options) if len(allowed) > 1 else (options,):
+        starts = {_programmed(calibration, price, within, budget), *_even(steps, price, within, budget)} - known.keys()
+        known.update(zip(starts, errors(list(starts)), strict=True))
+        for start in sorted(known, key=known.__getitem__)[:2]:
+            best, patience = start, 2
+            for _ in range(rounds):
+                near = list(_exchanges(best, within))
+                order = torch.randperm(len(near), generator=generator).tolist()
+                new = [near[i] for i in order if near[i] not in known and spent(near[i]) <= budget + 1e-9][:384]
+                known.update(zip(new, errors(new), strict=True))
+                better = min(new, key=known.__getitem__, default=best)
+                if known[better] < known[best]:
+                    best, patience = better, 2
+                else:
+                    patience -= 1
+                    if not new or not patience:
+                        break
     kept: list[tuple[int, ...]] = []
     for choice in sorted(known, key=known.__getitem__):
         if len(kept) < keep and all(sum(a != b for a, b in zip(choice, other, strict=True)) > 2 for other in kept):
             kept.append(choice)
-    return [forecast(calibration, [() if c == 0 else (c - 1,) for c in one], cost=fn, device=device) for one in kept]
+    return forecast(calibration, [[(c - 1,) if c else () for c in one] for one in kept], cost=fn, device=device)
 
 
 def _exchanges(choice: tuple[int, ...], options: Sequence[int]) -> Iterator[tuple[int, ...]]:
