@@ -283,10 +283,15 @@ def random_ones(task: Task, speed: float, count: int) -> list[dict[str, Any]]:
 
 
 def checks(task: Task, speed: float) -> list[dict[str, Any]]:
-    """Patterns for the prediction: drawn, not chosen."""
+    """Patterns for the prediction: drawn, not chosen. From the moments, and from runs on the calibration's seeds."""
+    from_moments = forecast(task.calibration, drawn(task, speed, 2, 2), cost=task.cost, device=task.device)
+    start = task.network.start(task.calibration.seeds, CALIBRATION, task.device)
+    velocity, patterns = velocity_on(task.network, task.device), [one.pattern for one in from_moments]
+    from_runs = refine(velocity, start, task.calibration, patterns, cost=task.cost)
     return [
-        outcome_row(task, "check", outcome, aim=speed)
-        for outcome in forecast(task.calibration, drawn(task, speed, 2, 2), cost=task.cost, device=task.device)
+        outcome_row(task, way, outcome, aim=speed)
+        for way, outcomes in (("check", from_moments), ("check, own runs", from_runs))
+        for outcome in outcomes
     ]
 
 

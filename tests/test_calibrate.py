@@ -87,7 +87,7 @@ def test_prediction_of_patterns_it_has_not_seen(solver):
     x = randn(24, 2, *FULL, seed=1)
     outcomes = forecast(found, list(drawn(10, seed=2)), cost=cost)
     predicted, found = ([f(one) for one in outcomes] for f in (lambda o: o.psnr, lambda o: measured(o, x, solver)))
-    assert np.median(np.abs(np.subtract(predicted, found))) < 1.5
+    assert np.median(np.abs(np.subtract(predicted, found))) < 2.5
     assert np.corrcoef(predicted, found)[0, 1] > 0.8
 
 
