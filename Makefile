@@ -4,6 +4,8 @@
 # make bench   the benchmarks, with their gates
 # make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (elsewhere: make gpu GPU=--rehearse)
 # make notebooks    run the notebooks and compare them with what is stored
+# make dist    the source distribution and, from it, a wheel for this machine, into dist/
+# make wheels  the wheels of a release (cibuildwheel, in containers), into wheelhouse/
 # Variables: PYTHON=python3 (interpreter of the virtual environment), TORCH=torch==2.13.0 (what pip is asked for),
 #            NOVENV=1 (use PYTHON as it is; it must already have torch and the dev extra, for bench that one too).
 PYTHON ?= python3
@@ -16,13 +18,13 @@ READY :=
 PEERS :=
 else
 BIN := $(VENV)/bin/
-READY := $(VENV)/.ready
+READY := $(VENV)/.built
 PEERS := $(VENV)/.peers
 endif
 
 GPU ?=
 
-.PHONY: install demo test check bench gpu docs notebooks format clean
+.PHONY: install demo test check bench gpu docs notebooks dist wheels format clean
 
 install: $(READY)
 
@@ -30,6 +32,11 @@ $(VENV)/.ready: pyproject.toml setup.py build_tools/backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check '$(TORCH)'
 	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# The installation has built the extension; again where csrc was changed since.
+$(VENV)/.built: $(wildcard csrc/*) | $(VENV)/.ready
+	if [ -n "$$(find csrc -newer $(VENV)/.ready)" ]; then $(BIN)python setup.py -q build_ext --inplace; fi
 	touch $@
 
 demo: $(READY)
@@ -42,7 +49,7 @@ check: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)mypy
-	$(BIN)clang-format --dry-run -Werror csrc/*.* csrc/emu/*
+	$(BIN)clang-format --dry-run -Werror csrc/*.* tests/*.cpp tests/emu/*
 	$(BIN)python benchmarks/write_docs.py --check
 
 $(VENV)/.peers: $(VENV)/.ready
@@ -61,15 +68,22 @@ gpu: $(READY)
 
 docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py
+	$(BIN)python build_tools/architecture.py
 	$(BIN)python -m sphinx -W --keep-going -q -b html -d site/doctrees docs site/html
 
 notebooks: $(READY)
 	$(BIN)python build_tools/notebooks.py --jobs 2
 
+dist: $(READY)
+	$(BIN)python -m build --no-isolation --skip-dependency-check
+
+wheels: $(READY)
+	$(BIN)python -m cibuildwheel --output-dir wheelhouse
+
 format: $(READY)
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
-	$(BIN)clang-format -i csrc/*.* csrc/emu/*
+	$(BIN)clang-format -i csrc/*.* tests/*.cpp tests/emu/*
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) build dist site wheelhouse *.egg-info

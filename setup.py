@@ -20,13 +20,25 @@ from pathlib import Path
 
 from setuptools import setup
 
+ROOT = Path(__file__).parent
+sys.path.append(str(ROOT / "build_tools"))
+from backend import source_hash  # noqa: E402
+
 CUDA = os.environ.get("SPECTRAL_PD_CUDA", "auto")
 REQUIRED = os.environ.get("SPECTRAL_PD_REQUIRE_EXT") == "1" or CUDA == "1"
 CUDA_ARCHITECTURES = (80, 90, 100, 120)  # those of them that nvcc knows; later GPUs compile the last one's PTX
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Icsrc", "--threads=4"]  # never --use_fast_math: the noise must be exact
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
 
-CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-maybe-uninitialized",
+]
 # CPU kernels: one source, compiled for each instruction set and chosen at run time.
 AVX512 = [
     "-mavx512f",
@@ -158,7 +170,7 @@ def extension() -> dict:
                 return str(target)
 
             extension = self.extensions[0]
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(min(os.cpu_count() or 1, 1 + len(CPU_KERNELS))) as pool:
                 cuda = pool.submit(compile_cuda) if toolkit else None
                 extension.extra_objects = list(pool.map(compile_kernels, CPU_KERNELS))
                 if cuda and (target := cuda.result()):
@@ -175,7 +187,11 @@ def extension() -> dict:
                 "spectral_pd._C",
                 ["csrc/ops.cpp", "csrc/cpu_dispatch.cpp"],
                 py_limited_api=True,
-                define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI)],
+                define_macros=[
+                    ("TORCH_TARGET_VERSION", STABLE_ABI),
+                    ("SPECTRAL_PD_SOURCES", f'"{source_hash(ROOT)}"'),
+                ],
+                depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir()),
                 # libtorch.so draws in libtorch_cuda where torch has it, so that a weak CUDA symbol can be bound.
                 extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
                 extra_compile_args={"cxx": [*CXX_FLAGS, "-Icsrc"]},

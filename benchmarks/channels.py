@@ -27,11 +27,12 @@ from spectral_pd import (
     fit_power_law,
     make_plan,
     max_frequency,
+    plan_at,
     predict,
     shift_times,
     velocity_error,
 )
-from spectral_pd.demo import photographs, random_crops
+from spectral_pd.measuring.demo import photographs, random_crops
 
 ROOT = Path(__file__).parent
 SHAPE, SCALES, DELTA = (64, 64), (1 / 2, 1), 0.01
@@ -65,7 +66,7 @@ def main() -> None:
     halves = [torch.nn.functional.avg_pool2d(picture, 2) for picture in photographs().values()]
     crops = random_crops(halves, 2000, SHAPE[0], generator=generator)
     times = shift_times(50, shift=3.0)
-    full = make_plan(times, None, SHAPE, scales=(1,), transition_times=())
+    full = plan_at(times, (), SHAPE, scales=(1,))
     cut = SCALES[0] * max_frequency(SHAPE)
 
     rows, panels = [], {}

@@ -34,13 +34,14 @@ from spectral_pd import (
     edit,
     fit_spectrum,
     make_plan,
+    plan_at,
     restrict_signal,
     sample,
     sdedit,
     shift_times,
 )
-from spectral_pd.demo import photographs, psnr, random_crops
 from spectral_pd.editing import EditMode
+from spectral_pd.measuring.demo import photographs, psnr, random_crops
 
 SIZE, PATCH, STRIDE, PATCHES = 64, 8, 4, 1500
 LOW = (16, 16)
@@ -130,7 +131,7 @@ def geometry(pictures: Tensor, inputs: Tensor, low: tuple[int, int] = LOW) -> tu
 
 def two_stages(cut: float, start: float) -> Plan:
     """A plan that keeps the band below `cut` and starts the full size at the first grid time at or below `start`."""
-    return make_plan(TIMES, None, (SIZE, SIZE), scales=(cut, 1), transition_times=(start,))
+    return plan_at(TIMES, (start,), (SIZE, SIZE), scales=(cut, 1))
 
 
 def three_stages(texture: Tensor) -> Plan:
@@ -177,7 +178,7 @@ def sweep(inputs: Tensor) -> list[dict[str, object]]:
             style = compared[None]
             plan = three_stages(learnt)
             free = sample(model.velocity, noise, plan, leading=inputs.shape[:2])
-            whole = make_plan(TIMES, None, (SIZE, SIZE), scales=(1,), transition_times=())
+            whole = plan_at(TIMES, (), (SIZE, SIZE), scales=(1,))
             rows.append(measure(name, "texture sample", whole, free, inputs, style, "-", "16 32 64"))
             for method, pictures in progressive(model, plan, inputs, noise).items():
                 kept, grids = ("-", "64") if method == "sdedit" else ("1/4", "32 64")
@@ -278,7 +279,7 @@ class Mosaics:
         from metrics import SlicedWasserstein
         from tiny_dit.data import load_photographs
 
-        from spectral_pd.demo import small_transformer
+        from spectral_pd.measuring.demo import small_transformer
 
         found = small_transformer()
         if found is None:
@@ -298,7 +299,7 @@ class Mosaics:
 
     def edited(self, method: str, cut: float, start: float) -> tuple[Tensor, Plan]:
         """What a method makes of the mosaics, and the plan of two stages it entered (its first stage does not run)."""
-        plan = make_plan(self.times, None, (SIZE, SIZE), scales=(cut, 1), transition_times=(start,))
+        plan = plan_at(self.times, (start,), (SIZE, SIZE), scales=(cut, 1))
         if method == "sdedit":
             rest = plan.times[plan.stages[1].start :]
             return sdedit(self.velocity, self.inputs, rest, noise=self.noise, solver="dpmpp_2m"), plan
@@ -308,7 +309,7 @@ class Mosaics:
 
     def free(self) -> Tensor:
         """The model's own samples, from the same noise."""
-        plan = make_plan(self.times, None, (SIZE, SIZE), scales=(1,), transition_times=())
+        plan = plan_at(self.times, (), (SIZE, SIZE), scales=(1,))
         return sample(self.velocity, self.noise, plan, leading=self.inputs.shape[:2], solver="dpmpp_2m")
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+ARCHIVED = "$Format:%h$"
+"""The commit in the files that ``git archive`` writes (see .gitattributes), which come without a repository."""
+
 
 def processor() -> str:
     """The CPU's model name, as the operating system gives it."""
@@ -20,6 +23,8 @@ def processor() -> str:
 
 def commit() -> str:
     """The commit the rows were made from; '+' when the working tree differs from it."""
+    if not ARCHIVED.startswith("$"):
+        return ARCHIVED
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -29,6 +34,15 @@ def commit() -> str:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "../spectral_pd", "../csrc")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def driver() -> str:
+    """The version of the NVIDIA driver."""
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
         return "unknown"
 
 

@@ -38,7 +38,7 @@ from tiny_dit.model import SPECTRUM, WEIGHTS, load
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spectral_pd import DCT, FOURIER, HAAR, Basis, Plan, PowerLaw, make_plan, sample, shift_times
+from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.expansion import restrict_noise, restrict_signal
 from spectral_pd.training import (
     StageSample,
@@ -196,7 +196,7 @@ def save_lora(network: nn.Module, path: Path, config: LoraConfig, metadata: Mapp
     save_file(tensors, path, metadata={"format": "pt", "spectral_pd.lora": json.dumps(shape), **metadata})
 
 
-def load_lora(network: nn.Module, path: Path, plan: Plan, *, basis: Basis = DCT) -> list[str]:
+def load_lora(network: nn.Module, path: Path, plan: Plan) -> list[str]:
     """Put a saved adapter onto `network` and compare its schedule with the one to sample with.
 
     Returns
@@ -210,7 +210,7 @@ def load_lora(network: nn.Module, path: Path, plan: Plan, *, basis: Basis = DCT)
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    differences = check_metadata(metadata, plan, basis=basis)
+    differences = check_metadata(metadata, plan)
     shape = json.loads(metadata["spectral_pd.lora"])
     config = LoraConfig(r=shape["rank"], lora_alpha=shape["rank"], target_modules=shape["targets"])
     inject_adapter_in_model(config, network)
@@ -221,7 +221,7 @@ def load_lora(network: nn.Module, path: Path, plan: Plan, *, basis: Basis = DCT)
     return differences
 
 
-def check_consistency(x0: Tensor, noise: Tensor, plan: Plan, basis: Basis) -> None:
+def check_consistency(x0: Tensor, noise: Tensor, plan: Plan) -> None:
     """Compare the training states at every stage's start with the states the sampler itself arrives with.
 
     The sampler is driven along the path of (x0, noise) by a solver that jumps to the path's points.
@@ -236,14 +236,14 @@ def check_consistency(x0: Tensor, noise: Tensor, plan: Plan, basis: Basis) -> No
     def jump(_: Any, x: Tensor, t: float, t_next: float, history: Any) -> tuple[Tensor, None]:
         shape = tuple(x.shape[-len(plan.shape) :])
         arrived.setdefault(shape, x)
-        on_path = (1 - t_next) * restrict_signal(x0, shape, basis=basis)
-        return on_path + t_next * restrict_noise(noise, shape, basis=basis), None
+        on_path = (1 - t_next) * restrict_signal(x0, shape, basis=plan.basis)
+        return on_path + t_next * restrict_noise(noise, shape, basis=plan.basis), None
 
-    sample(lambda x, t: x, noise, plan, solver=jump, basis=basis)
+    sample(lambda x, t: x, noise, plan, solver=jump)
     for index, stage in enumerate(plan.stages):
         if not stage.steps:
             continue
-        start, _ = stage_endpoints(x0, noise, plan, index, basis=basis)
+        start, _ = stage_endpoints(x0, noise, plan, index)
         error = float((start - arrived[stage.shape]).abs().max())
         if error > 1e-5:
             raise RuntimeError(
@@ -260,7 +260,6 @@ def draw(model: Trainable, plan: Plan, args: argparse.Namespace, step: int, mine
     stage, times = draw_times(
         plan, args.batch, draw=args.draw, generator=torch.Generator().manual_seed(args.seed * 2**40 + step)
     )
-    basis = BASES[args.basis]
     for begin in range(0, len(mine), args.micro_batch):
         places = mine[begin : begin + args.micro_batch]
         pictures, conditions, noise = [], [], []
@@ -272,14 +271,14 @@ def draw(model: Trainable, plan: Plan, args: argparse.Namespace, step: int, mine
             noise.append(torch.randn(x0.shape, generator=item))
         x0, eps, t = torch.stack(pictures), torch.stack(noise), times[list(places)]
         if args.objective == "stage":
-            yield stage_sample(x0, eps, t, plan, stage=stage, basis=basis), conditions
+            yield stage_sample(x0, eps, t, plan, stage=stage), conditions
         else:
-            yield plain_sample(x0, eps, t, plan, stage, basis), conditions
+            yield plain_sample(x0, eps, t, plan, stage), conditions
 
 
-def plain_sample(x0: Tensor, noise: Tensor, t: Tensor, plan: Plan, stage: int, basis: Basis) -> StageSample:
+def plain_sample(x0: Tensor, noise: Tensor, t: Tensor, plan: Plan, stage: int) -> StageSample:
     """The control: same grids, times, data and noise, but plain flow matching ``v = eps - x_0`` on the stage's grid."""
-    shape = plan.shapes[stage]
+    shape, basis = plan.shapes[stage], plan.basis
     low0, low1 = restrict_signal(x0, shape, basis=basis), restrict_noise(noise, shape, basis=basis)
     share = t.to(low0.dtype).reshape(-1, *[1] * (low0.ndim - 1))
     return StageSample((1 - share) * low0 + share * low1, t, low1 - low0, stage)
@@ -313,10 +312,9 @@ def train(args: argparse.Namespace) -> None:
         )
     mine = range(accelerator.process_index, args.batch, accelerator.num_processes)
     model = build(args)
-    basis = BASES[args.basis]
-    plan = model.plan(scales=args.scales, delta=args.delta, clock=args.clock)
+    plan = model.plan(scales=args.scales, delta=args.delta, clock=args.clock, basis=BASES[args.basis])
     spectrum = model.spectrum()
-    metadata = schedule_metadata(plan, basis=basis, spectrum=spectrum)
+    metadata = schedule_metadata(plan, spectrum=spectrum)
     accelerator.print(plan)
 
     config = add_lora(model.network, args.targets or model.targets, rank=args.rank, seed=args.seed)
@@ -348,7 +346,7 @@ def train(args: argparse.Namespace) -> None:
     else:
         x0, _ = model.item(torch.Generator().manual_seed(args.seed))
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(args.seed))
-        check_consistency(x0[None].double(), noise[None].double(), plan, basis)
+        check_consistency(x0[None].double(), noise[None].double(), plan)
         accelerator.print("training states equal the sampler's at every stage's start")
 
     def finish_checkpoint(step: int) -> None:
@@ -359,7 +357,7 @@ def train(args: argparse.Namespace) -> None:
             with log_path.open("w", newline="") as file:
                 csv.writer(file).writerows([["step", "stage", "loss", "gradient_norm"], *rows])
 
-    weighting = {"spectrum": spectrum, "plan": plan, "basis": basis} if args.weighted else {}
+    weighting = {"spectrum": spectrum, "plan": plan} if args.weighted else {}
     progress = tqdm(range(first, args.steps), initial=first, total=args.steps, disable=not accelerator.is_main_process)
     for step in progress:
         for group in optimiser.param_groups:

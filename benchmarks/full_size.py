@@ -12,7 +12,7 @@ times, and its ``seconds`` stay empty.
 On a machine without a network, bring diffusers along as wheels: ``pip download -d wheels diffusers transformers accelerate``
 where there is one (the same Python and platform), then ``pip install --no-index --find-links wheels diffusers transformers``.
 
-Rows go to benchmarks/results/full_size.csv (rehearsals: full_size_reduced.csv) after every model and mode; older rows of the
+Rows go to benchmarks/results/full_size.csv (rehearsals: full_size_reduced.csv) after every plan; older rows of the
 same model, mode, size and device are replaced. A model that fails is reported and does not stop the others.
 """
 
@@ -27,7 +27,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from cost import MODELS, RESULTS, step_cost
-from environment import environment
+from environment import driver, environment
 
 from spectral_pd import DCT, NoiseField, Plan, expand_aligned
 from spectral_pd.adapters import Adapter, adapt
@@ -116,6 +116,7 @@ SETUPS = {
 class Row:
     """One plan of one model: times in seconds, speedups over the same and over 50 full-size steps.
 
+    ``step_seconds`` are those of ``stages``, the latent sizes, and ``split`` how many steps each takes.
     ``seconds`` is the whole denoising, once; None where it was not run to its end. Speedups are of median step times, pooled
     over all steps of a size, with the expansions added: steps of one size do the same work, and a median is not moved by what
     else the machine does.
@@ -128,6 +129,7 @@ class Row:
     latent: str
     steps: int
     split: str
+    stages: str
     step_seconds: str
     seconds: float | None
     full_step_seconds: float
@@ -139,6 +141,7 @@ class Row:
     expansion_share: float
     peak_gib: float
     device: str
+    driver: str
     torch: str
     diffusers: str
     python: str
@@ -244,8 +247,8 @@ def measure(
     compiled: bool,
     latent: Sequence[int],
     longest: float,
-) -> list[Row]:
-    """Some (steps, scales) plans of one model.
+) -> Iterator[Row]:
+    """Some (steps, scales) plans of one model, a row as soon as it is measured.
 
     Parameters
     ----------
@@ -276,7 +279,6 @@ def measure(
         short = prepare(pipe, name, 3 * len(scales), latent, arguments)
         for shape, seconds in step_times(short, scales, clock).items():
             seen.setdefault(shape, []).extend(seconds)
-    rows = []
     for steps, scales in plans:
         adapter = prepare(pipe, name, steps, latent, arguments)
         plan = adapter.plan(scales=scales, cost=cost)
@@ -290,31 +292,31 @@ def measure(
         typical = {shape: statistics.median(seconds) for shape, seconds in seen.items()}
         full_step = typical[plan.shape]
         planned = sum(stage.steps * typical[stage.shape] for stage in plan.stages) + growing
-        rows.append(
-            Row(
-                model=MODELS[name].label,
-                blocks="few" if reduced else "all",
-                mode="compile" if compiled else "eager",
-                dtype=str(dtype).removeprefix("torch."),
-                latent="x".join(map(str, latent)),
-                steps=steps,
-                split="+".join(map(str, plan.split)),
-                step_seconds=" ".join(f"{typical[shape]:.4g}" for shape in plan.shapes),
-                seconds=total,
-                full_step_seconds=full_step,
-                speedup=steps * full_step / planned,
-                predicted=plan.speedup(),
-                over_50=50 * full_step / planned,
-                predicted_over_50=50 * cost(plan.shape) / plan.cost(),
-                expansion_seconds=growing,
-                expansion_share=growing / planned,
-                peak_gib=_peak_gib(device),
-                diffusers=version("diffusers"),
-                **environment(torch.cuda.get_device_name(device) if device.type == "cuda" else None),
-            )
+        row = Row(
+            model=MODELS[name].label,
+            blocks="few" if reduced else "all",
+            mode="compile" if compiled else "eager",
+            dtype=str(dtype).removeprefix("torch."),
+            latent="x".join(map(str, latent)),
+            steps=steps,
+            split="+".join(map(str, plan.split)),
+            stages=" ".join("x".join(map(str, shape)) for shape in plan.shapes),
+            step_seconds=" ".join(f"{typical[shape]:.4g}" for shape in plan.shapes),
+            seconds=total,
+            full_step_seconds=full_step,
+            speedup=steps * full_step / planned,
+            predicted=plan.speedup(),
+            over_50=50 * full_step / planned,
+            predicted_over_50=50 * cost(plan.shape) / plan.cost(),
+            expansion_seconds=growing,
+            expansion_share=growing / planned,
+            peak_gib=_peak_gib(device),
+            driver=driver() if device.type == "cuda" else "",
+            diffusers=version("diffusers"),
+            **environment(torch.cuda.get_device_name(device) if device.type == "cuda" else None),
         )
-        print(_brief(rows[-1]), flush=True)
-    return rows
+        print(_brief(row), flush=True)
+        yield row
 
 
 def _brief(row: Row) -> str:
@@ -378,8 +380,9 @@ def main() -> int:
     failed = 0
     for name, mode in [(name, mode) for name in a.models for mode in a.modes]:
         setup = SETUPS[name]
+        rows = []
         try:
-            rows = measure(
+            for row in measure(
                 name,
                 a.device,
                 [plan for plan in setup.plans if not a.steps or plan[0] in a.steps],
@@ -388,8 +391,9 @@ def main() -> int:
                 compiled=mode == "compile",
                 latent=a.latent or setup.latent,
                 longest=a.longest,
-            )
-            write(out, rows)
+            ):
+                rows.append(row)
+                write(out, rows)
         except Exception:
             failed += 1
             print(f"{name} {mode} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)

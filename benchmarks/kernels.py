@@ -10,7 +10,8 @@ and only ratios mean anything; times are for orientation. Candidates that are no
 '.[bench]'` brings them all. Every candidate allocates its result, except where the row says ``out``. ``floor`` is no
 candidate but what cannot be avoided: the normals of the new coefficients, from the operation's own generator, and copying
 what is read and written. ``--quick`` measures a few rows with few rounds; ``--check`` exits with 1 when a gate (the smallest
-ratio to the fastest candidate that is acceptable) is missed. Rows of other devices and thread counts in the file are kept.
+ratio to the fastest candidate that is acceptable) is missed or a candidate does not run. Rows of other devices and thread
+counts in the file are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from environment import environment
+from environment import driver, environment
 from torch import Tensor
 
 from spectral_pd import DCT, ops
@@ -318,11 +319,11 @@ def native_and_candidates(case: Case, device: torch.device) -> tuple[Call, dict[
             torch.randn(*case.leading, *case.fine, device=device),
             Shortcut(case.coarse, case.fine, device),
         )
-        return lambda: ops.expand_white(x, white, t=T, scale=KAPPA), {"five torch calls": lambda: shortcut(x, white)}
+        return lambda: ops.expand_white(x, white, t=T, kappa=KAPPA), {"five torch calls": lambda: shortcut(x, white)}
     basis, _, kind = case.operation.partition(" ")
     out = torch.empty(*case.leading, *case.fine, device=device) if kind == "out" else None
-    haar, candidates = (True, haar_candidates) if basis == "haar" else (False, dct_candidates)
-    return lambda: ops.expand_field(x, key, case.fine, t=T, scale=KAPPA, haar=haar, out=out), candidates(case, x)
+    candidates = haar_candidates if basis == "haar" else dct_candidates
+    return lambda: ops.expand_field(x, key, case.fine, t=T, kappa=KAPPA, basis=basis, out=out), candidates(case, x)
 
 
 def floor(case: Case, device: torch.device) -> Call:
@@ -353,12 +354,23 @@ def seconds(call: Call, repeats: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def measure(case: Case, rounds: int, budget: float, device: torch.device) -> list[dict[str, object]]:
-    """Rows of one case: every candidate's median time and ratio. A case stops after `budget` seconds."""
+def measure(case: Case, rounds: int, budget: float, device: torch.device) -> tuple[list[dict[str, object]], list[str]]:
+    """Rows of one case: every candidate's median time and ratio. A case stops after `budget` seconds.
+
+    Also the candidates that did not run, which others may not be called faster than.
+    """
+    torch.compiler.reset()  # otherwise the same function compiled for yet another case reaches torch's limit
     native, others = native_and_candidates(case, device)
-    calls: dict[str, Call] = {"native": native, "floor": floor(case, device), **others}
+    calls: dict[str, Call] = {"native": native, "floor": floor(case, device)}
+    failed = []
     for call in calls.values():
         seconds(call, 2, device)
+    for name, call in others.items():
+        try:
+            seconds(call, 2, device)
+            calls[name] = call
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
     repeats = {name: max(1, min(50, int(2e-3 / max(1e-6, seconds(call, 1, device))))) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
@@ -369,8 +381,8 @@ def measure(case: Case, rounds: int, budget: float, device: torch.device) -> lis
             times[name].append(seconds(call, repeats[name], device))
     base = np.array(times["native"])
     ratios = {name: float(np.median(np.array(values) / base)) for name, values in times.items()}
-    fastest = min(others, key=ratios.__getitem__)
-    return [
+    fastest = min((name for name in calls if name in others), key=ratios.__getitem__)
+    rows: list[dict[str, object]] = [
         {
             "operation": case.operation,
             "case": case.name,
@@ -384,11 +396,13 @@ def measure(case: Case, rounds: int, budget: float, device: torch.device) -> lis
         }
         for name in calls
     ]
+    return rows, failed
 
 
 def write(path: Path, table: list[dict[str, object]]) -> None:
     """Replace the rows of this device and number of threads, keep the others."""
-    where = environment(torch.cuda.get_device_name() if table[0]["threads"] == "" else None)
+    on_gpu = table[0]["threads"] == ""
+    where = environment(torch.cuda.get_device_name() if on_gpu else None) | {"driver": driver() if on_gpu else ""}
     rows = [{**row, **where} for row in table]
     kept = []
     if path.exists():
@@ -404,7 +418,9 @@ def write(path: Path, table: list[dict[str, object]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rows, few rounds")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a gate is missed (retried once)")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 when a gate is missed (retried once) or a candidate fails"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
@@ -424,15 +440,16 @@ def main() -> int:
     table: list[dict[str, object]] = []
     missed = 0
     rounds = 7 if options.quick else options.rounds
+    output = options.output or (None if options.quick else RESULTS)
     for case in cases:
         limit = case.gpu_gate if options.device.type == "cuda" else case.gate if options.threads == 1 else None
         for _ in range(2):
-            rows = measure(case, rounds, options.budget, options.device)
+            rows, failed = measure(case, rounds, options.budget, options.device)
             best = next(row for row in rows if row["fastest"])
             missing = limit is not None and float(str(best["ratio"])) < limit
             if not missing:
                 break
-        missed += missing
+        missed += missing + len(failed)
         table += rows
         gate = f" (gate {limit})" if limit is not None else ""
         print(
@@ -440,9 +457,10 @@ def main() -> int:
             f"{best['ratio']}x faster than {best['candidate']}{gate}",
             flush=True,
         )
-    output = options.output or (None if options.quick else RESULTS)
-    if output is not None:
-        write(output, table)
+        for candidate in failed:
+            print(f"did not run: {candidate}", flush=True)
+        if output is not None:
+            write(output, table)  # after every case, so that a run that is stopped leaves what it has measured
     return int(options.check and missed > 0)
 
 

@@ -17,7 +17,8 @@ import torch
 from environment import environment
 from torch import Tensor
 
-from spectral_pd import PRESETS, SOLVERS, GaussianField, History, make_plan, predict, shift_times
+from spectral_pd import PRESETS, GaussianField, make_plan, predict, shift_times
+from spectral_pd.solvers import SOLVERS, History
 
 
 def dropping() -> object:

@@ -40,7 +40,7 @@ from spectral_pd import (
     token_cost,
     velocity_error,
 )
-from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer, spectrum_error
+from spectral_pd.measuring.demo import halved, photographs, psnr, random_crops, small_transformer, spectrum_error
 
 RESULTS = Path(__file__).parent / "results"
 FLUX, GRID = PRESETS["flux"], (128, 128)

@@ -57,7 +57,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from spectral_pd import DCT, FOURIER, HAAR, Basis, Plan, PowerLaw, expand_aligned, make_plan, sample, shift_times
-from spectral_pd.demo import psnr
+from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
 
 STEPS, SHIFT, SIZE, BATCH = 20, 2.0, (64, 64), 64
@@ -77,7 +77,6 @@ class Entry:
     curve: str
     plan: Plan
     coupling: Literal["coupled", "fresh"] = "coupled"
-    basis: Basis = DCT
     solver: Literal["dpmpp_2m", "euler"] = "dpmpp_2m"
     upsampling: Upsampling | None = None
     adapter: str | None = None
@@ -93,7 +92,7 @@ class Entry:
         """Where its pictures of the seeds from `begin` are kept: a name for everything they depend on."""
         adapter = fingerprint(ADAPTERS / f"{self.adapter}.safetensors") if self.adapter else ""
         facts = (weights, self.plan.times, self.plan.shapes, self.plan.split, self.plan.clock, adapter)
-        key = repr((*facts, self.coupling, self.basis.name, self.solver, self.upsampling))
+        key = repr((*facts, self.coupling, self.plan.basis.name, self.solver, self.upsampling))
         return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{begin}.npy"
 
 
@@ -106,8 +105,10 @@ def entries(law: PowerLaw) -> Iterator[Entry]:
     """Every row, the reference first and the most wanted ones early."""
     times = shift_times(STEPS, shift=SHIFT)
 
-    def plan(scales: tuple[float, ...], delta: float, clock: Literal["full", "stage"] = "full") -> Plan:
-        return make_plan(times, law, SIZE, scales=scales, delta=delta, clock=clock)
+    def plan(
+        scales: tuple[float, ...], delta: float, clock: Literal["full", "stage"] = "full", basis: Basis = DCT
+    ) -> Plan:
+        return make_plan(times, law, SIZE, scales=scales, delta=delta, clock=clock, basis=basis)
 
     def few(steps: int) -> Plan:
         return make_plan(shift_times(steps, shift=SHIFT), law, SIZE, scales=(1,))
@@ -129,7 +130,7 @@ def entries(law: PowerLaw) -> Iterator[Entry]:
         yield Entry(f"S={len(scales)}, {kind}", plan(scales, delta, clock), adapter=path.stem)
     for scales, delta in ((two, 0.05), (two, 0.2), (three, 0.05)):
         for basis in (HAAR, FOURIER):
-            yield Entry(f"S={len(scales)}, {basis.name}", plan(scales, delta), basis=basis)
+            yield Entry(f"S={len(scales)}, {basis.name}", plan(scales, delta, basis=basis))
     yield Entry("full resolution, Euler", few(STEPS), solver="euler")
     for delta in (0.05, 0.2):
         yield Entry("S=2, Euler", plan(two, delta), solver="euler")
@@ -145,9 +146,10 @@ def adapter_schedule(name: str) -> tuple[tuple[float, ...], float, Literal["full
 def upsampled(velocity: Velocity, noise: Tensor, plan: Plan, mode: Upsampling) -> Tensor:
     """Coarse stage; its denoised picture enlarged; noised to the fine grid's time with the same field; fine stage."""
     coarse, fine = plan.stages
-    x, t = walked(velocity, DCT.restrict(noise, coarse.shape), coarse.times), coarse.times[-1]
+    x, t = walked(velocity, DCT.restrict(noise, coarse.shape), coarse.local_times), coarse.local_times[-1]
     picture = interpolate(x - t * velocity(x, t), size=fine.shape, mode=mode)
-    return walked(velocity, (1 - fine.times[0]) * picture + fine.times[0] * noise, fine.times)
+    t = fine.local_times[0]
+    return walked(velocity, (1 - t) * picture + t * noise, fine.local_times)
 
 
 def walked(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
@@ -164,7 +166,7 @@ def pictures(entry: Entry, velocity: Velocity, begin: int) -> Tensor:
     if entry.upsampling:
         return upsampled(velocity, noise, entry.plan, entry.upsampling)
     fresh = torch.Generator().manual_seed(10**6 + begin) if entry.coupling == "fresh" else None
-    options = {"coupling": entry.coupling, "generator": fresh, "basis": entry.basis, "solver": entry.solver}
+    options = {"coupling": entry.coupling, "seed": fresh, "solver": entry.solver}
     return sample(velocity, noise, entry.plan, **options)
 
 
@@ -186,7 +188,7 @@ def adapted(entry: Entry, weights: Path) -> dict[str, Tensor]:
     """The network's weights with an entry's adapter merged into them."""
     network = load(weights)
     if entry.adapter:
-        load_lora(network, ADAPTERS / f"{entry.adapter}.safetensors", entry.plan, basis=entry.basis)
+        load_lora(network, ADAPTERS / f"{entry.adapter}.safetensors", entry.plan)
         for module in list(network.modules()):
             if isinstance(module, LoraLayer):
                 module.merge()

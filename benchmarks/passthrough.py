@@ -29,19 +29,18 @@ from spectral_pd import (
     FiniteDataset,
     GaussianField,
     PowerLaw,
-    activation_map,
     fit_power_law,
-    make_plan,
-    noise_prediction_error,
     passthrough,
+    plan_at,
     power_spectrum,
     sample,
     shift_times,
     velocity_error,
 )
-from spectral_pd.demo import halved, photographs, psnr, random_crops, small_transformer
+from spectral_pd.measuring.demo import halved, photographs, psnr, random_crops, small_transformer
+from spectral_pd.passthrough import activation_map, noise_prediction_error
+from spectral_pd.power import radial_bins
 from spectral_pd.solvers import SolverName, Velocity
-from spectral_pd.spectrum import radial_bins
 
 SHAPE = (32, 32)
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -91,14 +90,14 @@ def sweep(
     """One row for each delta, and the pictures; delta 0 stands for plain sampling."""
     shape = (noise.shape[-2], noise.shape[-1])
     times = shift_times(steps, shift=shift)
-    whole = make_plan(times, None, shape, scales=(1,), transition_times=())
+    whole = plan_at(times, (), shape, scales=(1,))
     plain = sample(velocity, noise, whole, solver=solver)
     frequency = DCT.frequency(shape)
     top = (frequency > min(shape) / 4) & (frequency <= min(shape) / 2)
     power = law(frequency[top])
     rows, pictures = [], {0.0: plain}
     for delta in tqdm(DELTAS, desc=f"delta, {model}", unit="run"):
-        x = passthrough(velocity, noise, times, law, delta, solver=solver)
+        x = passthrough(velocity, noise, whole, law, delta, solver=solver)
         pictures[delta] = x
         band = [float(DCT.forward(v.double())[..., top].square().sum()) for v in (x, plain)]
         distance = psnr(x, plain)

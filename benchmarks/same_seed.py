@@ -20,8 +20,8 @@ from environment import environment
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import FiniteDataset, make_plan, sample, shift_times
-from spectral_pd.demo import photographs, psnr, random_crops
+from spectral_pd import FiniteDataset, plan_at, sample, shift_times
+from spectral_pd.measuring.demo import photographs, psnr, random_crops
 
 BANDWIDTH = 0.1
 TRANSITIONS = (0.96, 0.93, 0.90, 0.85, 0.80, 0.70, 0.60)
@@ -32,12 +32,12 @@ VARIANTS = (("full", "coupled"), ("stage", "coupled"), ("full", "fresh"), ("stag
 def compare(model: FiniteDataset, noise: Tensor, steps: int, transitions: Sequence[float], bar: tqdm) -> list[dict]:
     """One row for each transition time and variant: how close the samples are to full resolution from the same noise."""
     times = shift_times(steps, shift=3.0)
-    reference = sample(model.velocity, noise, make_plan(times, None, (32, 32), scales=(1,), transition_times=()))
+    reference = sample(model.velocity, noise, plan_at(times, (), (32, 32), scales=(1,)))
     rows = []
     for time, (clock, coupling) in [(t, v) for t in transitions for v in VARIANTS]:
-        plan = make_plan(times, None, (32, 32), scales=(1 / 2, 1), transition_times=(time,), clock=clock)
+        plan = plan_at(times, (time,), (32, 32), scales=(1 / 2, 1), clock=clock)
         fresh = torch.Generator().manual_seed(1) if coupling == "fresh" else None
-        distance = psnr(sample(model.velocity, noise, plan, coupling=coupling, generator=fresh), reference)
+        distance = psnr(sample(model.velocity, noise, plan, coupling=coupling, seed=fresh), reference)
         low, median, high = torch.quantile(distance, torch.tensor([0.1, 0.5, 0.9], dtype=distance.dtype)).tolist()
         rows.append(
             {

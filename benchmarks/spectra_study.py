@@ -26,10 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd import BASES, FOURIER, SpectrumMeter, fit_power_law, transition_times
-from spectral_pd.demo import photographs
-from spectral_pd.diagnostics import Estimate
-from spectral_pd.measure import Measurement, accumulate, assess
-from spectral_pd.sources import open_source, picture_tensor
+from spectral_pd.measuring.demo import photographs
+from spectral_pd.measuring.diagnostics import Estimate
+from spectral_pd.measuring.report import Measurement, assess
+from spectral_pd.measuring.sources import open_source, picture_tensor
+from spectral_pd.measuring.stream import accumulate
 
 HERE = Path(__file__).parent
 DEBIAN = {

@@ -22,16 +22,8 @@ import torch
 from environment import environment
 from torch import Tensor
 
-from spectral_pd import (
-    GaussianField,
-    SpaceTimeSpectrum,
-    make_plan,
-    optimise_plan,
-    predict,
-    shift_times,
-    spacetime_spectrum,
-    token_cost,
-)
+from spectral_pd import GaussianField, make_plan, optimise_plan, predict, shift_times, spacetime_spectrum, token_cost
+from spectral_pd.spacetime import SpaceTimeSpectrum
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (32, 64, 64)

@@ -162,6 +162,71 @@ def kernel_speed() -> str:
     return f"{markdown(header, body)}\nOne thread; {kernel_note(next(iter(cases.values())))}\n"
 
 
+def cuda_speed() -> str:
+    """The CUDA kernels against the fastest other candidate of each case, by GPU."""
+    from kernels import CASES, OTHERS
+
+    gates = {(case.operation, case.name): case.gpu_gate for case in CASES + OTHERS}
+    parts = []
+    on_gpu = [row for row in rows("kernels") if row["driver"]]
+    for device in dict.fromkeys(row["device"] for row in on_gpu):
+        cases: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+        for row in on_gpu:
+            if row["device"] == device:
+                cases.setdefault((row["operation"], row["case"]), {})[row["candidate"]] = row
+        body = []
+        for case, candidates in cases.items():
+            fastest, gate = fastest_other(candidates), gates[case]
+            rest = [row for name, row in candidates.items() if name not in ("native", "floor") and row is not fastest]
+            rest.sort(key=lambda row: float(row["ratio"]))
+            missed = " (missed)" if gate and float(fastest["ratio"]) < gate else ""
+            body.append(
+                [
+                    *case,
+                    candidates["native"]["ns_per_sample"],
+                    f"{fastest['candidate']}: {fastest['ratio']}",
+                    "" if gate is None else f"{gate}{missed}",
+                    "; ".join(f"{row['candidate']} {row['ratio']}" for row in rest) or "-",
+                ]
+            )
+        header = ["operation", "case", "native, ns per sample", "time of the fastest other", "gate", "of the rest"]
+        row = next(iter(cases.values()))["native"]
+        note = f"{device}, driver {row['driver']}, torch {row['torch']}, commit {row['commit']}."
+        parts.append(f"{markdown(header, body)}\n{note}\n")
+    return "\n".join(parts)
+
+
+def full_size() -> str:
+    """Measured and predicted speedups of the real transformers on a GPU, with the rate their steps reach at each size."""
+    data = rows("full_size")
+    counted = {(row["model"], row["latent"]): float(row["total_tflop"]) for row in rows("cost")}
+    header = ["model", "mode", "steps of each stage", "one step of each stage, s", "TFLOP a second", "whole call, s"]
+    header += ["speedup", "predicted", "over 50 full steps", "predicted", "growing, share of time", "peak, GiB"]
+    body = []
+    for row in data:
+        sizes = [tuple(map(int, size.split("x"))) for size in row["stages"].split()]
+        times = [float(value) for value in row["step_seconds"].split()]
+        rates = [counted[row["model"], "x".join(map(str, s))] / t for s, t in zip(sizes, times, strict=True)]
+        body.append(
+            [
+                row["model"],
+                row["mode"],
+                row["split"],
+                row["step_seconds"].replace(" ", ", "),
+                ", ".join(f"{rate:.0f}" for rate in rates),
+                f"{float(row['seconds']):.2f}" if row["seconds"] else "",
+                *(f"{float(row[name]):.2f}x" for name in ("speedup", "predicted", "over_50", "predicted_over_50")),
+                f"{float(row['expansion_share']):.3%}",
+                f"{float(row['peak_gib']):.1f}",
+            ]
+        )
+    row = data[0]
+    note = (
+        f"{row['device']}, driver {row['driver']}, {row['dtype']}, torch {row['torch']}, diffusers {row['diffusers']}"
+    )
+    return f"{markdown(header, body)}\n{note}, commit {row['commit']}.\n"
+
+
 def multistep_history() -> str:
     """Relative W2 error of DPM-Solver++(2M) with its history carried or dropped at transitions."""
     names = ["steps", "split", "carried", "dropped", "full_resolution"]
@@ -550,6 +615,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "flux_reduced": flux_reduced,
     "savings": savings,
     "kernel_speed": kernel_speed,
+    "cuda_speed": cuda_speed,
+    "full_size": full_size,
     "multistep_history": multistep_history,
     "channels": channels,
     "spectra_choices": spectra_choices,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "ops.h"
@@ -34,6 +35,13 @@ inline Storage storage_of(const Tensor& x, const char* name) {
   return Storage::kFloat32;
 }
 
+inline Basis basis_named(const std::string& name) {
+  for (const Basis basis : {Basis::kDct, Basis::kHaar})
+    if (name == kBases[static_cast<int>(basis)]) return basis;
+  STD_TORCH_CHECK(false, "basis = '", name, "' must be 'dct' or 'haar' for the native operations");
+  return Basis::kDct;
+}
+
 struct Grid {
   int64_t planes;
   int rows, columns;
@@ -49,8 +57,8 @@ inline Grid grid_of(const Tensor& x, const char* name) {
   return {planes, static_cast<int>(rows), static_cast<int>(columns)};
 }
 
-inline void check_pair(bool haar, int64_t coarse, int64_t fine) {
-  if (haar) {
+inline void check_pair(Basis basis, int64_t coarse, int64_t fine) {
+  if (basis == Basis::kHaar) {
     const int64_t factor = coarse > 0 ? fine / coarse : 0;
     STD_TORCH_CHECK(factor >= 1 && factor * coarse == fine && (factor & (factor - 1)) == 0, "haar basis: an axis of ", coarse,
                     " cannot grow to ", fine, "; the ratio must be a power of 2");
@@ -69,9 +77,8 @@ inline void check_key(const Tensor& key, int64_t planes) {
                   " planes, which they do not divide");
 }
 
-inline void check_address(int64_t transition, int64_t first_plane) {
+inline void check_transition(int64_t transition) {
   STD_TORCH_CHECK(transition >= 0 && transition < 65536, "transition = ", transition, " must be in [0, 65535]");
-  STD_TORCH_CHECK(first_plane >= 0 && first_plane < int64_t{1} << 32, "first_plane = ", first_plane, " must be in [0, 2^32)");
 }
 
 inline std::vector<int64_t> with_grid(const Tensor& x, int64_t rows, int64_t columns) {
@@ -90,10 +97,19 @@ inline void check_out(const Tensor& out, const Tensor& x, const std::vector<int6
   STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
 }
 
-inline Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition,
-                        int64_t first_plane) {
+// The samples of an input, contiguous, in memory that writing `out` leaves alone: a copy of those that are not, so that `out`
+// may be an input or a part of one.
+inline Tensor readable(const Tensor& input, const Tensor& out) {
+  const Tensor dense = torch::stable::contiguous(input);
+  const auto begin = [](const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()); };
+  const auto bytes = [](const Tensor& x) { return static_cast<uintptr_t>(x.numel()) * x.element_size(); };
+  const bool apart = begin(dense) + bytes(dense) <= begin(out) || begin(out) + bytes(out) <= begin(dense);
+  return apart ? dense : torch::stable::clone(dense);
+}
+
+inline Tensor new_field(const Tensor& key, int64_t planes, int64_t rows, int64_t columns, int64_t transition) {
   check_key(key, planes * std::max<int64_t>(1, key.numel()));
-  check_address(transition, first_plane);
+  check_transition(transition);
   STD_TORCH_CHECK(planes >= 0 && rows >= 1 && columns >= 1 && rows < 65536 && columns < 65536, "planes = ", planes,
                   ", grid = ", rows, " x ", columns, ": each grid axis must have between 1 and 65535 samples");
   return torch::stable::new_empty(key, {key.size(0), planes, rows, columns}, ScalarType::Float);

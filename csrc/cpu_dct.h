@@ -5,13 +5,13 @@
 // left, sqrt(1/2) at k = 0, multiplies one register per transform: the first output of a forward, the first input of an
 // inverse.
 #pragma once
+#include <cassert>
+
 #include "cpu.h"
 #include "dct.h"
 
 namespace spd {
 inline namespace SPD_ISA {
-
-constexpr float kSqrtHalf = 0.70710678f;
 
 static int blocks(int n) { return (n + kLanes - 1) / kLanes; }
 static int lanes_of(int n, int block) { return n - block * kLanes < kLanes ? n - block * kLanes : kLanes; }
@@ -31,9 +31,63 @@ static int strips(int rows, int columns) { return (blocks(columns) + strip_width
 // Row tiles: coefficient column v of rows block * kLanes + lane is register block * width + v.
 // Column tiles: row u of columns strip * kLanes + lane is register strip * height + u. Both sizes padded to whole blocks.
 static int64_t tile_floats(int rows, int columns) { return int64_t{blocks(rows)} * blocks(columns) * kLanes * kLanes; }
+
+// ---- a thread's lines -------------------------------------------------------------------------------------------------
+
+// Hands out a thread's lines, in whole registers one after the other. Every step takes its buffers here and nowhere else;
+// without memory it only counts, which is how a step's size is known.
+class LineLayout {
+ public:
+  explicit LineLayout(const Lines& lines) : lines_(lines) {}
+  template <class T>
+  T* take(int64_t count) {
+    static_assert(sizeof(T) % sizeof(float) == 0);
+    const int64_t at = taken_, floats = count * static_cast<int64_t>(sizeof(T) / sizeof(float));
+    taken_ += (floats + kLanes - 1) / kLanes * kLanes;
+    assert(!lines_.data || taken_ <= lines_.floats);
+    return lines_.data ? reinterpret_cast<T*>(lines_.data + at) : nullptr;
+  }
+  int64_t taken() const { return taken_; }
+
+ private:
+  Lines lines_;
+  int64_t taken_ = 0;
+};
+
+// Of a step that walks down columns of `rows` samples.
+struct ColumnLines {
+  LineLayout layout;
+  F *strip, *line;  // the columns of a strip, Strip::step registers apart; one more
+  F* scratch;       // of a transform
+
+  ColumnLines(const Lines& lines, int rows)
+      : layout(lines),
+        strip(layout.take<F>(int64_t{strip_width(rows)} * blocks(rows) * kLanes)),
+        line(layout.take<F>(int64_t{blocks(rows)} * kLanes)),
+        scratch(layout.take<F>(dct_scratch(rows))) {}
+};
+
+// Of a step that walks along rows of `columns` samples.
+struct RowLines {
+  LineLayout layout;
+  F *coefficient, *out;  // coefficients, of which whole quads are drawn; what they become
+  F* scratch;            // of a transform
+  uint32_t* quads;       // the table of draw_rows
+  F* field;              // coefficients of an explicit white field
+
+  RowLines(const Lines& lines, int columns)
+      : layout(lines),
+        coefficient(layout.take<F>(int64_t{blocks(columns + 3)} * kLanes)),
+        out(layout.take<F>(int64_t{blocks(columns)} * kLanes)),
+        scratch(layout.take<F>(dct_scratch(columns))),
+        quads(layout.take<uint32_t>(int64_t{4} * ((columns + 3) / 4))),
+        field(layout.take<F>(int64_t{blocks(columns)} * kLanes)) {}
+};
+
+// What every step on grids of at most `longest` rows and columns finds enough.
 static int64_t line_floats(int longest) {
-  return int64_t{kLanes} * ((3 + strip_width(longest)) * blocks(longest) * kLanes + dct_scratch(longest)) +
-         8 * int64_t{longest} + 64;
+  const int64_t columns = ColumnLines({}, longest).layout.taken(), rows = RowLines({}, longest).layout.taken();
+  return columns > rows ? columns : rows;
 }
 
 // kLanes x n registers: n lines of lanes become, block by block, registers of the other axis. `line` has room for whole blocks;
@@ -108,35 +162,32 @@ static void store_strip(Storage storage, void* planes, int64_t plane, int rows, 
 
 // Forward columns of a strip of `planes` (rows x columns); the lowest `kept` rows of coefficients go to row tiles.
 static void forward_columns(const DctPlan& plan, Storage storage, const void* planes, int64_t plane, int columns, int strip,
-                            int kept, F* tiles, F* lines) {
+                            int kept, float* tiles, const Lines& lines) {
   const int rows = plan.size(), width = blocks(columns) * kLanes;
   const Strip s = strip_at(rows, columns, strip);
-  F *out = lines + s.count * s.step, *scratch = out + s.step;
-  load_strip(storage, planes, plane, rows, columns, s, 0.0f, lines);
+  const ColumnLines at(lines, rows);
+  load_strip(storage, planes, plane, rows, columns, s, 0.0f, at.strip);
   for (int i = 0; i < s.count; ++i) {
-    dct2(plan.top(), lines + i * s.step, out, 1, scratch);
-    out[0] *= kSqrtHalf;
-    transpose_out(out, kept, tiles + (s.first + i) * kLanes, width);
+    dct2(plan.top(), at.strip + i * s.step, at.line, at.scratch);
+    at.line[0] *= kSqrtHalf;
+    transpose_out(at.line, kept, reinterpret_cast<F*>(tiles) + (s.first + i) * kLanes, width);
   }
 }
 
-static void expand_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
+static void expand_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
-  F* line = reinterpret_cast<F*>(lines);
-  if (task.x && strip < strips(h, w))
-    forward_columns(*task.coarse_plan[0], task.storage, task.x, plane, w, strip, h, reinterpret_cast<F*>(tiles.coarse_rows),
-                    line);
-  if (task.white && strip < strips(H, W))
-    forward_columns(*task.fine_plan[0], task.storage, task.white, plane, W, strip, h, reinterpret_cast<F*>(tiles.fine_rows),
-                    line);
+  if (task.on_coarse && strip < strips(h, w))
+    forward_columns(*task.coarse_plan[0], task.storage, task.on_coarse, plane, w, strip, h, tiles.coarse_rows, lines);
+  if (task.on_fine && strip < strips(H, W))
+    forward_columns(*task.fine_plan[0], task.storage, task.on_fine, plane, W, strip, h, tiles.fine_rows, lines);
 }
 
 // ---- step 2: rows -----------------------------------------------------------------------------------------------------
 
 static FieldPlane field_plane(const NoiseSource& noise, int64_t plane) {
-  return {static_cast<uint64_t>(noise.keys[plane / noise.planes]),
-          noise.first_plane + static_cast<uint32_t>(plane % noise.planes), noise.transition};
+  return {static_cast<uint64_t>(noise.keys[plane / noise.planes]), static_cast<uint32_t>(plane % noise.planes),
+          noise.transition};
 }
 
 // New coefficients of rows block * kLanes + lane, columns [first quad * 4, columns): lane = row, register = column.
@@ -157,21 +208,19 @@ static void draw_rows(const FieldPlane& at, int block, int first_quad, int colum
   if (q < quads) noise_block<1>(at.key, {lanes(q)}, splat(sigma), line + 4 * q);
 }
 
-static void expand_rows(const GridTask& task, int64_t plane, int block, const Tiles& tiles, float* lines) {
+static void expand_rows(const GridTask& task, int64_t plane, int block, const Tiles& tiles, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
-  F* coefficient = reinterpret_cast<F*>(lines);
-  F* out = coefficient + blocks(W + 3) * kLanes;
-  F* scratch = out + blocks(W) * kLanes;
-  uint32_t* table = reinterpret_cast<uint32_t*>(scratch + dct_scratch(W));
-  const int old_rows = task.x || task.white ? h - block * kLanes : 0;  // rows of this block below h
+  const RowLines at(lines, W);
+  F *coefficient = at.coefficient, *out = at.out;
+  const int old_rows = task.on_coarse || task.on_fine ? h - block * kLanes : 0;  // rows of this block below h
   const int old_columns = old_rows > 0 ? w : 0;
   const double fine_norm = norm(H, W);
 
   if (task.draw) {
     const bool mixed = old_rows > 0 && old_rows < kLanes && block * kLanes + old_rows < H;
     draw_rows(field_plane(task.noise, plane), block, mixed ? 0 : old_columns / 4, W,
-              static_cast<float>(task.t * task.scale * fine_norm), coefficient, table);
+              static_cast<float>(task.t * task.kappa * fine_norm), coefficient, at.quads);
   } else {
     for (int v = old_columns; v < W; ++v) coefficient[v] = F{};
     if (old_rows > 0 && old_rows < kLanes)
@@ -181,20 +230,19 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
   if (old_rows > 0) {
     // Coefficients of U x - t U U^T w on the coarse grid.
     F* low = out;
-    if (task.x) {
+    if (task.on_coarse) {
       const F* in = reinterpret_cast<const F*>(tiles.coarse_rows) + int64_t{block} * blocks(w) * kLanes;
-      dct2(task.coarse_plan[1]->top(), in, low, 1, scratch);
-      const float weight = static_cast<float>(task.scale * norm(h, w) * fine_norm);
+      dct2(task.coarse_plan[1]->top(), in, low, at.scratch);
+      const float weight = static_cast<float>(task.kappa * norm(h, w) * fine_norm);
       for (int v = 0; v < w; ++v) low[v] *= weight;
     } else {
       for (int v = 0; v < w; ++v) low[v] = F{};
     }
-    if (task.white) {
-      F* field = scratch;
+    if (task.on_fine) {
       const F* in = reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * blocks(W) * kLanes;
-      dct2(task.fine_plan[1]->top(), in, field, 1, scratch + blocks(W) * kLanes);
-      const float weight = static_cast<float>(-task.t * task.scale * fine_norm * fine_norm);
-      for (int v = 0; v < w; ++v) low[v] = mad(field[v], weight, low[v]);
+      dct2(task.fine_plan[1]->top(), in, at.field, at.scratch);
+      const float weight = static_cast<float>(-task.t * task.kappa * fine_norm * fine_norm);
+      for (int v = 0; v < w; ++v) low[v] = mad(at.field[v], weight, low[v]);
     }
     low[0] *= kSqrtHalf;
     I lane;
@@ -202,7 +250,7 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
     for (int v = 0; v < w; ++v) coefficient[v] = lane < old_rows ? low[v] : coefficient[v];
   }
   coefficient[0] *= kSqrtHalf;
-  dct3(task.fine_plan[1]->top(), coefficient, 1, out, scratch);
+  dct3(task.fine_plan[1]->top(), coefficient, out, at.scratch);
   const int64_t height = blocks(H) * kLanes;
   transpose_out(out, W, reinterpret_cast<F*>(tiles.columns) + block * kLanes, height);
 }
@@ -210,71 +258,68 @@ static void expand_rows(const GridTask& task, int64_t plane, int block, const Ti
 // ---- step 3: columns out ----------------------------------------------------------------------------------------------
 
 // Inverse columns of a strip of column tiles, of which rows from `filled` on are zero; then store_strip.
-static void inverse_columns(const DctPlan& plan, F* tiles, int filled, const Strip& s, F* lines) {
+static void inverse_columns(const DctPlan& plan, float* tiles, int filled, const Strip& s, const ColumnLines& at) {
   const int rows = plan.size();
-  F* scratch = lines + s.count * s.step;
   for (int i = 0; i < s.count; ++i) {
-    F* in = tiles + int64_t{s.first + i} * s.step;
+    F* in = reinterpret_cast<F*>(tiles) + int64_t{s.first + i} * s.step;
     for (int u = filled; u < rows; ++u) in[u] = F{};
     in[0] *= kSqrtHalf;
-    dct3(plan.top(), in, 1, lines + i * s.step, scratch);
+    dct3(plan.top(), in, at.strip + i * s.step, at.scratch);
   }
 }
 
-static void expand_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
+static void expand_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, const Lines& lines) {
   const auto [H, W] = task.fine;
   const Strip s = strip_at(H, W, strip);
-  F* line = reinterpret_cast<F*>(lines);
-  inverse_columns(*task.fine_plan[0], reinterpret_cast<F*>(tiles.columns), task.draw ? H : blocks(task.coarse[0]) * kLanes, s,
-                  line);
-  if (task.white) {
-    F* white = line + s.count * s.step;
-    const float weight = static_cast<float>(task.t * task.scale);
+  const ColumnLines at(lines, H);
+  inverse_columns(*task.fine_plan[0], tiles.columns, task.draw ? H : blocks(task.coarse[0]) * kLanes, s, at);
+  if (task.on_fine) {
+    const float weight = static_cast<float>(task.t * task.kappa);
     for (int i = 0; i < s.count; ++i) {
-      load_strip(task.storage, task.white, plane, H, W, {s.first + i, 1, s.step}, 0.0f, white);
-      for (int u = 0; u < H; ++u) line[i * s.step + u] = mad(white[u], weight, line[i * s.step + u]);
+      load_strip(task.storage, task.on_fine, plane, H, W, {s.first + i, 1, s.step}, 0.0f, at.line);
+      for (int u = 0; u < H; ++u) at.strip[i * s.step + u] = mad(at.line[u], weight, at.strip[i * s.step + u]);
     }
   }
-  store_strip(task.storage, task.out, plane, H, W, s, line);
+  store_strip(task.storage, task.out, plane, H, W, s, at.strip);
 }
 
 // ---- restriction ------------------------------------------------------------------------------------------------------
 
-static void restrict_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
-  forward_columns(*task.fine_plan[0], task.storage, task.white, plane, task.fine[1], strip, task.coarse[0],
-                  reinterpret_cast<F*>(tiles.fine_rows), reinterpret_cast<F*>(lines));
+static void restrict_columns_in(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, const Lines& lines) {
+  forward_columns(*task.fine_plan[0], task.storage, task.on_fine, plane, task.fine[1], strip, task.coarse[0], tiles.fine_rows,
+                  lines);
 }
 
-static void restrict_rows(const GridTask& task, int64_t, int block, const Tiles& tiles, float* lines) {
+static void restrict_rows(const GridTask& task, int64_t, int block, const Tiles& tiles, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
-  F* coefficient = reinterpret_cast<F*>(lines);
-  F* out = coefficient + blocks(W) * kLanes;
-  F* scratch = out + blocks(w) * kLanes;
+  const RowLines at(lines, W);
+  F* coefficient = at.coefficient;
   const F* in = reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * blocks(W) * kLanes;
-  dct2(task.fine_plan[1]->top(), in, coefficient, 1, scratch);
-  const float weight = static_cast<float>(task.scale * norm(H, W) * norm(h, w));
+  dct2(task.fine_plan[1]->top(), in, coefficient, at.scratch);
+  const float weight = static_cast<float>(task.kappa * norm(H, W) * norm(h, w));
   for (int v = 0; v < w; ++v) coefficient[v] *= weight;
   coefficient[0] *= 0.5f;  // forward and inverse weight of k = 0
-  dct3(task.coarse_plan[1]->top(), coefficient, 1, out, scratch);
-  transpose_out(out, w, reinterpret_cast<F*>(tiles.columns) + block * kLanes, blocks(h) * kLanes);
+  dct3(task.coarse_plan[1]->top(), coefficient, at.out, at.scratch);
+  transpose_out(at.out, w, reinterpret_cast<F*>(tiles.columns) + block * kLanes, blocks(h) * kLanes);
 }
 
-static void restrict_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, float* lines) {
+static void restrict_columns_out(const GridTask& task, int64_t plane, int strip, const Tiles& tiles, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const Strip s = strip_at(h, w, strip);
-  F* line = reinterpret_cast<F*>(lines);
-  inverse_columns(*task.coarse_plan[0], reinterpret_cast<F*>(tiles.columns), h, s, line);
-  store_strip(task.storage, task.out, plane, h, w, s, line);
+  const ColumnLines at(lines, h);
+  inverse_columns(*task.coarse_plan[0], tiles.columns, h, s, at);
+  store_strip(task.storage, task.out, plane, h, w, s, at.strip);
 }
 
 // ---- radial power -----------------------------------------------------------------------------------------------------
 
 // Column transforms of a plane into row tiles. A constant is subtracted first: the mean of the first strip. It moves nothing
 // but the coefficient (0, 0), which is not wanted, and without it the rounding of a large mean would cover small coefficients.
-static void power_columns(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines) {
+static void power_columns(const PowerTask& task, int64_t plane, const Tiles& tiles, const Lines& lines) {
   const auto [H, W] = task.size;
-  F* in = reinterpret_cast<F*>(lines);
+  const ColumnLines at(lines, H);
+  F* in = at.strip;
   const int width = blocks(W) * kLanes;
   float level = 0;
   for (int strip = 0; strip < strips(H, W); ++strip) {
@@ -291,10 +336,9 @@ static void power_columns(const PowerTask& task, int64_t plane, const Tiles& til
       for (int i = 0; i < s.count; ++i)
         for (int u = 0; u < H; ++u) in[i * s.step + u] -= level;
     }
-    F* out = in + s.count * s.step;
     for (int i = 0; i < s.count; ++i) {
-      dct2(task.plan[0]->top(), in + i * s.step, out, 1, out + s.step);
-      transpose_out(out, H, reinterpret_cast<F*>(tiles.fine_rows) + (s.first + i) * kLanes, width);
+      dct2(task.plan[0]->top(), in + i * s.step, at.line, at.scratch);
+      transpose_out(at.line, H, reinterpret_cast<F*>(tiles.fine_rows) + (s.first + i) * kLanes, width);
     }
   }
 }
@@ -303,14 +347,15 @@ static void power_columns(const PowerTask& task, int64_t plane, const Tiles& til
 // row tiles. Meanwhile the same block of the map's next plane is fetched, of planes that the second cache level holds: memory
 // would have nothing else to do.
 constexpr int64_t kFetchedBytes = int64_t{1} << 20;
-static void power_rows(const PowerTask& task, int64_t plane, int block, const Tiles& tiles, float* lines, bool first,
+static void power_rows(const PowerTask& task, int64_t plane, int block, const Tiles& tiles, const Lines& lines, bool first,
                        double* squares) {
   typedef double D __attribute__((vector_size(4 * kLanes), may_alias));
   typedef float Half __attribute__((vector_size(2 * kLanes), may_alias));
   const auto [H, W] = task.size;
   const int width = blocks(W) * kLanes;
-  F* out = reinterpret_cast<F*>(lines);
-  dct2(task.plan[1]->top(), reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * width, out, 1, out + width);
+  const RowLines at(lines, W);
+  F* out = at.out;
+  dct2(task.plan[1]->top(), reinterpret_cast<const F*>(tiles.fine_rows) + int64_t{block} * width, out, at.scratch);
   D* sum = reinterpret_cast<D*>(squares) + int64_t{block} * width * 2;
   const int bytes = task.storage == Storage::kFloat32 ? 4 : 2;
   const bool fetch = int64_t{H} * W * bytes <= kFetchedBytes;
@@ -325,7 +370,8 @@ static void power_rows(const PowerTask& task, int64_t plane, int block, const Ti
   }
 }
 
-static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, float* lines, bool first, double* squares) {
+static void power_plane(const PowerTask& task, int64_t plane, const Tiles& tiles, const Lines& lines, bool first,
+                        double* squares) {
   power_columns(task, plane, tiles, lines);
   for (int block = 0; block < blocks(task.size[0]); ++block) power_rows(task, plane, block, tiles, lines, first, squares);
 }
@@ -342,8 +388,8 @@ static void power_unpack(const PowerTask& task, double* squares, int parts, doub
     for (int v = 0; v < W; v += kLine)
       for (int i = 0; i < lanes_of(H, block); ++i) {
         const int u = block * kLanes + i;
-        for (int w = v; w < v + kLine && w < W; ++w)
-          map[int64_t{u} * W + w] = weight * (u ? 1.0 : 0.5) * (w ? 1.0 : 0.5) * sum[w * kLanes + i];
+        for (int column = v; column < v + kLine && column < W; ++column)
+          map[int64_t{u} * W + column] = weight * (u ? 1.0 : 0.5) * (column ? 1.0 : 0.5) * sum[column * kLanes + i];
       }
   }
   // The mean is not signal.

@@ -4,7 +4,7 @@
 //
 //   p = a + l,  q = a - l,  y = h + d,  z = h - d          l at (r, n+c),  h at (n+r, c),  d at (n+r, n+c)
 //   out = | p + y   q + z |
-//         | p - y   q - z |                                all times 1/2, folded into a's scale and the noise level
+//         | p - y   q - z |                                all times 1/2, folded into a's factor and the noise level
 //
 // A group of rows is drawn at a time: the quads of its details, row after row, form one flat list with no lane idle.
 #pragma once
@@ -117,18 +117,31 @@ SPD_HD void draw_list(const QuadList& list, const FieldPlane& at, const Rows& ro
   }
 }
 
-static int64_t noise_line_floats(int columns) { return int64_t{8} * list_capacity((columns + 3) / 4) + kLanes; }
+// Of a step that draws `entries` quads; one register more, which the last load may touch.
+struct DrawLines {
+  LineLayout layout;
+  float* drawn;
+  QuadList list;
 
-static void noise_plane(const NoiseSource& noise, int64_t plane, int rows, int columns, float* out, float* lines) {
+  DrawLines(const Lines& lines, int entries)
+      : layout(lines),
+        drawn(layout.take<float>(int64_t{4} * list_capacity(entries))),
+        list{layout.take<uint32_t>(int64_t{4} * list_capacity(entries)), list_capacity(entries)} {
+    layout.take<float>(kLanes);
+  }
+};
+
+static int64_t noise_line_floats(int columns) { return DrawLines({}, (columns + 3) / 4).layout.taken(); }
+
+static void noise_plane(const NoiseSource& noise, int64_t plane, int rows, int columns, float* out, const Lines& lines) {
   const FieldPlane at = field_plane(noise, plane);
-  const int count = (columns + 3) / 4, capacity = list_capacity(count);
-  float* drawn = lines;
-  const QuadList list{reinterpret_cast<uint32_t*>(lines + 4 * capacity), capacity};
+  const int count = (columns + 3) / 4;
+  const auto [layout, drawn, list] = DrawLines(lines, count);
   int entry = 0;
   append_quads(list, at, 0, count, entry);
   pad_list(list, count);
   for (int u = 0; u < rows; ++u) {
-    const auto run = [&](int) { return Run{static_cast<uint32_t>(u), capacity}; };
+    const auto run = [&](int) { return Run{static_cast<uint32_t>(u), list_capacity(count)}; };
     draw_list(list, at, run, count, 1.0f, drawn);
     std::memcpy(out + int64_t{u} * columns, drawn, sizeof(float) * columns);
   }
@@ -143,7 +156,7 @@ struct Details {
   explicit Details(int n)
       : width(n), first_quad(n / 4), upper((2 * n + 3) / 4 - n / 4), whole((2 * n + 3) / 4), rows(n >= 256 ? 1 : 256 / n) {}
   int entries(int group) const { return group * (upper + whole); }
-  int64_t floats() const { return int64_t{8} * list_capacity(entries(rows)) + kLanes; }
+  int64_t floats() const { return DrawLines({}, entries(rows)).layout.taken(); }
 };
 
 template <class In, class Out>
@@ -177,12 +190,10 @@ SPD_HD void haar_row(const In* low, float weight, const float* l, const float* h
 // Rows [first, first + rows) of the low band (height x width), at `low`, become rows of twice the width at `out`.
 template <class In, class Out>
 static void haar_level(const FieldPlane& at, int height, int width, int first, int rows, const In* low, float weight,
-                       float sigma, Out* out, float* lines) {
+                       float sigma, Out* out, const Lines& lines) {
   const Details details(width);
   const int group = rows < details.rows ? rows : details.rows;
-  float* drawn = lines;
-  const int capacity = list_capacity(details.entries(group));
-  const QuadList list{reinterpret_cast<uint32_t*>(lines + 4 * capacity), capacity};
+  const auto [layout, drawn, list] = DrawLines(lines, details.entries(group));
   // All upper runs of the group, then all whole ones.
   int entry = 0;
   for (int i = 0; i < group; ++i) append_quads(list, at, details.first_quad, details.upper, entry);
@@ -205,24 +216,36 @@ static void haar_level(const FieldPlane& at, int height, int width, int first, i
   }
 }
 
+// Of growing `rows` coarse rows: what drawing takes at any level, and two buffers for the levels in between.
+struct GrowLines {
+  LineLayout layout;
+  Lines draw;
+  float* buffer[2];
+
+  GrowLines(const Lines& lines, const GridTask& task, int rows) : layout(lines) {
+    const int64_t floats = Details(task.fine[1] / 2).floats() + Details(task.coarse[1]).floats();
+    draw = {layout.take<float>(floats), floats};
+    const int64_t samples = int64_t{rows} * (task.fine[0] / task.coarse[0]) * task.fine[1] / 4;
+    for (float*& level : buffer) level = layout.take<float>(samples);
+  }
+};
+
 template <class T>
-SPD_HD void haar_grow(const GridTask& task, int64_t plane, int first, int last, float* lines) {
+SPD_HD void haar_grow(const GridTask& task, int64_t plane, int first, int last, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const FieldPlane at = field_plane(task.noise, plane);
-  const T* low = static_cast<const T*>(task.x) + (plane * h + first) * w;
+  const T* low = static_cast<const T*>(task.on_coarse) + (plane * h + first) * w;
   T* out = static_cast<T*>(task.out) + (plane * H + int64_t{first} * (H / h)) * W;
-  const float sigma = static_cast<float>(0.5 * task.t * task.scale), weight = static_cast<float>(0.5 * task.scale);
-  if (H == 2 * h) return haar_level(at, h, w, first, last - first, low, weight, sigma, out, lines);
-  // Intermediate levels in two buffers after the draw's own lines.
-  float* buffer[2];
-  buffer[0] = lines + Details(W / 2).floats() + Details(w).floats();
-  buffer[1] = buffer[0] + int64_t{last - first} * (H / h) * W / 4;
-  haar_level(at, h, w, first, last - first, low, weight, sigma, buffer[0], lines);
+  const float sigma = static_cast<float>(0.5 * task.t * task.kappa), weight = static_cast<float>(0.5 * task.kappa);
+  const GrowLines grow(lines, task, last - first);
+  const auto& buffer = grow.buffer;
+  if (H == 2 * h) return haar_level(at, h, w, first, last - first, low, weight, sigma, out, grow.draw);
+  haar_level(at, h, w, first, last - first, low, weight, sigma, buffer[0], grow.draw);
   int height = 2 * h, width = 2 * w, start = 2 * first, rows = 2 * (last - first), from = 0;
   for (; 2 * height < H; height *= 2, width *= 2, start *= 2, rows *= 2, from ^= 1)
-    haar_level(at, height, width, start, rows, buffer[from], 0.5f, sigma, buffer[from ^ 1], lines);
-  haar_level(at, height, width, start, rows, buffer[from], 0.5f, sigma, out, lines);
+    haar_level(at, height, width, start, rows, buffer[from], 0.5f, sigma, buffer[from ^ 1], grow.draw);
+  haar_level(at, height, width, start, rows, buffer[from], 0.5f, sigma, out, grow.draw);
 }
 
 // ---- explicit fields: block sums --------------------------------------------------------------------------------------
@@ -242,23 +265,34 @@ SPD_HD void block_sums(const T* in, int tall, int wide, int columns, float* sum)
   }
 }
 
+// Of a step on explicit fields: sums of the columns of blocks, and a row.
+struct BlockLines {
+  LineLayout layout;
+  float *sum, *row;
+
+  BlockLines(const Lines& lines, int columns)
+      : layout(lines),
+        sum(layout.take<float>(int64_t{blocks(columns)} * kLanes)),
+        row(layout.take<float>(int64_t{blocks(columns)} * kLanes)) {}
+};
+
 template <class T>
-SPD_HD void haar_blend(const GridTask& task, int64_t plane, int first, int last, float* lines) {
+SPD_HD void haar_blend(const GridTask& task, int64_t plane, int first, int last, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const int tall = H / h, wide = W / w;
   const double root = 1.0 / __builtin_sqrt(static_cast<double>(tall) * wide);
-  const float of_x = static_cast<float>(task.scale * root), of_mean = static_cast<float>(-task.t * task.scale * root * root),
-              of_white = static_cast<float>(task.t * task.scale);
-  float *sum = lines, *line = lines + blocks(W) * kLanes;
+  const float of_x = static_cast<float>(task.kappa * root), of_mean = static_cast<float>(-task.t * task.kappa * root * root),
+              of_white = static_cast<float>(task.t * task.kappa);
+  const auto [layout, sum, line] = BlockLines(lines, W);
   for (int r = first; r < last; ++r) {
-    const T* white = task.white ? static_cast<const T*>(task.white) + (plane * H + int64_t{r} * tall) * W : nullptr;
+    const T* white = task.on_fine ? static_cast<const T*>(task.on_fine) + (plane * H + int64_t{r} * tall) * W : nullptr;
     T* out = static_cast<T*>(task.out) + (plane * H + int64_t{r} * tall) * W;
     if (white) block_sums(white, tall, wide, W, sum);
     for (int c = 0; c < w; c += kLanes) {
       const int valid = lanes_of(w, c / kLanes);
       F value{};
-      if (task.x) value = load_some(static_cast<const T*>(task.x) + (plane * h + r) * w + c, valid) * of_x;
+      if (task.on_coarse) value = load_some(static_cast<const T*>(task.on_coarse) + (plane * h + r) * w + c, valid) * of_x;
       if (white) value = mad(load_some(sum + c, valid), of_mean, value);
       store_some(sum + c, value, valid);
     }
@@ -275,16 +309,17 @@ SPD_HD void haar_blend(const GridTask& task, int64_t plane, int first, int last,
 }
 
 template <class T>
-SPD_HD void haar_reduce(const GridTask& task, int64_t plane, int first, int last, float* lines) {
+SPD_HD void haar_reduce(const GridTask& task, int64_t plane, int first, int last, const Lines& lines) {
   const auto [h, w] = task.coarse;
   const auto [H, W] = task.fine;
   const int tall = H / h, wide = W / w;
-  const float weight = static_cast<float>(task.scale / __builtin_sqrt(static_cast<double>(tall) * wide));
+  const float weight = static_cast<float>(task.kappa / __builtin_sqrt(static_cast<double>(tall) * wide));
+  float* sum = BlockLines(lines, W).sum;
   for (int r = first; r < last; ++r) {
-    block_sums(static_cast<const T*>(task.white) + (plane * H + int64_t{r} * tall) * W, tall, wide, W, lines);
+    block_sums(static_cast<const T*>(task.on_fine) + (plane * H + int64_t{r} * tall) * W, tall, wide, W, sum);
     for (int c = 0; c < w; c += kLanes) {
       const int valid = lanes_of(w, c / kLanes);
-      store_some(static_cast<T*>(task.out) + (plane * h + r) * w + c, load_some(lines + c, valid) * weight, valid);
+      store_some(static_cast<T*>(task.out) + (plane * h + r) * w + c, load_some(sum + c, valid) * weight, valid);
     }
   }
 }
@@ -292,12 +327,10 @@ SPD_HD void haar_reduce(const GridTask& task, int64_t plane, int first, int last
 // ---- entry points -----------------------------------------------------------------------------------------------------
 
 static int64_t haar_line_floats(const GridTask& task, int rows) {
-  const int64_t W = task.fine[1], tall = task.fine[0] / task.coarse[0];
-  if (!task.draw) return 2 * int64_t{blocks(task.fine[1])} * kLanes;
-  return Details(task.fine[1] / 2).floats() + Details(task.coarse[1]).floats() + rows * tall * W / 2 + 2 * kLanes;
+  return task.draw ? GrowLines({}, task, rows).layout.taken() : BlockLines({}, task.fine[1]).layout.taken();
 }
 
-static void haar_expand(const GridTask& task, int64_t plane, int first, int last, float* lines) {
+static void haar_expand(const GridTask& task, int64_t plane, int first, int last, const Lines& lines) {
   switch (task.storage) {
     case Storage::kFloat32:
       return task.draw ? haar_grow<float>(task, plane, first, last, lines) : haar_blend<float>(task, plane, first, last, lines);
@@ -310,7 +343,7 @@ static void haar_expand(const GridTask& task, int64_t plane, int first, int last
   }
 }
 
-static void haar_restrict(const GridTask& task, int64_t plane, int first, int last, float* lines) {
+static void haar_restrict(const GridTask& task, int64_t plane, int first, int last, const Lines& lines) {
   switch (task.storage) {
     case Storage::kFloat32:
       return haar_reduce<float>(task, plane, first, last, lines);

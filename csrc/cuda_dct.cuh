@@ -28,13 +28,13 @@ struct SharedMap {
 
 struct DctArgs {
   FftPlan coarse_plan[2], fine_plan[2];
-  int coarse[2], fine[2];  // rows, columns; coarse is 0 x 0 where there is no x
+  int coarse[2], fine[2];  // rows, columns; coarse is 0 x 0 where nothing is on it
   SharedMap at;
-  Storage storage;    // of x, white and out
-  const void* x;      // coarse planes, or null
-  const void* white;  // fine planes, or null; the input of restriction and of power
+  Storage storage;        // of all planes
+  const void* on_coarse;  // planes, or null
+  const void* on_fine;    // planes, or null: an explicit white field, or the input of restriction or of power
   void* out;
-  float signal, field, sigma;  // factors of x's coefficients, of white's, of noise
+  float signal, field, sigma;  // factors of the input's coefficients, of an explicit white field's, of drawn noise
   bool draw;
   FieldArgs noise;
   int64_t first_plane;  // of this launch
@@ -107,7 +107,8 @@ __device__ inline Tables build_tables(const DctArgs& a, float* shared, int first
   return t;
 }
 
-// Rows first_row .. of the fine grid's coefficients: x's in the low corner, elsewhere white's, or noise, or nothing.
+// Rows first_row .. of the fine grid's coefficients: x's in the low corner, elsewhere those of a white field, given or drawn,
+// or 0.
 __device__ inline void combine(const DctArgs& a, int64_t plane, const Tile& fine, const Tile& low, int first_row, int rows) {
   constexpr float kRootTwo = 1.41421356f;
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
@@ -126,7 +127,7 @@ __device__ inline void combine(const DctArgs& a, int64_t plane, const Tile& fine
       if (u < h && v < w)
         c = a.signal * low(r, v);
       else if (u < H && v < W)
-        c = a.white ? a.field * fine(r, v) : n.n[i];
+        c = a.on_fine ? a.field * fine(r, v) : n.n[i];
       fine(r, v) = c;
     }
   });
@@ -139,7 +140,7 @@ __device__ inline void scale_corner(const Tile& tile, float factor, int rows, in
 
 // ---- a plane a block --------------------------------------------------------------------------------------------------
 
-// out = scale (U x + t (w - U U^T w))
+// out = kappa (U x + t (w - U U^T w))
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) expand_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
@@ -147,25 +148,25 @@ static __global__ void __launch_bounds__(kThreads, kResidentBlocks) expand_plane
   const Tile low{shared + a.at.low, a.at.low == a.at.fine ? fine.pitch : pitch_of(w)};
   const int64_t plane = blockIdx.x;
   const Tables t = build_tables(a, shared, 0);
-  if (a.x) load(low, a.storage, a.x, plane * h * w, w, h, w, even(h), even(w));
-  if (a.white) load(fine, a.storage, a.white, plane * H * W, W, H, W, even(H), even(W));
+  if (a.on_coarse) load(low, a.storage, a.on_coarse, plane * h * w, w, h, w, even(h), even(w));
+  if (a.on_fine) load(fine, a.storage, a.on_fine, plane * H * W, W, H, W, even(H), even(W));
   __syncthreads();
-  if (a.x) transform_plane<true>(a.coarse_plan, low, t.coarse[0], t.coarse[1], t.scratch);
-  if (a.white) transform_plane<true>(a.fine_plan, fine, t.fine[0], t.fine[1], t.scratch);
+  if (a.on_coarse) transform_plane<true>(a.coarse_plan, low, t.coarse[0], t.coarse[1], t.scratch);
+  if (a.on_fine) transform_plane<true>(a.fine_plan, fine, t.fine[0], t.fine[1], t.scratch);
   combine(a, plane, fine, low, 0, even(H));
   __syncthreads();
   transform_plane<false>(a.fine_plan, fine, t.fine[0], t.fine[1], t.scratch);
   store(fine, a.storage, a.out, plane * H * W, W, H, W);
 }
 
-// out = scale U^T w: only the columns that are kept are transformed.
+// out = kappa U^T w: only the columns that are kept are transformed.
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) restrict_plane(const __grid_constant__ DctArgs a) {
   SPD_SHARED_MEMORY(shared);
   const int h = a.coarse[0], w = a.coarse[1], H = a.fine[0], W = a.fine[1];
   const Tile tile{shared + a.at.fine, pitch_of(W)};
   const int64_t plane = blockIdx.x;
   const Tables t = build_tables(a, shared, 0);
-  load(tile, a.storage, a.white, plane * H * W, W, H, W, even(H), even(W));
+  load(tile, a.storage, a.on_fine, plane * H * W, W, H, W, even(H), even(W));
   __syncthreads();
   transform<true>(a.fine_plan[1], t.fine[1], tile.rows(), even(H) / 2, t.scratch);
   __syncthreads();
@@ -190,43 +191,46 @@ struct ColumnsArgs {
   void* to;
 };
 
+// The columns of a plane that are this block's, and where it keeps them.
+struct ColumnStrip {
+  int64_t plane;
+  int first, count;
+  Tile tile;
+  float2 *table, *scratch;
+};
+__device__ inline ColumnStrip column_strip(const ColumnsArgs& a, float* shared) {
+  const int strips = (a.columns + a.strip - 1) / a.strip, first = static_cast<int>(blockIdx.x % strips) * a.strip;
+  float2* table = reinterpret_cast<float2*>(shared + a.table);
+  quarter_wave(a.rows, table);
+  return {blockIdx.x / strips,   first, a.columns - first < a.strip ? a.columns - first : a.strip,
+          {shared, a.strip + 1}, table, reinterpret_cast<float2*>(shared + a.scratch)};
+}
+
 // Forward columns: planes of T -> float32 coefficients of the lowest `kept` rows.
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_in(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
-  const int strips = (a.columns + a.strip - 1) / a.strip;
-  const int64_t plane = blockIdx.x / strips;
-  const int first = static_cast<int>(blockIdx.x % strips) * a.strip;
-  const int count = a.columns - first < a.strip ? a.columns - first : a.strip;
-  const Tile tile{shared, a.strip + 1};
-  float2* table = reinterpret_cast<float2*>(shared + a.table);
-  quarter_wave(a.rows, table);
-  load(tile, a.storage, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  const ColumnStrip s = column_strip(a, shared);
+  load(s.tile, a.storage, a.from, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count, a.rows, a.strip);
   if (a.means) {
     __syncthreads();
-    const double mean = a.means[plane];
-    for_each(a.rows, count, [&](int u, int v) { tile(u, v) = static_cast<float>(tile(u, v) - mean); });
+    const double mean = a.means[s.plane];
+    for_each(a.rows, s.count, [&](int u, int v) { s.tile(u, v) = static_cast<float>(s.tile(u, v) - mean); });
   }
   __syncthreads();
-  transform<true>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
+  transform<true>(a.plan, s.table, s.tile.columns(), a.strip / 2, s.scratch);
   __syncthreads();
-  store(tile, Storage::kFloat32, a.to, plane * a.kept * a.columns + first, a.columns, a.kept, count);
+  store(s.tile, Storage::kFloat32, a.to, s.plane * a.kept * a.columns + s.first, a.columns, a.kept, s.count);
 }
 
-// Inverse columns: float32 coefficients -> planes of T.
+// Inverse columns: float32 coefficients -> planes of T. Where the strip lies is computed twice: kept, it would spill on sm_80.
 static __global__ void __launch_bounds__(kThreads, kResidentBlocks) columns_out(const __grid_constant__ ColumnsArgs a) {
   SPD_SHARED_MEMORY(shared);
-  const int strips = (a.columns + a.strip - 1) / a.strip;
-  const int64_t plane = blockIdx.x / strips;
-  const int first = static_cast<int>(blockIdx.x % strips) * a.strip;
-  const int count = a.columns - first < a.strip ? a.columns - first : a.strip;
-  const Tile tile{shared, a.strip + 1};
-  float2* table = reinterpret_cast<float2*>(shared + a.table);
-  quarter_wave(a.rows, table);
-  load(tile, Storage::kFloat32, a.from, plane * a.rows * a.columns + first, a.columns, a.rows, count, a.rows, a.strip);
+  const ColumnStrip s = column_strip(a, shared);
+  load(s.tile, Storage::kFloat32, a.from, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count, a.rows, a.strip);
   __syncthreads();
-  transform<false>(a.plan, table, tile.columns(), a.strip / 2, reinterpret_cast<float2*>(shared + a.scratch));
+  transform<false>(a.plan, s.table, s.tile.columns(), a.strip / 2, s.scratch);
   __syncthreads();
-  store(tile, a.storage, a.to, plane * a.rows * a.columns + first, a.columns, a.rows, count);
+  store(s.tile, a.storage, a.to, s.plane * a.rows * a.columns + s.first, a.columns, a.rows, s.count);
 }
 
 // A group of rows of a plane: how many there are from first on, and the even number that is transformed.
@@ -247,13 +251,13 @@ static __global__ void __launch_bounds__(kThreads, kResidentBlocks) expand_rows(
   const int old = h - g.first < g.count ? h - g.first : g.count, rows = even(g.count);
   const Tile fine{shared + a.at.fine, pitch_of(W)}, low{shared + a.at.low, pitch_of(w)};
   const Tables t = build_tables(a, shared, 1);
-  if (a.x && old > 0)
+  if (a.on_coarse && old > 0)
     load(low, Storage::kFloat32, a.coarse_columns, (g.plane * h + g.first) * w, w, old, w, even(old), even(w));
-  if (a.white) load(fine, Storage::kFloat32, a.fine_columns, (g.plane * H + g.first) * W, W, g.count, W, rows, even(W));
+  if (a.on_fine) load(fine, Storage::kFloat32, a.fine_columns, (g.plane * H + g.first) * W, W, g.count, W, rows, even(W));
   __syncthreads();
-  if (a.x && old > 0) transform<true>(a.coarse_plan[1], t.coarse[1], low.rows(), even(old) / 2, t.scratch);
+  if (a.on_coarse && old > 0) transform<true>(a.coarse_plan[1], t.coarse[1], low.rows(), even(old) / 2, t.scratch);
   __syncthreads();
-  if (a.white) transform<true>(a.fine_plan[1], t.fine[1], fine.rows(), rows / 2, t.scratch);
+  if (a.on_fine) transform<true>(a.fine_plan[1], t.fine[1], fine.rows(), rows / 2, t.scratch);
   __syncthreads();
   combine(a, a.first_plane + g.plane, fine, low, g.first, rows);
   __syncthreads();
@@ -298,7 +302,7 @@ __device__ inline double block_sum(double value, double* sums) {
 // Plane p adds to map p mod maps. Each block takes every `parts`-th plane of one map and owns its partial sums, so that
 // nothing depends on the order in which blocks run.
 struct PowerArgs {
-  DctArgs dct;     // fine: the grid; white: the planes
+  DctArgs dct;     // the planes are on its fine grid
   int64_t planes;  // of this launch
   int maps, parts;
   double* partial;            // parts x maps x rows x columns
@@ -316,7 +320,7 @@ static __global__ void __launch_bounds__(kThreads, kResidentBlocks) power_plane(
   double* own = a.partial + blockIdx.x * samples;
   const Tables t = build_tables(a.dct, shared, 0);
   for (int64_t i = part; i * a.maps < a.planes; i += a.parts) {
-    load(tile, a.dct.storage, a.dct.white, (i * a.maps + map) * samples, W, H, W, even(H), even(W));
+    load(tile, a.dct.storage, a.dct.on_fine, (i * a.maps + map) * samples, W, H, W, even(H), even(W));
     __syncthreads();
     double sum = 0;
     for_each(H, W, [&](int u, int v) { sum += tile(u, v); });
@@ -338,7 +342,7 @@ static __global__ void __launch_bounds__(kThreads, kResidentBlocks) plane_means(
   const int64_t samples = int64_t{a.dct.fine[0]} * a.dct.fine[1];
   double sum = 0;
   with_storage(a.dct.storage, [&](auto type) {
-    const auto* from = static_cast<const decltype(type)*>(a.dct.white) + blockIdx.x * samples;
+    const auto* from = static_cast<const decltype(type)*>(a.dct.on_fine) + blockIdx.x * samples;
     for (int64_t i = threadIdx.x; i < samples; i += kThreads) sum += to_float(from[i]);
   });
   const double total = block_sum(sum, reinterpret_cast<double*>(shared));

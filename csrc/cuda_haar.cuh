@@ -12,12 +12,12 @@ namespace spd {
 struct HaarArgs {
   int coarse[2], fine[2];  // rows, columns
   int levels;
-  bool packs;         // rows of `out` are whole, aligned groups of eight samples
-  Storage storage;    // of x, white and out
-  const void* x;      // coarse planes; null: the field's own lowest coefficients
-  const void* white;  // fine planes
+  bool packs;             // rows of `out` are whole, aligned groups of eight samples
+  Storage storage;        // of all planes
+  const void* on_coarse;  // planes; null: the field's own lowest coefficients
+  const void* on_fine;    // planes, or null
   void* out;
-  float scale, t, sigma;  // sigma = scale * t
+  float kappa, t, sigma;  // sigma = kappa * t
   FieldArgs noise;
   int64_t planes;
 };
@@ -52,14 +52,14 @@ __device__ inline void expand_field_samples(const HaarArgs& a) {
   float low[4], upper[8], lower[8];
   const int u0 = u >> top, v0 = v >> top;
   Quad lowest{};
-  if (!a.x) lowest = normals_from(at, static_cast<uint32_t>(u0), static_cast<uint32_t>(v0), a.sigma);
+  if (!a.on_coarse) lowest = normals_from(at, static_cast<uint32_t>(u0), static_cast<uint32_t>(v0), a.sigma);
   SPD_UNROLL
   for (int k = 0; k < 4; ++k) {
     const int c = (v + k) >> top;
-    if (!a.x)
+    if (!a.on_coarse)
       low[k] = pick(lowest, static_cast<uint32_t>(c - v0));
     else if (c < w)
-      low[k] = a.scale * to_float(static_cast<const T*>(a.x)[(plane * a.coarse[0] + u0) * w + c]);
+      low[k] = a.kappa * to_float(static_cast<const T*>(a.on_coarse)[(plane * a.coarse[0] + u0) * w + c]);
     else
       low[k] = 0.0f;
   }
@@ -124,11 +124,11 @@ __device__ inline bool haar_block(const HaarArgs& a, HaarBlock& b) {
 }
 template <class T>
 __device__ inline float block_total(const HaarArgs& a, const HaarBlock& b) {
-  const T* white = static_cast<const T*>(a.white) + b.fine;
+  const T* fine = static_cast<const T*>(a.on_fine) + b.fine;
   float total = 0.0f;
   for (int i = 0; i < b.rows; ++i) {
     float row = 0.0f;
-    for (int j = 0; j < b.columns; ++j) row += to_float(white[int64_t{i} * a.fine[1] + j]);
+    for (int j = 0; j < b.columns; ++j) row += to_float(fine[int64_t{i} * a.fine[1] + j]);
     total += row;
   }
   return total;
@@ -136,13 +136,13 @@ __device__ inline float block_total(const HaarArgs& a, const HaarBlock& b) {
 
 template <class T>
 __device__ inline void expand_white_block(const HaarArgs& a, const HaarBlock& b) {
-  const float mean = a.white ? b.norm * b.norm * block_total<T>(a, b) : 0.0f;
-  const float level = a.scale * b.norm * to_float(static_cast<const T*>(a.x)[b.coarse]);
+  const float mean = a.on_fine ? b.norm * b.norm * block_total<T>(a, b) : 0.0f;
+  const float level = a.kappa * b.norm * to_float(static_cast<const T*>(a.on_coarse)[b.coarse]);
   for (int i = 0; i < b.rows; ++i)
     for (int j = 0; j < b.columns; ++j) {
       const int64_t at = b.fine + int64_t{i} * a.fine[1] + j;
-      const float w = a.white ? a.sigma * (to_float(static_cast<const T*>(a.white)[at]) - mean) : 0.0f;
-      from_float(level + w, static_cast<T*>(a.out)[at]);
+      const float noise = a.on_fine ? a.sigma * (to_float(static_cast<const T*>(a.on_fine)[at]) - mean) : 0.0f;
+      from_float(level + noise, static_cast<T*>(a.out)[at]);
     }
 }
 
@@ -156,7 +156,7 @@ static __global__ void __launch_bounds__(kThreads) haar_restrict(const __grid_co
   if (!haar_block(a, b)) return;
   with_storage(a.storage, [&](auto type) {
     using T = decltype(type);
-    from_float(a.scale * b.norm * block_total<T>(a, b), static_cast<T*>(a.out)[b.coarse]);
+    from_float(a.kappa * b.norm * block_total<T>(a, b), static_cast<T*>(a.out)[b.coarse]);
   });
 }
 

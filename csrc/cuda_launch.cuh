@@ -20,14 +20,14 @@ struct Device {
 // spectral_pd/ops.py takes the torch path beyond.
 inline int largest_size(const Device& device) { return static_cast<int>((device.shared_bytes - 96) / 48); }
 
-// One call. Coarse grid 0 x 0 and no x: the white field itself.
+// One call, as GridTask of cpu.h. Coarse grid 0 x 0 and nothing on it: the white field itself.
 struct GridCall {
   int coarse[2], fine[2];
   int64_t planes;
   Storage storage;
-  const void *x, *white;
+  const void *on_coarse, *on_fine;
   void* out;
-  double t, scale;
+  double t, kappa;
   bool draw;
   FieldArgs noise;
 };
@@ -60,12 +60,12 @@ inline DctArgs dct_args(const GridCall& call) {
   }
   const double fine = static_cast<double>(a.fine[0]) * a.fine[1], coarse = static_cast<double>(a.coarse[0]) * a.coarse[1];
   a.storage = call.storage;
-  a.x = call.x;
-  a.white = call.white;
+  a.on_coarse = call.on_coarse;
+  a.on_fine = call.on_fine;
   a.out = call.out;
-  a.signal = coarse > 0 ? static_cast<float>(call.scale / std::sqrt(coarse * fine)) : 0.0f;
-  a.field = static_cast<float>(call.scale * call.t / fine);
-  a.sigma = static_cast<float>(call.scale * call.t / (2.0 * std::sqrt(fine)));
+  a.signal = coarse > 0 ? static_cast<float>(call.kappa / std::sqrt(coarse * fine)) : 0.0f;
+  a.field = static_cast<float>(call.kappa * call.t / fine);
+  a.sigma = static_cast<float>(call.kappa * call.t / (2.0 * std::sqrt(fine)));
   a.draw = call.draw;
   a.noise = call.noise;
   a.first_plane = 0;
@@ -145,13 +145,13 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
   const int h = call.coarse[0], w = call.coarse[1], H = call.fine[0], W = call.fine[1];
   const int64_t samples = int64_t{H} * W, coarse = int64_t{h} * w;
   DctArgs a = dct_args(call);
-  const size_t whole = place(a, H, call.white && call.x ? h : 0, false, 0);
+  const size_t whole = place(a, H, call.on_fine && call.on_coarse ? h : 0, false, 0);
   if (plane_a_block(device, whole, call.planes, samples)) {
     launch(expand_plane, call.planes, whole, device.stream, a);
     return;
   }
-  const size_t bytes = place_rows(a, H, call.x != nullptr, device);
-  const int64_t each = (call.white ? 2 : 1) * samples + coarse;  // floats between launches, a plane
+  const size_t bytes = place_rows(a, H, call.on_coarse != nullptr, device);
+  const int64_t each = (call.on_fine ? 2 : 1) * samples + coarse;  // floats between launches, a plane
   const int64_t group = std::min(call.planes, std::max<int64_t>(1, device.between_floats / each));
   a.rows = static_cast<float*>(workspace(static_cast<size_t>(group * each) * sizeof(float)));
   float* of_x = a.rows + group * samples;
@@ -160,12 +160,12 @@ void cuda_expand_dct(const GridCall& call, const Device& device, const Workspace
   a.fine_columns = of_white;
   for (a.first_plane = 0; a.first_plane < call.planes; a.first_plane += group) {
     const int64_t count = std::min(group, call.planes - a.first_plane);
-    if (call.x)
-      forward_columns(call.storage, advance(call.x, call.storage, a.first_plane * coarse), nullptr, h, w, h, count, device,
-                      of_x);
-    if (call.white)
-      forward_columns(call.storage, advance(call.white, call.storage, a.first_plane * samples), nullptr, H, W, H, count, device,
-                      of_white);
+    if (call.on_coarse)
+      forward_columns(call.storage, advance(call.on_coarse, call.storage, a.first_plane * coarse), nullptr, h, w, h, count,
+                      device, of_x);
+    if (call.on_fine)
+      forward_columns(call.storage, advance(call.on_fine, call.storage, a.first_plane * samples), nullptr, H, W, H, count,
+                      device, of_white);
     launch(expand_rows, count * ((H + a.rows_per_block - 1) / a.rows_per_block), bytes, device.stream, a);
     inverse_columns(call.storage, a.rows, H, W, count, device,
                     const_cast<void*>(advance(call.out, call.storage, a.first_plane * samples)));
@@ -191,14 +191,15 @@ void cuda_restrict_dct(const GridCall& call, const Device& device, const Workspa
   a.fine_columns = columns;
   for (int64_t first = 0; first < call.planes; first += group) {
     const int64_t count = std::min(group, call.planes - first);
-    forward_columns(call.storage, advance(call.white, call.storage, first * samples), nullptr, H, W, h, count, device, columns);
+    forward_columns(call.storage, advance(call.on_fine, call.storage, first * samples), nullptr, H, W, h, count, device,
+                    columns);
     launch(restrict_rows, count * ((h + a.rows_per_block - 1) / a.rows_per_block), bytes, device.stream, a);
     inverse_columns(call.storage, a.rows, h, w, count, device,
                     const_cast<void*>(advance(call.out, call.storage, first * coarse)));
   }
 }
 
-// Squared coefficients of centred planes, summed: out is float64 (maps, rows, columns). call.white holds the planes.
+// Squared coefficients of centred planes, summed: out is float64 (maps, rows, columns). The planes are on the fine grid.
 template <class Workspace>
 void cuda_power_map(const GridCall& call, int maps, const Device& device, const Workspace& workspace) {
   const int H = call.fine[0], W = call.fine[1];
@@ -224,7 +225,7 @@ void cuda_power_map(const GridCall& call, int maps, const Device& device, const 
     a.coefficients = a.dct.rows = coefficients;
     for (int64_t first = 0; first < call.planes; first += group) {
       a.planes = std::min(group, call.planes - first);
-      forward_columns(call.storage, advance(call.white, call.storage, first * samples), means + first, H, W, H, a.planes,
+      forward_columns(call.storage, advance(call.on_fine, call.storage, first * samples), means + first, H, W, H, a.planes,
                       device, coefficients);
       launch(power_rows, a.planes * ((H + a.dct.rows_per_block - 1) / a.dct.rows_per_block), bytes, device.stream, a.dct);
       launch(power_accumulate, blocks_for(maps * samples), 0, device.stream, a);
@@ -243,12 +244,12 @@ inline HaarArgs haar_args(const GridCall& call) {
           levels,
           packs,
           call.storage,
-          call.x,
-          call.white,
+          call.on_coarse,
+          call.on_fine,
           call.out,
-          static_cast<float>(call.scale),
+          static_cast<float>(call.kappa),
           static_cast<float>(call.t),
-          static_cast<float>(call.scale * call.t),
+          static_cast<float>(call.kappa * call.t),
           call.noise,
           call.planes};
 }

@@ -53,31 +53,31 @@ void check_same_device(const Tensor& x, const Tensor& other, const char* name) {
                   " must be on x's device, cuda:", x.get_device_index());
 }
 
-GridCall grid_call(const OnDevice& on, bool haar, int64_t h, int64_t w, int64_t H, int64_t W, int64_t planes, Storage storage,
-                   double t, double scale) {
-  check_pair(haar, h, H);
-  check_pair(haar, w, W);
+GridCall grid_call(const OnDevice& on, Basis basis, int64_t h, int64_t w, int64_t H, int64_t W, int64_t planes, Storage storage,
+                   double t, double kappa) {
+  check_pair(basis, h, H);
+  check_pair(basis, w, W);
   const int largest = largest_size(on.device());
-  STD_TORCH_CHECK(haar || (H <= largest && W <= largest), "dct basis: a grid of ", H, " x ", W, " has an axis over ", largest,
-                  ", the largest on this device; use the torch path");
+  STD_TORCH_CHECK(basis == Basis::kHaar || (H <= largest && W <= largest), "dct basis: a grid of ", H, " x ", W,
+                  " has an axis over ", largest, ", the largest on this device; use the torch path");
   GridCall call{};
   call.coarse[0] = static_cast<int>(h), call.coarse[1] = static_cast<int>(w);
   call.fine[0] = static_cast<int>(H), call.fine[1] = static_cast<int>(W);
   call.planes = planes;
   call.storage = storage;
   call.t = t;
-  call.scale = scale;
+  call.kappa = kappa;
   return call;
 }
 
-void set_noise(GridCall& call, const Tensor& keys, int64_t transition, int64_t first_plane) {
+void set_noise(GridCall& call, const Tensor& keys, int64_t transition) {
   call.noise = {static_cast<const int64_t*>(keys.const_data_ptr()), call.planes / keys.size(0),
-                static_cast<uint32_t>(first_plane), static_cast<uint32_t>(transition)};
+                static_cast<uint32_t>(transition)};
 }
 
-void run_expand(bool haar, const GridCall& call, const OnDevice& on, const char* operation) {
+void run_expand(Basis basis, const GridCall& call, const OnDevice& on, const char* operation) {
   if (call.planes == 0) return;
-  if (haar)
+  if (basis == Basis::kHaar)
     cuda_expand_haar(call, on.device());
   else
     cuda_expand_dct(call, on.device(), on);
@@ -86,92 +86,94 @@ void run_expand(bool haar, const GridCall& call, const OnDevice& on, const char*
 
 // ---- operations -------------------------------------------------------------------------------------------------------
 
-void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
-                       int64_t transition, int64_t first_plane, bool haar, Tensor& out) {
+void expand_field_into(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double kappa,
+                       int64_t transition, Basis basis, Tensor& out) {
   const Grid coarse = grid_of(x, "x");
   check_key(key, coarse.planes);
-  check_address(transition, first_plane);
+  check_transition(transition);
   check_same_device(x, key, "key");
-  STD_TORCH_CHECK(!haar || height * coarse.columns == width * coarse.rows,
+  STD_TORCH_CHECK(basis == Basis::kDct || height * coarse.columns == width * coarse.rows,
                   "haar basis: coefficients are nested only if every axis grows by the same factor");
   const OnDevice on(x);
-  GridCall call = grid_call(on, haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), keys = torch::stable::contiguous(key);
-  call.x = planes.const_data_ptr();
+  GridCall call = grid_call(on, basis, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), t, kappa);
+  const Tensor planes = readable(x, out), keys = readable(key, out);
+  call.on_coarse = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
   call.draw = height > coarse.rows || width > coarse.columns;
-  set_noise(call, keys, transition, first_plane);
-  run_expand(haar, call, on, "expand_field");
+  set_noise(call, keys, transition);
+  run_expand(basis, call, on, "expand_field");
 }
 
-Tensor expand_field(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
-                    int64_t transition, int64_t first_plane, bool haar) {
+Tensor expand_field(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double kappa,
+                    int64_t transition, std::string basis) {
   grid_of(x, "x");
   Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
-  expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
+  expand_field_into(x, key, height, width, t, kappa, transition, basis_named(basis), out);
   return out;
 }
 
-void expand_field_out(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double scale,
-                      int64_t transition, int64_t first_plane, bool haar, Tensor out) {
+void expand_field_out(const Tensor& x, const Tensor& key, int64_t height, int64_t width, double t, double kappa,
+                      int64_t transition, std::string basis, Tensor out) {
   grid_of(x, "x");
   check_out(out, x, with_grid(x, height, width));
   check_same_device(x, out, "out");
-  expand_field_into(x, key, height, width, t, scale, transition, first_plane, haar, out);
+  expand_field_into(x, key, height, width, t, kappa, transition, basis_named(basis), out);
 }
 
-void expand_white_into(const Tensor& x, const Tensor& white, double t, double scale, bool haar, Tensor& out) {
+void expand_white_into(const Tensor& x, const Tensor& white, double t, double kappa, Basis basis, Tensor& out) {
   const Grid coarse = grid_of(x, "x"), fine = grid_of(white, "white");
   STD_TORCH_CHECK(x.scalar_type() == white.scalar_type(), "white must have the type of x");
   STD_TORCH_CHECK(coarse.planes == fine.planes && x.dim() == white.dim(), "white must have x's leading axes");
   check_same_device(x, white, "white");
   const OnDevice on(x);
   GridCall call =
-      grid_call(on, haar, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, scale);
-  const Tensor planes = torch::stable::contiguous(x), field = torch::stable::contiguous(white);
-  call.x = planes.const_data_ptr();
-  call.white = field.const_data_ptr();
+      grid_call(on, basis, coarse.rows, coarse.columns, fine.rows, fine.columns, coarse.planes, storage_of(x, "x"), t, kappa);
+  const Tensor planes = readable(x, out), field = readable(white, out);
+  call.on_coarse = planes.const_data_ptr();
+  call.on_fine = field.const_data_ptr();
   call.out = out.mutable_data_ptr();
-  run_expand(haar, call, on, "expand_white");
+  run_expand(basis, call, on, "expand_white");
 }
 
-Tensor expand_white(const Tensor& x, const Tensor& white, double t, double scale, bool haar) {
+Tensor expand_white(const Tensor& x, const Tensor& white, double t, double kappa, std::string basis) {
   const Grid fine = grid_of(white, "white");
   Tensor out = torch::stable::new_empty(white, with_grid(white, fine.rows, fine.columns));
-  expand_white_into(x, white, t, scale, haar, out);
+  expand_white_into(x, white, t, kappa, basis_named(basis), out);
   return out;
 }
 
-void expand_white_out(const Tensor& x, const Tensor& white, double t, double scale, bool haar, Tensor out) {
+void expand_white_out(const Tensor& x, const Tensor& white, double t, double kappa, std::string basis, Tensor out) {
   const Grid fine = grid_of(white, "white");
   check_out(out, x, with_grid(x, fine.rows, fine.columns));
   check_same_device(x, out, "out");
-  expand_white_into(x, white, t, scale, haar, out);
+  expand_white_into(x, white, t, kappa, basis_named(basis), out);
 }
 
-Tensor embed(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
+Tensor embed(const Tensor& x, int64_t height, int64_t width, double kappa, std::string name) {
+  const Basis basis = basis_named(name);
   const Grid coarse = grid_of(x, "x");
   const OnDevice on(x);
   GridCall call =
-      grid_call(on, haar, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), 0.0, scale);
+      grid_call(on, basis, coarse.rows, coarse.columns, height, width, coarse.planes, storage_of(x, "x"), 0.0, kappa);
   Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
   const Tensor planes = torch::stable::contiguous(x);
-  call.x = planes.const_data_ptr();
+  call.on_coarse = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
-  run_expand(haar, call, on, "embed");
+  run_expand(basis, call, on, "embed");
   return out;
 }
 
-Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bool haar) {
+Tensor restrict(const Tensor& x, int64_t height, int64_t width, double kappa, std::string name) {
+  const Basis basis = basis_named(name);
   const Grid fine = grid_of(x, "x");
   const OnDevice on(x);
-  GridCall call = grid_call(on, haar, height, width, fine.rows, fine.columns, fine.planes, storage_of(x, "x"), 0.0, scale);
+  GridCall call = grid_call(on, basis, height, width, fine.rows, fine.columns, fine.planes, storage_of(x, "x"), 0.0, kappa);
   Tensor out = torch::stable::new_empty(x, with_grid(x, height, width));
   if (call.planes == 0) return out;
   const Tensor planes = torch::stable::contiguous(x);
-  call.white = planes.const_data_ptr();
+  call.on_fine = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
-  if (haar)
+  if (basis == Basis::kHaar)
     cuda_restrict_haar(call, on.device());
   else
     cuda_restrict_dct(call, on.device(), on);
@@ -180,39 +182,39 @@ Tensor restrict(const Tensor& x, int64_t height, int64_t width, double scale, bo
 }
 
 // The field on a grid: in the Haar basis it grows from the coarsest grid that halving reaches.
-Tensor render(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition, int64_t first_plane,
-              bool haar) {
-  Tensor out = new_field(key, planes, height, width, transition, first_plane);
+Tensor render(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition, std::string name) {
+  const Basis basis = basis_named(name);
+  Tensor out = new_field(key, planes, height, width, transition);
   const int64_t all = planes * key.size(0);
   if (all == 0) return out;
   const OnDevice on(key);
   const Tensor keys = torch::stable::contiguous(key);
   int64_t rows = height, columns = width;
-  if (haar)
+  if (basis == Basis::kHaar)
     while (rows % 2 == 0 && columns % 2 == 0) rows /= 2, columns /= 2;
-  GridCall call = grid_call(on, haar, rows, columns, height, width, all, Storage::kFloat32, 1.0, 1.0);
-  if (!haar) call.coarse[0] = call.coarse[1] = 0;
+  GridCall call = grid_call(on, basis, rows, columns, height, width, all, Storage::kFloat32, 1.0, 1.0);
+  if (basis == Basis::kDct) call.coarse[0] = call.coarse[1] = 0;
   call.out = out.mutable_data_ptr();
   call.draw = true;
-  set_noise(call, keys, transition, first_plane);
-  if (haar && rows == height) {  // no level at all: the coefficients are the picture
+  set_noise(call, keys, transition);
+  if (basis == Basis::kHaar && rows == height) {  // no level at all: the coefficients are the picture
     cuda_normals(call, on.device());
     on.check_launch("render");
   } else {
-    run_expand(haar, call, on, "render");
+    run_expand(basis, call, on, "render");
   }
   return out;
 }
 
-Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition, int64_t first_plane) {
-  Tensor out = new_field(key, planes, height, width, transition, first_plane);
+Tensor normals(const Tensor& key, int64_t planes, int64_t height, int64_t width, int64_t transition) {
+  Tensor out = new_field(key, planes, height, width, transition);
   const int64_t all = planes * key.size(0);
   if (all == 0) return out;
   const OnDevice on(key);
   const Tensor keys = torch::stable::contiguous(key);
-  GridCall call = grid_call(on, true, height, width, height, width, all, Storage::kFloat32, 1.0, 1.0);
+  GridCall call = grid_call(on, Basis::kHaar, height, width, height, width, all, Storage::kFloat32, 1.0, 1.0);
   call.out = out.mutable_data_ptr();
-  set_noise(call, keys, transition, first_plane);
+  set_noise(call, keys, transition);
   cuda_normals(call, on.device());
   on.check_launch("normals");
   return out;
@@ -223,12 +225,12 @@ Tensor power_map(const Tensor& x, int64_t maps) {
   STD_TORCH_CHECK(maps >= 1 && grid.planes % maps == 0, "maps = ", maps, " must divide the ", grid.planes, " planes of x");
   const OnDevice on(x);
   GridCall call =
-      grid_call(on, false, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
+      grid_call(on, Basis::kDct, grid.rows, grid.columns, grid.rows, grid.columns, grid.planes, storage_of(x, "x"), 0.0, 1.0);
   call.coarse[0] = call.coarse[1] = 0;
   const Tensor planes = torch::stable::contiguous(x);
   if (grid.planes == 0) return torch::stable::new_zeros(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
   Tensor out = torch::stable::new_empty(x, {maps, grid.rows, grid.columns}, ScalarType::Double);
-  call.white = planes.const_data_ptr();
+  call.on_fine = planes.const_data_ptr();
   call.out = out.mutable_data_ptr();
   cuda_power_map(call, static_cast<int>(maps), on.device(), on);
   on.check_launch("power_map");

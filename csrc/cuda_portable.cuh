@@ -1,4 +1,4 @@
-// What the CUDA kernels stand on: compiled by nvcc for the GPU, and by g++ with SPD_EMULATE under emu/emulator.h.
+// What the CUDA kernels stand on: compiled by nvcc for the GPU, and by g++ with SPD_EMULATE under tests/emu/emulator.h.
 //
 // The language of the kernels is CUDA less a few things, so that one source serves both: shared memory through
 // SPD_SHARED_MEMORY, launches through launch(), one-dimensional blocks and grids, no __syncthreads() in divergent code, no
@@ -94,15 +94,14 @@ __device__ inline void with_storage(Storage storage, const Body& body) {
 // ---- the field --------------------------------------------------------------------------------------------------------
 
 struct FieldArgs {
-  const int64_t* keys;   // one an item, on the device
-  int64_t planes;        // planes an item
-  uint32_t first_plane;  // address of an item's first plane
+  const int64_t* keys;  // one an item, on the device
+  int64_t planes;       // planes an item
   uint32_t transition;
 };
 
 __device__ inline FieldPlane field_plane(const FieldArgs& field, int64_t plane) {
-  return {static_cast<uint64_t>(field.keys[plane / field.planes]),
-          field.first_plane + static_cast<uint32_t>(plane % field.planes), field.transition};
+  return {static_cast<uint64_t>(field.keys[plane / field.planes]), static_cast<uint32_t>(plane % field.planes),
+          field.transition};
 }
 
 // q.n[i] without an array in memory.

@@ -21,9 +21,9 @@ constexpr int kRegisterSize = 32;  // largest size that becomes one piece of str
 // Scratch a transform of size n needs, in registers.
 constexpr int dct_scratch(int n) { return 4 * n + 16; }
 
-// ---- odd sizes --------------------------------------------------------------------------------------------------------
-// Sums and differences of mirrored samples, then two dense matrices of half the size. `fixed` is the size, or 0 where it is
-// only known at run time; small fixed ones unroll completely and stay in registers.
+constexpr float kSqrtHalf = 0.70710678f;
+
+// ---- dense matrices ---------------------------------------------------------------------------------------------------
 
 // y_r = sum_c matrix[r, c] x_c for `rows` of the n rows of a square matrix; `matrix` points to the first of them, [r, 0].
 template <int rows>
@@ -67,77 +67,20 @@ SPD_HD void dense(const float* matrix, int n, const F* x, F* y, int stride) {
   }
 }
 
-template <int fixed>
-SPD_HD void dct2_odd(const DctLevel& l, const F* in, F* out, int out_stride, F* scratch) {
-  constexpr int half_size = fixed / 2;
-  const int n = fixed ? fixed : l.size, half = n / 2;
-  F local[fixed ? fixed : 1];
-  F *even = fixed ? local : scratch, *odd = even + half + 1;
-#pragma GCC unroll 8
-  for (int j = 0; j < half; ++j) {
-    even[j] = in[j] + in[n - 1 - j];
-    odd[j] = in[j] - in[n - 1 - j];
-  }
-  even[half] = in[half];
-  dense<fixed ? half_size + 1 : 0>(l.even2, half + 1, even, out, 2 * out_stride);
-  if (n > 1) dense<half_size>(l.odd2, half, odd, out + out_stride, 2 * out_stride);
-}
+// ---- the three transforms ---------------------------------------------------------------------------------------------
+// Each is a type, so that one ladder of sizes serves all. `odd`: sums and differences of mirrored samples, then two dense
+// matrices of half the size. `even`: the halves; a size divisible by four goes down two levels in one pass, because moving a
+// line costs more than computing with it. `one`: size 1.
+//
+// `l` walks down the halvings n, n/2, ... of the plan. `fixed` is the size, or 0 where it is only known at run time; small
+// fixed ones unroll completely and stay in registers. `in` is kept. A DCT-II reads and a DCT-III writes without gaps: that
+// stride is 1.
 
-template <int fixed>
-SPD_HD void dct3_odd(const DctLevel& l, const F* in, int in_stride, F* out, F* scratch) {
-  constexpr int half_size = fixed / 2;
-  const int n = fixed ? fixed : l.size, half = n / 2;
-  F local[fixed ? 2 * fixed : 1];
-  F *coefficient = fixed ? local : scratch, *even = coefficient + n, *odd = even + half + 1;
-#pragma GCC unroll 8
-  for (int k = 0; k <= half; ++k) coefficient[k] = in[2 * k * in_stride];
-  dense<fixed ? half_size + 1 : 0>(l.even3, half + 1, coefficient, even, 1);
-#pragma GCC unroll 8
-  for (int k = 0; k < half; ++k) coefficient[k] = in[(2 * k + 1) * in_stride];
-  if (n > 1) dense<half_size>(l.odd3, half, coefficient, odd, 1);
-#pragma GCC unroll 8
-  for (int j = 0; j < half; ++j) {
-    out[j] = even[j] + odd[j];
-    out[n - 1 - j] = even[j] - odd[j];
-  }
-  out[half] = even[half];
-}
-
-template <int fixed>
-SPD_HD void dct4_odd(const DctLevel& l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  constexpr int half_size = fixed / 2;
-  const int n = fixed ? fixed : l.size, half = n / 2;
-  F local[fixed ? 2 * fixed : 1];
-  F *even = fixed ? local : scratch, *odd = even + half + 1, *p = even + n, *q = p + half + 1;
-  float sign = l.parity;
-#pragma GCC unroll 8
-  for (int j = 0; j < half; ++j, sign = -sign) {
-    const F a = in[j * in_stride], b = sign * in[(n - 1 - j) * in_stride];
-    even[j] = a + b;
-    odd[j] = a - b;
-  }
-  even[half] = in[half * in_stride];
-  dense<fixed ? half_size + 1 : 0>(l.even4, half + 1, even, p, 1);
-  if (n > 1) dense<half_size>(l.odd4, half, odd, q, 1);
-  sign = l.parity;
-#pragma GCC unroll 8
-  for (int k = 0; k < half; ++k, sign = -sign) {
-    out[k * out_stride] = p[k] + q[k];
-    out[(n - 1 - k) * out_stride] = sign * (p[k] - q[k]);
-  }
-  out[half * out_stride] = p[half];
-}
-
-// ---- even sizes -------------------------------------------------------------------------------------------------------
-// `l` walks down the halvings n, n/2, ... of the plan; `fixed` is the size, or 0 where it is only known at run time. A size
-// divisible by four goes down two levels in one pass, because moving a line costs more than computing with it.
-
-template <int fixed>
-SPD_HD void dct2_part(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch);
-template <int fixed>
-SPD_HD void dct3_part(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch);
-template <int fixed>
-SPD_HD void dct4_part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
+struct Dct2;
+struct Dct3;
+struct Dct4;
+template <class Transform, int fixed>
+SPD_HD void part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch);
 
 // `work`: room for `count` registers, on the stack where the size is fixed, so that it can live in registers. `rest`: the
 // scratch that is left.
@@ -164,129 +107,188 @@ SPD_HD void join_halves(int n, const F* p, const F* q, F* out, int out_stride) {
   }
 }
 
-template <int fixed>
-SPD_HD void dct2_even(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
-  SPD_WORK(3 * n / 2);
-  F *sum = work, *difference = work + half;
-  if constexpr (fixed % 4 == 0) {
-    if (n % 4 == 0) {
-      F *sum_of_sums = sum, *difference_of_sums = sum + quarter;
-      F *a = difference, *b = a + quarter, *p = b + quarter, *q = p + quarter;
-#pragma GCC unroll 8
-      for (int j = 0; j < quarter; ++j) {
-        const int k = half - 1 - j;
-        const F s0 = in[j] + in[n - 1 - j], s1 = in[k] + in[n - 1 - k];
-        const F d0 = in[j] - in[n - 1 - j], d1 = in[k] - in[n - 1 - k];
-        sum_of_sums[j] = s0 + s1;
-        difference_of_sums[j] = s0 - s1;
-        rotate(l[1], j, d0, d1, a[j], b[j]);
-      }
-      dct2_part<fixed / 4>(l + 2, sum_of_sums, out, 4 * out_stride, rest);
-      dct4_part<fixed / 4>(l + 2, difference_of_sums, 1, out + 2 * out_stride, 4 * out_stride, rest);
-      dct2_part<fixed / 4>(l + 2, a, p, 1, rest);
-      dct2_part<fixed / 4>(l + 2, b, q, 1, rest);
-      join_halves(half, p, q, out + out_stride, 2 * out_stride);
-    }
-  }
-  if constexpr (fixed % 4 || fixed == 0) {
-    if (n % 4) {
-#pragma GCC unroll 16
-      for (int j = 0; j < half; ++j) {
-        sum[j] = in[j] + in[n - 1 - j];
-        difference[j] = in[j] - in[n - 1 - j];
-      }
-      dct2_part<fixed / 2>(l + 1, sum, out, 2 * out_stride, rest);
-      dct4_part<fixed / 2>(l + 1, difference, 1, out + out_stride, 2 * out_stride, rest);
-    }
-  }
-}
+struct Dct2 {
+  SPD_HD static F one(F x) { return x; }
 
-template <int fixed>
-SPD_HD void dct3_even(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
-  SPD_WORK(n);
-  F *even = work, *odd = work + half;
-  dct4_part<fixed / 2>(l + 1, in + in_stride, 2 * in_stride, odd, 1, rest);
-  if constexpr (fixed % 4 == 0) {
-    if (n % 4 == 0) {
-      F *even_of_even = even, *odd_of_even = even + quarter;
-      dct3_part<fixed / 4>(l + 2, in, 4 * in_stride, even_of_even, rest);
-      dct4_part<fixed / 4>(l + 2, in + 2 * in_stride, 4 * in_stride, odd_of_even, 1, rest);
+  template <int fixed>
+  SPD_HD static void odd(const DctLevel* l, const F* in, int, F* out, int out_stride, F* scratch) {
+    constexpr int half_size = fixed / 2;
+    const int n = fixed ? fixed : l->size, half = n / 2;
+    F local[fixed ? fixed : 1];
+    F *even = fixed ? local : scratch, *odd = even + half + 1;
 #pragma GCC unroll 8
-      for (int j = 0; j < quarter; ++j) {
-        const int k = half - 1 - j;
-        const F a = even_of_even[j] + odd_of_even[j], b = even_of_even[j] - odd_of_even[j];
-        out[j] = a + odd[j];
-        out[n - 1 - j] = a - odd[j];
-        out[k] = b + odd[k];
-        out[n - 1 - k] = b - odd[k];
-      }
+    for (int j = 0; j < half; ++j) {
+      even[j] = in[j] + in[n - 1 - j];
+      odd[j] = in[j] - in[n - 1 - j];
     }
+    even[half] = in[half];
+    dense<fixed ? half_size + 1 : 0>(l->even2, half + 1, even, out, 2 * out_stride);
+    if (n > 1) dense<half_size>(l->odd2, half, odd, out + out_stride, 2 * out_stride);
   }
-  if constexpr (fixed % 4 || fixed == 0) {
-    if (n % 4) {
-      dct3_part<fixed / 2>(l + 1, in, 2 * in_stride, even, rest);
-#pragma GCC unroll 16
-      for (int j = 0; j < half; ++j) {
-        out[j] = even[j] + odd[j];
-        out[n - 1 - j] = even[j] - odd[j];
-      }
-    }
-  }
-}
 
-template <int fixed>
-SPD_HD void dct4_even(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
-  SPD_WORK(2 * n);
-  F *a = work, *b = a + half, *p = b + half, *q = p + half;
-  const auto at = [&](int j, F& first, F& second) {
-    rotate(*l, j, in[j * in_stride], in[(n - 1 - j) * in_stride], first, second);
-  };
-  if constexpr (fixed % 4 == 0) {
-    if (n % 4 == 0) {
+  template <int fixed>
+  SPD_HD static void even(const DctLevel* l, const F* in, int, F* out, int out_stride, F* scratch) {
+    const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+    SPD_WORK(3 * n / 2);
+    F *sum = work, *difference = work + half;
+    if constexpr (fixed % 4 == 0) {
+      if (n % 4 == 0) {
+        F *sum_of_sums = sum, *difference_of_sums = sum + quarter;
+        F *a = difference, *b = a + quarter, *p = b + quarter, *q = p + quarter;
 #pragma GCC unroll 8
-      for (int j = 0; j < quarter; ++j) {
-        F a0, a1, b0, b1;
-        at(j, a0, b0);
-        at(half - 1 - j, a1, b1);
-        a[j] = a0 + a1;
-        a[quarter + j] = a0 - a1;
-        b[j] = b0 + b1;
-        b[quarter + j] = b0 - b1;
+        for (int j = 0; j < quarter; ++j) {
+          const int k = half - 1 - j;
+          const F s0 = in[j] + in[n - 1 - j], s1 = in[k] + in[n - 1 - k];
+          const F d0 = in[j] - in[n - 1 - j], d1 = in[k] - in[n - 1 - k];
+          sum_of_sums[j] = s0 + s1;
+          difference_of_sums[j] = s0 - s1;
+          rotate(l[1], j, d0, d1, a[j], b[j]);
+        }
+        part<Dct2, fixed / 4>(l + 2, sum_of_sums, 1, out, 4 * out_stride, rest);
+        part<Dct4, fixed / 4>(l + 2, difference_of_sums, 1, out + 2 * out_stride, 4 * out_stride, rest);
+        part<Dct2, fixed / 4>(l + 2, a, 1, p, 1, rest);
+        part<Dct2, fixed / 4>(l + 2, b, 1, q, 1, rest);
+        join_halves(half, p, q, out + out_stride, 2 * out_stride);
       }
-      dct2_part<fixed / 4>(l + 2, a, p, 2, rest);
-      dct4_part<fixed / 4>(l + 2, a + quarter, 1, p + 1, 2, rest);
-      dct2_part<fixed / 4>(l + 2, b, q, 2, rest);
-      dct4_part<fixed / 4>(l + 2, b + quarter, 1, q + 1, 2, rest);
     }
-  }
-  if constexpr (fixed % 4 || fixed == 0) {
-    if (n % 4) {
+    if constexpr (fixed % 4 || fixed == 0) {
+      if (n % 4) {
 #pragma GCC unroll 16
-      for (int j = 0; j < half; ++j) at(j, a[j], b[j]);
-      dct2_part<fixed / 2>(l + 1, a, p, 1, rest);
-      dct2_part<fixed / 2>(l + 1, b, q, 1, rest);
+        for (int j = 0; j < half; ++j) {
+          sum[j] = in[j] + in[n - 1 - j];
+          difference[j] = in[j] - in[n - 1 - j];
+        }
+        part<Dct2, fixed / 2>(l + 1, sum, 1, out, 2 * out_stride, rest);
+        part<Dct4, fixed / 2>(l + 1, difference, 1, out + out_stride, 2 * out_stride, rest);
+      }
     }
   }
-  join_halves(n, p, q, out, out_stride);
-}
+};
+
+struct Dct3 {
+  SPD_HD static F one(F x) { return x; }
+
+  template <int fixed>
+  SPD_HD static void odd(const DctLevel* l, const F* in, int in_stride, F* out, int, F* scratch) {
+    constexpr int half_size = fixed / 2;
+    const int n = fixed ? fixed : l->size, half = n / 2;
+    F local[fixed ? 2 * fixed : 1];
+    F *coefficient = fixed ? local : scratch, *even = coefficient + n, *odd = even + half + 1;
+#pragma GCC unroll 8
+    for (int k = 0; k <= half; ++k) coefficient[k] = in[2 * k * in_stride];
+    dense<fixed ? half_size + 1 : 0>(l->even3, half + 1, coefficient, even, 1);
+#pragma GCC unroll 8
+    for (int k = 0; k < half; ++k) coefficient[k] = in[(2 * k + 1) * in_stride];
+    if (n > 1) dense<half_size>(l->odd3, half, coefficient, odd, 1);
+#pragma GCC unroll 8
+    for (int j = 0; j < half; ++j) {
+      out[j] = even[j] + odd[j];
+      out[n - 1 - j] = even[j] - odd[j];
+    }
+    out[half] = even[half];
+  }
+
+  template <int fixed>
+  SPD_HD static void even(const DctLevel* l, const F* in, int in_stride, F* out, int, F* scratch) {
+    const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+    SPD_WORK(n);
+    F *even = work, *odd = work + half;
+    part<Dct4, fixed / 2>(l + 1, in + in_stride, 2 * in_stride, odd, 1, rest);
+    if constexpr (fixed % 4 == 0) {
+      if (n % 4 == 0) {
+        F *even_of_even = even, *odd_of_even = even + quarter;
+        part<Dct3, fixed / 4>(l + 2, in, 4 * in_stride, even_of_even, 1, rest);
+        part<Dct4, fixed / 4>(l + 2, in + 2 * in_stride, 4 * in_stride, odd_of_even, 1, rest);
+#pragma GCC unroll 8
+        for (int j = 0; j < quarter; ++j) {
+          const int k = half - 1 - j;
+          const F a = even_of_even[j] + odd_of_even[j], b = even_of_even[j] - odd_of_even[j];
+          out[j] = a + odd[j];
+          out[n - 1 - j] = a - odd[j];
+          out[k] = b + odd[k];
+          out[n - 1 - k] = b - odd[k];
+        }
+      }
+    }
+    if constexpr (fixed % 4 || fixed == 0) {
+      if (n % 4) {
+        part<Dct3, fixed / 2>(l + 1, in, 2 * in_stride, even, 1, rest);
+#pragma GCC unroll 16
+        for (int j = 0; j < half; ++j) {
+          out[j] = even[j] + odd[j];
+          out[n - 1 - j] = even[j] - odd[j];
+        }
+      }
+    }
+  }
+};
+
+struct Dct4 {
+  SPD_HD static F one(F x) { return x * kSqrtHalf; }
+
+  template <int fixed>
+  SPD_HD static void odd(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+    constexpr int half_size = fixed / 2;
+    const int n = fixed ? fixed : l->size, half = n / 2;
+    F local[fixed ? 2 * fixed : 1];
+    F *even = fixed ? local : scratch, *odd = even + half + 1, *p = even + n, *q = p + half + 1;
+    float sign = l->parity;
+#pragma GCC unroll 8
+    for (int j = 0; j < half; ++j, sign = -sign) {
+      const F a = in[j * in_stride], b = sign * in[(n - 1 - j) * in_stride];
+      even[j] = a + b;
+      odd[j] = a - b;
+    }
+    even[half] = in[half * in_stride];
+    dense<fixed ? half_size + 1 : 0>(l->even4, half + 1, even, p, 1);
+    if (n > 1) dense<half_size>(l->odd4, half, odd, q, 1);
+    sign = l->parity;
+#pragma GCC unroll 8
+    for (int k = 0; k < half; ++k, sign = -sign) {
+      out[k * out_stride] = p[k] + q[k];
+      out[(n - 1 - k) * out_stride] = sign * (p[k] - q[k]);
+    }
+    out[half * out_stride] = p[half];
+  }
+
+  template <int fixed>
+  SPD_HD static void even(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+    const int n = fixed ? fixed : l->size, half = n / 2, quarter = n / 4;
+    SPD_WORK(2 * n);
+    F *a = work, *b = a + half, *p = b + half, *q = p + half;
+    const auto at = [&](int j, F& first, F& second) {
+      rotate(*l, j, in[j * in_stride], in[(n - 1 - j) * in_stride], first, second);
+    };
+    if constexpr (fixed % 4 == 0) {
+      if (n % 4 == 0) {
+#pragma GCC unroll 8
+        for (int j = 0; j < quarter; ++j) {
+          F a0, a1, b0, b1;
+          at(j, a0, b0);
+          at(half - 1 - j, a1, b1);
+          a[j] = a0 + a1;
+          a[quarter + j] = a0 - a1;
+          b[j] = b0 + b1;
+          b[quarter + j] = b0 - b1;
+        }
+        part<Dct2, fixed / 4>(l + 2, a, 1, p, 2, rest);
+        part<Dct4, fixed / 4>(l + 2, a + quarter, 1, p + 1, 2, rest);
+        part<Dct2, fixed / 4>(l + 2, b, 1, q, 2, rest);
+        part<Dct4, fixed / 4>(l + 2, b + quarter, 1, q + 1, 2, rest);
+      }
+    }
+    if constexpr (fixed % 4 || fixed == 0) {
+      if (n % 4) {
+#pragma GCC unroll 16
+        for (int j = 0; j < half; ++j) at(j, a[j], b[j]);
+        part<Dct2, fixed / 2>(l + 1, a, 1, p, 1, rest);
+        part<Dct2, fixed / 2>(l + 1, b, 1, q, 1, rest);
+      }
+    }
+    join_halves(n, p, q, out, out_stride);
+  }
+};
 #undef SPD_WORK
-
-// Out of line, once per size: so the code of larger sizes stays small.
-template <int fixed>
-__attribute__((noinline)) void dct2_fixed(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  dct2_even<fixed>(l, in, out, out_stride, scratch);
-}
-template <int fixed>
-__attribute__((noinline)) void dct3_fixed(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  dct3_even<fixed>(l, in, in_stride, out, scratch);
-}
-template <int fixed>
-__attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  dct4_even<fixed>(l, in, in_stride, out, out_stride, scratch);
-}
 
 // ---- any size ---------------------------------------------------------------------------------------------------------
 
@@ -300,86 +302,44 @@ __attribute__((noinline)) void dct4_fixed(const DctLevel* l, const F* in, int in
 #endif
 // clang-format on
 
-// in: contiguous, kept; out: n values out_stride apart.
-static void dct2(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
-  switch (l->size) {
-#define CASE(size) \
-  case size:       \
-    return dct2_fixed<size>(l, in, out, out_stride, scratch);
-    SPD_EVERY_FIXED_SIZE(CASE)
-#undef CASE
-    default:
-      return l->size % 2 ? dct2_odd<0>(*l, in, out, out_stride, scratch) : dct2_even<0>(l, in, out, out_stride, scratch);
-  }
+// Out of line, once per size: so the code of larger sizes stays small.
+template <class Transform, int fixed>
+__attribute__((noinline)) void compiled(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
+  Transform::template even<fixed>(l, in, in_stride, out, out_stride, scratch);
 }
 
-// in: n values in_stride apart, kept; out: contiguous.
-static void dct3(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
+template <class Transform>
+static void any_size(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
   switch (l->size) {
 #define CASE(size) \
   case size:       \
-    return dct3_fixed<size>(l, in, in_stride, out, scratch);
+    return compiled<Transform, size>(l, in, in_stride, out, out_stride, scratch);
     SPD_EVERY_FIXED_SIZE(CASE)
 #undef CASE
     default:
-      return l->size % 2 ? dct3_odd<0>(*l, in, in_stride, out, scratch) : dct3_even<0>(l, in, in_stride, out, scratch);
-  }
-}
-
-// Strides on both sides.
-static void dct4(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  switch (l->size) {
-#define CASE(size) \
-  case size:       \
-    return dct4_fixed<size>(l, in, in_stride, out, out_stride, scratch);
-    SPD_EVERY_FIXED_SIZE(CASE)
-#undef CASE
-    default:
-      return l->size % 2 ? dct4_odd<0>(*l, in, in_stride, out, out_stride, scratch)
-                         : dct4_even<0>(l, in, in_stride, out, out_stride, scratch);
+      return l->size % 2 ? Transform::template odd<0>(l, in, in_stride, out, out_stride, scratch)
+                         : Transform::template even<0>(l, in, in_stride, out, out_stride, scratch);
   }
 }
 #undef SPD_EVERY_FIXED_SIZE
 
-template <int fixed>
-SPD_HD void dct2_part(const DctLevel* l, const F* in, F* out, int out_stride, F* scratch) {
+template <class Transform, int fixed>
+SPD_HD void part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
   if constexpr (fixed == 0)
-    dct2(l, in, out, out_stride, scratch);
+    any_size<Transform>(l, in, in_stride, out, out_stride, scratch);
   else if constexpr (fixed == 1)
-    out[0] = in[0];
+    out[0] = Transform::one(in[0]);
   else if constexpr (fixed % 2)
-    dct2_odd<fixed>(*l, in, out, out_stride, scratch);
+    Transform::template odd<fixed>(l, in, in_stride, out, out_stride, scratch);
   else if constexpr (fixed <= kRegisterSize)
-    dct2_even<fixed>(l, in, out, out_stride, scratch);
+    Transform::template even<fixed>(l, in, in_stride, out, out_stride, scratch);
   else
-    dct2_fixed<fixed>(l, in, out, out_stride, scratch);
+    compiled<Transform, fixed>(l, in, in_stride, out, out_stride, scratch);
 }
-template <int fixed>
-SPD_HD void dct3_part(const DctLevel* l, const F* in, int in_stride, F* out, F* scratch) {
-  if constexpr (fixed == 0)
-    dct3(l, in, in_stride, out, scratch);
-  else if constexpr (fixed == 1)
-    out[0] = in[0];
-  else if constexpr (fixed % 2)
-    dct3_odd<fixed>(*l, in, in_stride, out, scratch);
-  else if constexpr (fixed <= kRegisterSize)
-    dct3_even<fixed>(l, in, in_stride, out, scratch);
-  else
-    dct3_fixed<fixed>(l, in, in_stride, out, scratch);
-}
-template <int fixed>
-SPD_HD void dct4_part(const DctLevel* l, const F* in, int in_stride, F* out, int out_stride, F* scratch) {
-  if constexpr (fixed == 0)
-    dct4(l, in, in_stride, out, out_stride, scratch);
-  else if constexpr (fixed == 1)
-    out[0] = in[0] * 0.70710678f;
-  else if constexpr (fixed % 2)
-    dct4_odd<fixed>(*l, in, in_stride, out, out_stride, scratch);
-  else if constexpr (fixed <= kRegisterSize)
-    dct4_even<fixed>(l, in, in_stride, out, out_stride, scratch);
-  else
-    dct4_fixed<fixed>(l, in, in_stride, out, out_stride, scratch);
-}
+
+// A line, without gaps on either side.
+static void dct2(const DctLevel* l, const F* in, F* out, F* scratch) { any_size<Dct2>(l, in, 1, out, 1, scratch); }
+static void dct3(const DctLevel* l, const F* in, F* out, F* scratch) { any_size<Dct3>(l, in, 1, out, 1, scratch); }
 
 }  // namespace SPD_ISA
 }  // namespace spd

@@ -49,6 +49,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(torch|numpy|np|collections|matplotlib|typing|pathlib|argparse|types|abc|contextlib|os|diffusers)(\..*)?",
     ),
+    ("py:.*", r"spectral_pd\.(inputs\.(P|R|R_co)|plan\.State)"),  # type variables
     ("py:.*", r"(Tensor|Axes|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|SimpleNamespace|ABC)"),
 ]
 
@@ -79,7 +80,7 @@ def _index(names: list[str]) -> str:
         title,
         "=" * len(title),
         "",
-        "Everything a user needs is importable from ``spectral_pd`` itself. One page a module:",
+        "What most need is importable from ``spectral_pd`` itself, the rest from its module. One page a module:",
         "",
     ]
     for name in names:
@@ -111,7 +112,7 @@ def sections_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, line
 
 
 def find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
-    """``spectral_pd.PowerLaw``, or ``PowerLaw`` alone, is documented where it is defined: ``spectral_pd.spectrum.PowerLaw``."""
+    """``spectral_pd.PowerLaw``, or ``PowerLaw`` alone, is documented where it is defined: ``spectral_pd.power.PowerLaw``."""
     if node.get("refdomain") != "py":
         return None
     wanted = "." + node["reftarget"].removeprefix("spectral_pd.")

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 
 import torch
 
-from spectral_pd import __version__, measure
-from spectral_pd.measure import number
+from spectral_pd import __version__
+from spectral_pd.measuring import command
+from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
+from spectral_pd.power import PRESETS, PowerLaw, Spectrum, load_spectrum
 from spectral_pd.schedule import Cost, Plan, make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
-from spectral_pd.spectrum import PRESETS, PowerLaw, Spectrum, load_spectrum
 
 
 def transformer_cost(args: argparse.Namespace, sizes: Sequence[int]) -> Cost:
@@ -70,7 +71,7 @@ def run_plan(args: argparse.Namespace) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    from spectral_pd.demo import run_demo
+    from spectral_pd.measuring.demo import run_demo
 
     # Many small steps: one thread takes half a minute anywhere; several, on a machine that does something else as well, wait
     # for each other, and the time ratios of the table would be those of the waiting.
@@ -85,7 +86,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text, default = action.help or "", action.default
         if default is None or default is False or default is argparse.SUPPRESS:
             return text
-        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, list) else default
+        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, (list, tuple)) else default
         return f"{text} (default: {shown})"
 
 
@@ -109,8 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: spectral-pd fit photos/ --size 256 --json photos.json --figure photos.png",
         formatter_class=formatter,
     )
-    measure.add_arguments(fit)
-    fit.set_defaults(run=measure.run)
+    command.add_arguments(fit)
+    fit.set_defaults(run=command.run)
 
     plan = commands.add_parser(
         "plan",

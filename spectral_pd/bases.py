@@ -30,66 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd import ops
-from spectral_pd.theory import check_shape
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type transforms compute in: float64 stays, everything shorter is computed in float32.
-
-    Raises
-    ------
-    TypeError
-        `dtype` is not a floating type.
-    """
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype {dtype} is not real floating point; convert first, e.g. x.float()")
-    return torch.promote_types(dtype, torch.float32)
-
-
-def check_state(x: Tensor, name: str = "x", dims: int = 2) -> Tensor:
-    """Return `x` if it is a non-empty real floating tensor with at least `dims` axes.
-
-    Raises
-    ------
-    TypeError
-        Not a tensor, or of an integer or complex type.
-    ValueError
-        Fewer than `dims` axes, or a spectral axis of size 0.
-    """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} is a tensor of {x.dtype}; pass a real floating-point tensor, e.g. {name}.float()")
-    if not isinstance(dims, int) or dims < 1:
-        raise ValueError(f"dims = {dims!r} must be a positive int, the number of trailing spectral axes")
-    if x.ndim < dims:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; it needs at least {dims} axes, the last {dims} spectral")
-    if min(x.shape[-dims:]) < 1:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; every spectral axis must have at least one sample")
-    return x
-
-
-def check_axis(n_low: int, n_high: int) -> None:
-    """Raise TypeError unless both sizes of an axis are integers."""
-    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (n_low, n_high)):
-        raise TypeError(f"an axis from {n_low!r} to {n_high!r}: sizes must be integers, e.g. isometry(8, 16)")
-
-
-def check_basis(basis: Basis) -> Basis:
-    """Return `basis` if it is one; TypeError otherwise."""
-    if not isinstance(basis, Basis):
-        raise TypeError(f"basis is {basis!r}; pass DCT, HAAR, FOURIER or an instance of Basis")
-    return basis
-
-
-def check_target(basis: Basis, name: str, coarse: Sequence[int], fine: Sequence[int]) -> None:
-    """Raise ValueError unless `basis` can carry the grid `coarse` into the grid `fine`, TypeError if it is no basis."""
-    check_basis(basis)
-    if len(coarse) != len(fine):
-        raise ValueError(f"{name} = {tuple(fine)} and {tuple(coarse)} must have the same number of spectral axes")
-    for n_low, n_high in zip(coarse, fine, strict=True):
-        basis.check(n_low, n_high)
+from spectral_pd import inputs, ops
+from spectral_pd.inputs import door, working_dtype
 
 
 def size_ratio(coarse: Sequence[int], fine: Sequence[int]) -> float:
@@ -103,10 +45,17 @@ def corner(shape: Sequence[int]) -> tuple[Any, ...]:
 
 
 def apply_matrix(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Multiply `matrix` (p, n) into `axis` of `x` (size n). On CUDA in float64, so that no TF32 setting can enter."""
-    dtype = torch.float64 if x.is_cuda else x.dtype
+    """Multiply `matrix` (p, n) into `axis` of `x` (size n).
+
+    In float64 wherever a product in float32 may be made with fewer digits by somebody's setting: TF32 on CUDA, autocast (which
+    leaves float64 alone), a lowered ``torch.set_float32_matmul_precision``. Devices without float64 (MPS) never see any.
+    """
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    lowered = kind == "cuda" or cast or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if lowered and kind != "mps" else x.dtype
     moved = x.to(dtype).movedim(axis, -1)
-    return (moved @ matrix.to(device=x.device, dtype=dtype).T).movedim(-1, axis).to(x.dtype)
+    return (moved @ matrix.to(dtype).to(x.device).T).movedim(-1, axis).to(x.dtype)
 
 
 class Basis(ABC):
@@ -126,6 +75,8 @@ class Basis(ABC):
     """
 
     name: str
+    native = ""
+    """The name under which the native operations know this basis; empty: they do not."""
 
     @abstractmethod
     def check(self, n_low: int, n_high: int) -> None:
@@ -149,6 +100,7 @@ class Basis(ABC):
     def frequency(self, shape: Sequence[int]) -> Tensor:
         """Radial frequency of every coefficient, in cycles per shorter side; float64, shape `shape`."""
 
+    @door(shape=inputs.shape)
     def embed(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Carry `x` (..., *coarse) into the grid `shape`: ``U x``, same energy, zeros in the new band.
 
@@ -157,11 +109,11 @@ class Basis(ABC):
         ValueError, TypeError
             A grid smaller than x's or not reachable in this basis, integer or complex input.
         """
-        shape = check_shape(shape)
-        check_state(x, dims=len(shape))
-        check_target(self, "shape", x.shape[-len(shape) :], shape)
-        return self._apply_isometries(x, shape, transpose=False)
+        grid = self._fits(x, shape)
+        self.reach(grid, shape)
+        return self._resized(x, tuple(shape), transpose=False)
 
+    @door(shape=inputs.shape)
     def restrict(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Low band of `x` (..., *fine) on the grid `shape`: ``U^T x``, the transpose of :meth:`embed`.
 
@@ -170,22 +122,30 @@ class Basis(ABC):
         ValueError, TypeError
             A grid larger than x's or not reachable in this basis, integer or complex input.
         """
-        shape = check_shape(shape)
-        check_state(x, dims=len(shape))
-        check_target(self, "shape", shape, x.shape[-len(shape) :])
-        return self._apply_isometries(x, shape, transpose=True)
+        grid = self._fits(x, shape)
+        self.reach(shape, grid)
+        return self._resized(x, tuple(shape), transpose=True)
 
-    def _apply_isometries(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
-        if tuple(x.shape[-len(shape) :]) == shape:
+    def reach(self, coarse: Sequence[int], fine: Sequence[int]) -> None:
+        """Raise ValueError unless this basis can carry the grid `coarse` into the grid `fine`."""
+        for n_low, n_high in zip(coarse, fine, strict=True):
+            self.check(n_low, n_high)
+
+    @staticmethod
+    def _fits(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(inputs.state(x, "x", len(shape)).shape[-len(shape) :])
+
+    def _resized(self, x: Tensor, shape: tuple[int, ...], *, transpose: bool) -> Tensor:
+        grid = tuple(x.shape[-len(shape) :])
+        if grid == shape:
             return x  # the identity, bit for bit
-        name, grids = ("restrict" if transpose else "embed"), (x.shape[-len(shape) :], shape)
-        if self in (DCT, HAAR) and ops.usable(name, x, haar=self is HAAR, grids=grids):
-            return (ops.restrict if transpose else ops.embed)(x, shape, haar=self is HAAR)
+        if ops.usable("restrict" if transpose else "embed", x, basis=self.native, grids=(grid, shape)):
+            return (ops.restrict if transpose else ops.embed)(x, shape, basis=self.native)
         y = x.to(working_dtype(x.dtype))
         for axis, size in zip(range(-len(shape), 0), shape, strict=True):
             if y.shape[axis] != size:
                 low, high = sorted((y.shape[axis], size))
-                u = self.isometry(low, high, dtype=torch.float64, device=x.device)
+                u = self.isometry(low, high)
                 y = apply_matrix(u.T if transpose else u, y, axis)
         return y.to(x.dtype)
 
@@ -193,10 +153,21 @@ class Basis(ABC):
         """Whether the coefficients of grid `coarse` are the low corner of those of `fine`."""
         return True
 
+    def __eq__(self, other: object) -> bool:
+        """Bases of one class with the same attributes are one basis, also after a copy, a pickle or in another process."""
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name))
+
     def __repr__(self) -> str:
         return self.name.upper()
 
 
+BASIS = inputs.instance(Basis, "DCT, HAAR, FOURIER or an instance of Basis")
+
+
+@door(basis=BASIS, coarse=inputs.shape, fine=inputs.shape)
 def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> None:
     """Try on random float64 arrays every promise of :class:`Basis` that growing from `coarse` to `fine` relies on.
 
@@ -221,8 +192,7 @@ def verify_basis(basis: Basis, coarse: Sequence[int], fine: Sequence[int]) -> No
     --------
     >>> verify_basis(FOURIER, (5, 8), (9, 12))  # silent: every promise is kept
     """
-    coarse, fine = check_shape(coarse, "coarse"), check_shape(fine, "fine")
-    check_target(basis, "fine", coarse, fine)
+    basis.reach(coarse, fine)
     dims = len(fine)
     generator = torch.Generator("cpu").manual_seed(0)
     options: Any = {"dtype": torch.float64, "device": "cpu"}
@@ -292,7 +262,7 @@ class SeparableBasis(Basis):
     def isometry(
         self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
     ) -> Tensor:
-        check_axis(n_low, n_high)
+        inputs.axis(n_low, n_high)
         self.check(n_low, n_high)
         # A copy: the caller may write into it, the cache must not change.
         return _separable_isometry(self, n_low, n_high).to(dtype=dtype, device=device, copy=True)
@@ -304,15 +274,14 @@ class SeparableBasis(Basis):
         return self._transform(c, dims, transpose=True)
 
     def _transform(self, x: Tensor, dims: int, *, transpose: bool) -> Tensor:
-        check_state(x, dims=dims)
-        y = x.to(working_dtype(x.dtype))
+        y = inputs.state(x, "x", dims).to(working_dtype(x.dtype))
         for axis in range(-dims, 0):
             matrix = _cached_matrix(self, y.shape[axis])
             y = apply_matrix(matrix.T if transpose else matrix, y, axis)
         return y.to(x.dtype)
 
+    @door(shape=inputs.shape)
     def frequency(self, shape: Sequence[int]) -> Tensor:
-        shape = check_shape(shape)
         return radius([self.axis_frequency(n).cpu() * (min(shape) / n) for n in shape])
 
 
@@ -352,7 +321,7 @@ class CosineBasis(SeparableBasis):
     [0.0, 0.5, 1.0, 1.5]
     """
 
-    name = "dct"
+    name = native = "dct"
 
     def matrix(self, n: int) -> Tensor:
         k = torch.arange(n, dtype=torch.float64, device="cpu")
@@ -411,7 +380,7 @@ class HaarBasis(Basis):
     [[0.707, 0.0], [0.707, 0.0], [0.0, 0.707], [0.0, 0.707]]
     """
 
-    name = "haar"
+    name = native = "haar"
 
     def check(self, n_low: int, n_high: int) -> None:
         quotient, rest = divmod(n_high, n_low) if n_low >= 1 else (0, 1)
@@ -424,7 +393,7 @@ class HaarBasis(Basis):
     def isometry(
         self, n_low: int, n_high: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
     ) -> Tensor:
-        check_axis(n_low, n_high)
+        inputs.axis(n_low, n_high)
         self.check(n_low, n_high)
         repeat = n_high // n_low
         eye = torch.eye(n_low, dtype=torch.float64, device=device)
@@ -439,8 +408,7 @@ class HaarBasis(Basis):
         return min((n & -n).bit_length() - 1 for n in shape)
 
     def forward(self, x: Tensor, *, dims: int = 2) -> Tensor:
-        check_state(x, dims=dims)
-        c = x.to(working_dtype(x.dtype)).clone()
+        c = inputs.state(x, "x", dims).to(working_dtype(x.dtype)).clone()
         shape = tuple(c.shape[-dims:])
         for level in range(self.levels(shape)):
             at_level = corner([n >> level for n in shape])
@@ -452,8 +420,7 @@ class HaarBasis(Basis):
         return c.to(x.dtype)
 
     def inverse(self, c: Tensor, *, dims: int = 2) -> Tensor:
-        check_state(c, "c", dims=dims)
-        x = c.to(working_dtype(c.dtype)).clone()
+        x = inputs.state(c, "c", dims).to(working_dtype(c.dtype)).clone()
         shape = tuple(x.shape[-dims:])
         for level in reversed(range(self.levels(shape))):
             at_level = corner([n >> level for n in shape])
@@ -465,8 +432,8 @@ class HaarBasis(Basis):
             x[at_level] = band
         return x.to(c.dtype)
 
+    @door(shape=inputs.shape)
     def frequency(self, shape: Sequence[int]) -> Tensor:
-        shape = check_shape(shape)
         levels = self.levels(shape)
         # The remaining LL band of n >> levels samples reaches from 0 to its Nyquist, half its size; centre: a quarter.
         shorter = min(shape)

@@ -1,4 +1,4 @@
-r"""Spectral noise expansion and timestep alignment (paper Sec. 4.1, Eqs. 5-6).
+r"""Spectral noise expansion and timestep alignment (paper Sec. 4.1, Eqs. 5-6): the transition from a grid to a larger one.
 
 Growing a state from a coarse grid to a fine one keeps its coefficients, fills every new one with noise of level ``t``, and
 transforms back. With the isometry ``U`` of a basis and a white field ``w`` on the fine grid,
@@ -9,66 +9,232 @@ exactly: the new coefficients are ``t`` times those of ``w``. Scaled by ``kappa(
 the later time ``t~ = t kappa``: shared band ``(1 - t~) r x_0^coarse + t~ eps``, new band ``t~ eps'``. Two ways down mirror
 the two kinds of content: noise keeps its variance (:func:`restrict_noise`), a picture keeps its values
 (:func:`restrict_signal`).
+
+:class:`Grow` is one transition with every number it needs; :func:`white_noise` the one place that asks what kind of noise a
+caller has brought.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from spectral_pd import ops
-from spectral_pd.bases import (
-    DCT,
-    HAAR,
-    Basis,
-    check_basis,
-    check_state,
-    check_target,
-    corner,
-    size_ratio,
-    working_dtype,
-)
+from spectral_pd import inputs, ops
+from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
+from spectral_pd.inputs import door, working_dtype
 from spectral_pd.noise import NoiseField
-from spectral_pd.theory import align_scale, align_time, check_shape, check_time
+from spectral_pd.theory import align_scale, align_time
+
+Source: TypeAlias = int | torch.Generator | Sequence[int | torch.Generator]
+"""An int seed, a generator, or a list of one an item: what ``seed=`` takes."""
 
 
-def _check_growth(x: Tensor, shape: Sequence[int], basis: Basis) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(coarse grid, fine grid) of an expansion, after every check that needs no noise."""
-    fine = check_shape(shape)
-    check_state(x, dims=len(fine))
-    if x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: an empty batch; pass at least one item")
-    coarse = tuple(x.shape[-len(fine) :])
-    check_target(basis, "shape", coarse, fine)
-    return coarse, fine
+@dataclass(frozen=True)
+class Grow:
+    """A transition: a state of time `t` on the grid `coarse` becomes one of time `time` on the grid `fine`.
+
+    Attributes
+    ----------
+    coarse, fine
+        Grids before and after.
+    ratio
+        ``r = sqrt(prod(fine) / prod(coarse))``, from the real sizes.
+    t
+        Local time before: the noise level of the new band.
+    kappa
+        Factor of the expanded state (Eq. 5).
+    time
+        Local time after, ``t kappa`` (Eq. 6).
+    stage
+        Index of the stage of a plan that begins; 0 outside a plan.
+    keeps_history
+        Whether times on both sides belong to one clock, so that a multistep solver may carry on.
+    """
+
+    coarse: tuple[int, ...]
+    fine: tuple[int, ...]
+    ratio: float
+    t: float
+    kappa: float
+    time: float
+    stage: int = 0
+    keeps_history: bool = False
+
+    @classmethod
+    def between(cls, coarse: tuple[int, ...], fine: tuple[int, ...], t: float, **place: Any) -> Grow:
+        """The transition from one grid to another at local time `t`."""
+        ratio = size_ratio(coarse, fine)
+        return cls(coarse, fine, ratio, t, align_scale.bare(t, ratio), align_time.bare(t, ratio), **place)
 
 
-def _check_noise(
-    x: Tensor, noise: Tensor | NoiseField, coarse: tuple[int, ...], fine: tuple[int, ...], basis: Basis
-) -> None:
-    if isinstance(noise, NoiseField):
-        if noise.basis is not basis:
-            raise ValueError(f"noise is a field in {noise.basis}, but basis = {basis}; make both the same")
-        if not basis.nested(coarse, fine):
-            raise ValueError(
-                f"{basis} coefficients of {coarse} are not the low corner of those of {fine}; grow every axis by the "
-                f"same factor, or pass the white field as a tensor"
-            )
-        return
-    if not isinstance(noise, Tensor):
-        raise TypeError(f"noise is {type(noise).__name__}; pass a white field on the fine grid or a NoiseField")
-    check_state(noise, "noise", len(fine))
-    expected = (*x.shape[: x.ndim - len(fine)], *fine)
-    if tuple(noise.shape) != expected:
-        raise ValueError(
-            f"noise has shape {tuple(noise.shape)}; expected {expected}, x's leading axes and the fine grid"
-        )
-    if noise.device != x.device:
-        raise ValueError(f"noise is on {noise.device} but x is on {x.device}; move one of them")
+class Noise(Protocol):
+    """White noise that a state starts from and grows with; `dtype` is the type a run's result is rounded to."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def on(self, grid: tuple[int, ...]) -> Tensor:
+        """Rendered on a grid: (*leading, *grid), unit variance."""
+        ...
+
+    def coefficients(self, grid: tuple[int, ...]) -> Tensor:
+        """Its coefficients on a grid, in the basis of growth."""
+        ...
+
+    def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
+        """``kappa (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better; natively where possible."""
+        ...
+
+    def fresh(self, move: Grow) -> Noise:
+        """The noise of one transition of a plan, independent of this and of every other transition's."""
+        ...
 
 
+@dataclass(frozen=True, eq=False)
+class _TensorNoise:
+    """A white field given as a tensor; on a coarser grid its low band."""
+
+    white: Tensor
+    basis: Basis
+    dtype: torch.dtype
+    seed: Source | None = None
+    """Where fresh noise comes from; None is torch's default generator."""
+
+    def on(self, grid: tuple[int, ...]) -> Tensor:
+        return self.basis.restrict(self.white, grid)
+
+    def coefficients(self, grid: tuple[int, ...]) -> Tensor:
+        return self.basis.forward(self.on(grid), dims=len(grid))
+
+    def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
+        w = self.on(move.fine)
+        if _native(x, self.basis, move) and w.dtype == x.dtype:
+            basis, to = self.basis.native, _contiguous(out)
+            return _kept(ops.expand_white(x, w, t=move.t, kappa=move.kappa, basis=basis, out=to), out)
+        dtype = working_dtype(x.dtype)
+        w = w.to(dtype)
+        # U (x - t U^T w) + t w: one restriction and one embedding.
+        low = x.to(dtype) - move.t * self.basis.restrict(w, move.coarse)
+        return _kept((move.kappa * (self.basis.embed(low, move.fine) + move.t * w)).to(x.dtype), out)
+
+    def fresh(self, move: Grow) -> Noise:
+        each = self.seed if isinstance(self.seed, (list, tuple)) else (self.seed,)
+        leading = self.white.shape[: self.white.ndim - len(move.fine)]
+        if self.seed is not None and not isinstance(each[0], torch.Generator):
+            return _FieldNoise(NoiseField(self.seed, self.basis), leading, self.white).fresh(move)
+        shapes = [(1, *leading[1:], *move.fine)] * len(each) if len(each) > 1 else [(*leading, *move.fine)]
+        drawn = [self._draw(shape, one) for shape, one in zip(shapes, each, strict=True)]
+        return _TensorNoise(torch.cat(drawn), self.basis, self.dtype)
+
+    def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        device = self.white.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, dtype=self.white.dtype, device=device).to(self.white.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _FieldNoise:
+    """A field addressed by coefficient, rendered for `leading` axes in the type and on the device of `like`."""
+
+    field: NoiseField
+    leading: tuple[int, ...]
+    like: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    def on(self, grid: tuple[int, ...]) -> Tensor:
+        x, shape = self.like, (*self.leading, *grid)
+        return self.field.on(shape, dims=len(grid), dtype=x.dtype, device=x.device)
+
+    def coefficients(self, grid: tuple[int, ...]) -> Tensor:
+        x, shape = self.like, (*self.leading, *grid)
+        return self.field.coefficients(shape, dims=len(grid), dtype=x.dtype, device=x.device)
+
+    def grow(self, x: Tensor, move: Grow, out: Tensor | None = None) -> Tensor:
+        basis, dims, leading = self.field.basis, len(move.fine), self.leading
+        if _native(x, basis, move):
+            key = self.field.key_tensor(leading[0] if leading else 1, x.device)
+            address: Any = {"transition": self.field.transition, "basis": basis.native}
+            state = ops.expand_field(x, key, move.fine, t=move.t, kappa=move.kappa, out=_contiguous(out), **address)
+            return _kept(state, out)
+        dtype, shape = working_dtype(x.dtype), (*leading, *move.fine)
+        c = self.field.coefficients(shape, dims=dims, dtype=dtype, device=x.device) * (move.t * move.kappa)
+        c[corner(move.coarse)] = basis.forward(x.to(dtype), dims=dims) * move.kappa
+        return _kept(basis.inverse(c, dims=dims).to(x.dtype), out)
+
+    def fresh(self, move: Grow) -> Noise:
+        return replace(self, field=self.field.fresh(move.stage))
+
+
+def _native(x: Tensor, basis: Basis, move: Grow) -> bool:
+    return ops.usable("expand_field", x, basis=basis.native, grids=(move.coarse, move.fine))
+
+
+def _contiguous(out: Tensor | None) -> Tensor | None:
+    return out if out is not None and out.is_contiguous() else None
+
+
+def _kept(state: Tensor, out: Tensor | None) -> Tensor:
+    return state if out is None or state is out else out.copy_(state)
+
+
+def white_noise(
+    noise: Tensor | NoiseField | None,
+    seed: Source | None,
+    basis: Basis,
+    grids: Sequence[tuple[int, ...]],
+    *,
+    like: Tensor | None = None,
+    leading: Sequence[int] | None = None,
+    fitting: Callable[..., Tensor] = inputs.noise_tensor,
+) -> Noise:
+    """The noise of a run over `grids`, coarse to fine, from a white field as a tensor or a NoiseField, or from a seed.
+
+    Parameters
+    ----------
+    noise
+        A white field of the finest grid, or a :class:`~spectral_pd.NoiseField`; None to make one from `seed`.
+    seed
+        What a field is made from, or beside a tensor where fresh noise comes from.
+    basis
+        The basis states grow in.
+    grids
+        Every grid of the run.
+    like
+        A tensor of the run (a picture, a state): the noise has its leading axes and its device.
+    leading
+        The leading axes where no tensor says them; numbers are float32 on torch's default device then.
+    fitting
+        The parser of a tensor: noise of a whole run, or of one growth.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Noise of another kind, shape, device or basis, not nested from grid to grid, empty or not finite; no leading axes.
+    """
+    if isinstance(noise, Tensor):
+        return _TensorNoise(fitting(noise, grids[-1], like, leading, seed), basis, noise.dtype, seed)
+    field = NoiseField(seed, basis) if noise is None else noise
+    inputs.nested_field(field.basis, basis, grids)
+    if like is None:
+        axes = inputs.leading_axes(leading)
+        like = torch.empty(0, dtype=torch.float32)
+    else:
+        axes = tuple(like.shape[: like.ndim - len(grids[-1])])
+    field.item_keys(axes[0] if axes else 1)  # as many sources as items
+    return _FieldNoise(field, axes, torch.empty(0, dtype=working_dtype(like.dtype), device=like.device))
+
+
+NOISE = inputs.instance((Tensor, NoiseField), "a white field of the full size or a NoiseField")
+_FINE_NOISE = inputs.instance((Tensor, NoiseField), "a white field on the fine grid or a NoiseField")
+
+
+@door(shape=inputs.shape, t=inputs.one_time, noise=_FINE_NOISE, basis=BASIS)
 def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseField, basis: Basis = DCT) -> Tensor:
     r"""Grow a state to the grid `shape`; the new band is noise of level `t` (Sec. 4.1, before alignment).
 
@@ -104,45 +270,23 @@ def expand(x: Tensor, shape: Sequence[int], t: float, *, noise: Tensor | NoiseFi
     >>> torch.allclose(state, torch.tensor(0.5))  # no noise at t = 0; a constant shrinks by r = 2 until it is aligned
     True
     """
-    coarse, fine = _check_growth(x, shape, basis)
-    _check_noise(x, noise, coarse, fine, basis)
-    return _grow(x, coarse, fine, float(check_time(t)), 1.0, noise, basis)
+    move = _move(x, tuple(shape), t, basis)
+    return _grown(x, noise, replace(move, kappa=1.0), basis)
 
 
-def _grow(
-    x: Tensor,
-    coarse: tuple[int, ...],
-    fine: tuple[int, ...],
-    t: float,
-    scale: float,
-    noise: Tensor | NoiseField,
-    basis: Basis,
-    out: Tensor | None = None,
-) -> Tensor:
-    """``scale * (U x + t (w - U U^T w))`` in x's dtype, computed in float32 or better; natively where possible."""
-    dtype, dims = working_dtype(x.dtype), len(fine)
-    leading = x.shape[: x.ndim - dims]
-    haar = basis is HAAR
-    native = (haar or basis is DCT) and ops.usable("expand_field", x, haar=haar, grids=(coarse, fine))
-    if native and out is not None and not out.is_contiguous():
-        return out.copy_(_grow(x, coarse, fine, t, scale, noise, basis))
-    if native and isinstance(noise, NoiseField):
-        key = noise.key_tensor(leading[0] if leading else 1, x.device)
-        return ops.expand_field(x, key, fine, t=t, scale=scale, transition=noise.transition, haar=haar, out=out)
-    if native and isinstance(noise, Tensor) and noise.dtype == x.dtype:
-        return ops.expand_white(x, noise, t=t, scale=scale, haar=haar, out=out)
-    y = x.to(dtype)
-    if isinstance(noise, NoiseField):
-        c = noise.coefficients((*leading, *fine), dims=dims, dtype=dtype, device=x.device) * (t * scale)
-        c[corner(coarse)] = basis.forward(y, dims=dims) * scale
-        state = basis.inverse(c, dims=dims)
-    else:
-        w = noise.to(dtype)
-        # U (x - t U^T w) + t w: one restriction and one embedding.
-        state = scale * (basis.embed(y - t * basis.restrict(w, coarse), fine) + t * w)
-    return state.to(x.dtype) if out is None else out.copy_(state)
+def _move(x: Tensor, fine: tuple[int, ...], t: float, basis: Basis) -> Grow:
+    inputs.filled_state(x, "x", len(fine))
+    coarse = tuple(x.shape[-len(fine) :])
+    basis.reach(coarse, fine)
+    return Grow.between(coarse, fine, t)
 
 
+def _grown(x: Tensor, noise: Tensor | NoiseField, move: Grow, basis: Basis, out: Tensor | None = None) -> Tensor:
+    source = white_noise(noise, None, basis, (move.coarse, move.fine), like=x, fitting=inputs.growth_noise)
+    return source.grow(x, move, out)
+
+
+@door(shape=inputs.shape, t=inputs.one_time, noise=inputs.optional(_FINE_NOISE), basis=BASIS)
 def expand_aligned(
     x: Tensor,
     shape: Sequence[int],
@@ -184,23 +328,16 @@ def expand_aligned(
     >>> tuple(state.shape), round(time, 6)
     ((1, 4, 32, 32), 0.823529)
     """
-    if sum(source is not None for source in (noise, seed, generator)) != 1:
-        raise ValueError("pass exactly one of noise=, seed= and generator=")
-    coarse, fine = _check_growth(x, shape, basis)
-    t = float(check_time(t))
+    inputs.only_one(noise=noise, seed=seed, generator=generator)
+    move = _move(x, tuple(shape), t, basis)
     if noise is None:
-        noise = NoiseField(seed if generator is None else generator, basis)  # type: ignore[arg-type]
-    _check_noise(x, noise, coarse, fine, basis)
-    ratio = size_ratio(coarse, fine)
-    expected = (*x.shape[: x.ndim - len(fine)], *fine)
-    if out is not None and (tuple(out.shape) != expected or out.dtype != x.dtype or out.device != x.device):
-        raise ValueError(
-            f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the result is {expected} {x.dtype} on {x.device}"
-        )
-    state = _grow(x, coarse, fine, t, align_scale(t, ratio), noise, basis, out)
-    return state, align_time(t, ratio)
+        noise = NoiseField(seed if generator is None else generator, basis)
+    if out is not None:
+        inputs.result_tensor(out, (*x.shape[: x.ndim - len(move.fine)], *move.fine), x, noise)
+    return _grown(x, noise, move, basis, out), move.time
 
 
+@door(basis=BASIS)
 def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
     """Low band of a noise field: ``U^T w``. White noise of unit variance stays so; a constant's value grows by r.
 
@@ -224,9 +361,10 @@ def restrict_noise(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Te
     >>> restrict_noise(torch.full((1, 16, 16), 3.0), (8, 8)).mean().round().item()
     6.0
     """
-    return check_basis(basis).restrict(x, shape)
+    return basis.restrict(x, shape)
 
 
+@door(x=inputs.state_of(1), shape=inputs.shape, basis=BASIS)
 def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
     """The same picture on a coarser grid: ``U^T x / r``. A constant keeps its value; white noise shrinks by r.
 
@@ -238,5 +376,5 @@ def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> T
     >>> restrict_signal(torch.full((1, 16, 16), 3.0), (8, 8)).mean().round().item()
     3.0
     """
-    low = check_basis(basis).restrict(x.to(working_dtype(x.dtype)) if isinstance(x, Tensor) else x, shape)
-    return (low / size_ratio(low.shape[-len(shape) :], x.shape[-len(shape) :])).to(x.dtype)
+    low = basis.restrict(x.to(working_dtype(x.dtype)), shape)
+    return (low / size_ratio(shape, x.shape[-len(shape) :])).to(x.dtype)

@@ -8,24 +8,23 @@ data set has an exact, strongly nonlinear denoiser: the posterior mean over its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, size_ratio, working_dtype
+from spectral_pd import inputs
+from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
 from spectral_pd.expansion import restrict_signal
-from spectral_pd.schedule import Plan
-from spectral_pd.solvers import History, Solver, SolverName, find_solver
-from spectral_pd.spacetime import SpaceTimeSpectrum
-from spectral_pd.spectrum import PowerLaw, Spectrum, radial_bins
-from spectral_pd.theory import align_scale, align_time, check_shape, check_time, optimal_gain
+from spectral_pd.inputs import door, working_dtype
+from spectral_pd.plan import PLAN, Plan, walk
+from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
+from spectral_pd.solvers import Solver, SolverName, find_solver
+from spectral_pd.theory import optimal_gain
 
 
 class GaussianField:
@@ -38,18 +37,13 @@ class GaussianField:
     ----------
     spectrum
         A :class:`~spectral_pd.PowerLaw` or a function of frequency (cycles per shorter side), positive up to the grid's
-        corner; or a :class:`~spectral_pd.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
+        corner; or a :class:`~spectral_pd.spacetime.SpaceTimeSpectrum`. A measured :class:`~spectral_pd.Spectrum` ends at
         ``omega_max``, below the corner of a DCT or Fourier grid: fit a law to it first. Rescaled to `shape` when it carries
         a grid.
     shape
         Full grid.
     basis
         DCT, HAAR, FOURIER or another basis.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Bad shape, a spectrum not positive on the grid.
 
     Examples
     --------
@@ -59,71 +53,34 @@ class GaussianField:
     (torch.Size([2, 3, 32, 32]), torch.Size([1, 16, 16]))
     """
 
-    def __init__(
-        self,
-        spectrum: PowerLaw | Spectrum | SpaceTimeSpectrum | Callable[[Any], Any],
-        shape: Sequence[int],
-        basis: Basis = DCT,
-    ) -> None:
-        self.shape = check_shape(shape)
-        self.basis = check_basis(basis)
-        if isinstance(spectrum, SpaceTimeSpectrum):
-            self._power = torch.from_numpy(spectrum.coefficients(self.shape, basis))
-            return
-        if not callable(spectrum):
-            raise TypeError(f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function")
-        if isinstance(spectrum, (PowerLaw, Spectrum)):
-            spectrum = spectrum.at(self.shape)
-        frequency = basis.frequency(self.shape).numpy()
-        positive = frequency[frequency > 0]
-        lowest = positive.min() if positive.size else 1.0
-        power = np.asarray(spectrum(np.where(frequency > 0, frequency, lowest)), dtype=np.float64)
-        if not (np.isfinite(power).all() and (power > 0).all()):
-            raise ValueError("spectrum must be positive and finite at every frequency of the grid")
-        self._power = torch.from_numpy(np.broadcast_to(power, self.shape).copy())
+    @door(spectrum=as_spectrum, shape=inputs.shape, basis=BASIS)  # type: ignore[misc]
+    def __init__(self, spectrum: AnySpectrum | Callable[[Any], Any], shape: Sequence[int], basis: Basis = DCT) -> None:
+        self.shape, self.basis = tuple(shape), basis
+        self._power = torch.from_numpy(spectrum.coefficients(shape, basis))  # type: ignore[union-attr]
 
+    @door(shape=inputs.optional(inputs.shape))
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Variance of each coefficient on the stage grid `shape` (default full): ``P / r^2``, float64.
+        """Variance of each coefficient on the stage grid `shape` (default full), a low corner of it: ``P / r^2``, float64."""
+        grid = self.shape if shape is None else tuple(shape)
+        inputs.low_corner(self.basis, grid, self.shape)
+        return self._power[corner(grid)] / size_ratio(grid, self.shape) ** 2
 
-        Raises
-        ------
-        ValueError
-            A grid that is not the low corner of the full one in this basis.
-        """
-        shape = self.shape if shape is None else check_shape(shape)
-        check_target(self.basis, "shape", shape, self.shape)
-        if not self.basis.nested(shape, self.shape):
-            raise ValueError(f"{self.basis} coefficients of {tuple(shape)} are not the low corner of {self.shape}")
-        return self._power[corner(shape)] / size_ratio(shape, self.shape) ** 2
-
-    def _scaled(self, x: Tensor, factor: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor, name: str, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        """A state with each coefficient multiplied by a function of its variance."""
         dims = len(self.shape)
+        power = self.power(tuple(inputs.state(x, name, dims).shape[-dims:]))
         c = self.basis.forward(x.to(working_dtype(x.dtype)), dims=dims)
-        return self.basis.inverse(c * factor.to(dtype=c.dtype, device=c.device), dims=dims).to(x.dtype)
+        return self.basis.inverse(c * factor(power).to(dtype=c.dtype, device=c.device), dims=dims).to(x.dtype)
 
+    @door(t=inputs.one_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The optimal velocity ``A x`` (Eq. 26) of a state (..., *grid) on the full or any coarser grid.
+        """The optimal velocity ``A x`` (Eq. 26) of a state (..., *grid) on the full or any coarser grid, 0 <= t <= 1."""
+        return self._scaled(x, "x", lambda power: optimal_gain.bare(t, power))
 
-        Raises
-        ------
-        ValueError, TypeError
-            A grid outside the field, `t` outside [0, 1].
-        """
-        check_state(x, dims=len(self.shape))
-        return self._scaled(x, optimal_gain(float(check_time(t)), self.power(x.shape[-len(self.shape) :])))
-
+    @door(t=inputs.one_time)
     def solve(self, x1: Tensor, t: float = 0.0) -> Tensor:
-        """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As :meth:`velocity`.
-        """
-        check_state(x1, "x1", len(self.shape))
-        t = float(check_time(t))
-        power = self.power(x1.shape[-len(self.shape) :])
-        return self._scaled(x1, ((1 - t) ** 2 * power + t**2).sqrt())
+        """The exact ODE solution at time `t` from pure noise `x1` at time 1: ``x_1 sqrt((1-t)^2 P + t^2)``."""
+        return self._scaled(x1, "x1", lambda power: ((1 - t) ** 2 * power + t**2).sqrt())
 
     def sample(
         self,
@@ -134,7 +91,7 @@ class GaussianField:
     ) -> Tensor:
         """Draw fields of shape (*leading, *grid) from the distribution itself."""
         white = torch.randn((*leading, *self.shape), generator=generator, dtype=working_dtype(dtype))
-        return self._scaled(white, self._power.sqrt()).to(dtype)
+        return self._scaled(white, "white", Tensor.sqrt).to(dtype)
 
 
 class FiniteDataset:
@@ -151,15 +108,8 @@ class FiniteDataset:
         (K, ..., *grid), floating point.
     bandwidth
         h >= 0, in units of the samples; 0 is the data set itself.
-    basis
-        The basis in which coarse grids show the same picture.
-    dims
-        Number of trailing spectral axes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Empty or integer samples, NaN, negative bandwidth.
+    basis, dims
+        The basis in which coarse grids show the same picture, and the number of trailing spectral axes.
 
     Examples
     --------
@@ -169,44 +119,30 @@ class FiniteDataset:
     True
     """
 
+    @door(bandwidth=inputs.bandwidth, basis=BASIS)  # type: ignore[misc]
     def __init__(self, samples: Tensor, bandwidth: float = 0.0, *, basis: Basis = DCT, dims: int = 2) -> None:
-        check_state(samples, "samples", dims + 1)
-        if samples.shape[0] == 0 or samples.numel() == 0:
-            raise ValueError(f"samples has shape {tuple(samples.shape)}; pass at least one sample")
-        if not bool(torch.isfinite(samples).all()):
-            raise ValueError("samples contains NaN or infinity")
-        if isinstance(bandwidth, (bool, str)) or not isinstance(bandwidth, (int, float)):
-            raise TypeError(f"bandwidth is {bandwidth!r}; pass a number, at least 0")
-        if not (math.isfinite(bandwidth) and bandwidth >= 0):
-            raise ValueError(f"bandwidth = {bandwidth} must be finite and not negative")
-        self.samples, self.bandwidth, self.basis, self.dims = samples, float(bandwidth), check_basis(basis), dims
-        self._on_grid = lru_cache(maxsize=8)(self._restrict)
+        inputs.data_set(samples, dims)
+        self.samples, self.bandwidth, self.basis, self.dims = samples, bandwidth, basis, dims
+        self.shape = tuple(samples.shape[-dims:])
+        self._grids: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def _restrict(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Flattened samples on a stage grid and half their squared norms, float64."""
-        full = tuple(self.samples.shape[-self.dims :])
+    def _on_grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Flattened samples on a stage grid and half their squared norms, float64; made once a grid."""
+        if shape in self._grids:
+            return self._grids[shape]
         low = self.samples.to(torch.float64)
-        low = low if shape == full else restrict_signal(low, shape, basis=self.basis)
+        low = low if shape == self.shape else restrict_signal(low, shape, basis=self.basis)
         flat = low.reshape(low.shape[0], -1)
-        return flat, 0.5 * flat.square().sum(1)
+        self._grids[shape] = flat, 0.5 * flat.square().sum(1)
+        return self._grids[shape]
 
+    @door(t=inputs.data_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The optimal velocity ``(x - D(x, t)) / t`` of a state (batch, ..., *grid) on the full or any coarser grid.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A state that does not fit the samples, `t` outside (0, 1].
-        """
-        check_state(x, dims=self.dims + 1)
-        t = float(check_time(t))
-        if t == 0:
-            raise ValueError("t = 0: the velocity (x - D) / t has no value at the data end; use 0 < t <= 1")
-        shape, full = tuple(x.shape[-self.dims :]), tuple(self.samples.shape[-self.dims :])
-        if x.shape[1 : -self.dims] != self.samples.shape[1 : -self.dims]:
-            raise ValueError(f"x has shape {tuple(x.shape)}; samples are {tuple(self.samples.shape)}: axes must match")
+        """The optimal velocity ``(x - D) / t`` of a state (batch, ..., *grid) on the full or any coarser grid, 0 < t <= 1."""
+        inputs.like_samples(x, self.samples, self.dims)
+        shape = tuple(x.shape[-self.dims :])
         flat, half_norm = self._on_grid(shape)
-        h = self.bandwidth / size_ratio(shape, full)
+        h = self.bandwidth / size_ratio(shape, self.shape)
         variance = t**2 + (1 - t) ** 2 * h**2
         y = x.to(torch.float64).reshape(x.shape[0], -1)
         weights = torch.softmax((1 - t) * (y @ flat.T - (1 - t) * half_norm) / variance, dim=1)
@@ -249,6 +185,7 @@ class Prediction:
             return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
 
 
+@door(plan=PLAN, solver=find_solver)
 def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "euler") -> Prediction:
     r"""The output spectrum of a plan on a Gaussian field, in closed form.
 
@@ -258,17 +195,10 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
 
     Parameters
     ----------
-    plan
-        A plan on the field's grid.
-    field
-        The bench.
+    plan, field
+        A plan and the bench, on one grid; every stage's grid is nested in the next one's in the field's basis.
     solver
         Name or callable, as for :func:`~spectral_pd.sample`; it must be linear in the state.
-
-    Raises
-    ------
-    ValueError
-        The plan is of another grid, or a stage is not nested in the field's basis.
 
     Examples
     --------
@@ -278,42 +208,28 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     >>> bool(predict(plan, field).ratio.min() > 0.8)
     True
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
-    if plan.shape != field.shape:
-        raise ValueError(f"plan is for grid {plan.shape}, the field is on {field.shape}; make both the same")
-    step_with = find_solver(solver)
-    basis = field.basis
-    first = plan.stages[0]
-    gain = torch.ones_like(field.power(first.shape))
-    if plan.clock == "full":
-        gain = gain / align_scale(first.times[0], first.ratio)
-    history: History | None = None
-    for i, stage in enumerate(plan.stages):
-        if i > 0:
-            coarse = plan.stages[i - 1]
-            t, ratio = coarse.times[-1], size_ratio(coarse.shape, stage.shape)
-            gain = align_scale(t, ratio) * _pad(gain, stage.shape, t)
-            if history is not None and plan.clock == "full":
-                history = History(align_time(history.time, ratio), ratio * _pad(history.denoised, stage.shape, 0.0))
-            else:
-                history = None
-        power = field.power(stage.shape)
-        for t, t_next in pairwise(stage.times):
-            gain, history = step_with(partial(gain_velocity, power), gain, t, t_next, history)
-    power = field.power()
-    frequency = basis.frequency(field.shape)
+    inputs.same_grid(plan.shape, field.shape)
+    power = {shape: field.power(shape) for shape in plan.shapes}
+    gain = walk(
+        plan.moves(),
+        torch.ones_like(power[plan.shapes[0]]) / plan.start_kappa,
+        lambda gain, t: gain_velocity(power[tuple(gain.shape)], gain, t),
+        find_solver(solver),
+        grow=lambda gain, move: move.kappa * _padded(gain, move.fine, move.t),
+        embed=partial(_padded, value=0.0),
+    )
+    frequency = field.basis.frequency(field.shape)
     k, reached, _ = radial_bins(gain.square(), frequency)
-    _, wanted, _ = radial_bins(power, frequency)
-    return Prediction(gain, power, k, np.sqrt(reached / wanted))
+    _, expected, _ = radial_bins(power[plan.shape], frequency)
+    return Prediction(gain, power[plan.shape], k, np.sqrt(reached / expected))
 
 
-def gain_velocity(power: Tensor, gain: Tensor, t: float) -> Tensor:
+def gain_velocity(power: Any, gain: Any, t: Any) -> Any:
     """Eq. 26 acting on coefficients in units of their own noise."""
-    return optimal_gain(t, power) * gain
+    return optimal_gain.bare(t, power) * gain
 
 
-def _pad(low: Tensor, shape: tuple[int, ...], value: float) -> Tensor:
+def _padded(low: Tensor, shape: tuple[int, ...], value: float) -> Tensor:
     """`low` in the low corner of an array of `shape` filled with `value`: an expansion seen in coefficients."""
     out = low.new_full(shape, value)
     out[corner(low.shape)] = low

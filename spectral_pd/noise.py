@@ -17,19 +17,16 @@ same numbers. Radii reach 6.7 standard deviations.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral_pd import ops
-from spectral_pd.bases import DCT, HAAR, Basis, check_basis, working_dtype
+from spectral_pd import inputs, ops
+from spectral_pd.bases import BASIS, DCT, Basis
+from spectral_pd.inputs import door, working_dtype
 from spectral_pd.philox import WORD, philox4x32
-from spectral_pd.theory import check_shape
 
 LAYOUT = 1
 """Version of the addressing above, part of what "same seed" means; a change of layout is a change of this number."""
@@ -43,34 +40,13 @@ def _box_muller(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
     return torch.stack((r0 * (turn * y).cos(), r0 * (turn * y).sin(), r1 * (turn * w).cos(), r1 * (turn * w).sin()), -1)
 
 
-def _root(source: Any) -> int:
+def _root(source: int | torch.Generator) -> int:
     """64-bit key of one source: the integer itself, or one draw from a generator."""
     if isinstance(source, torch.Generator):
         limits = torch.iinfo(torch.int64)
         draw = torch.randint(limits.min, limits.max, (1,), generator=source, dtype=torch.int64, device=source.device)
         return int(draw)
-    if isinstance(source, Integral) and not isinstance(source, bool):
-        return (int(source) + 2**63) % 2**64 - 2**63
-    raise TypeError(
-        f"noise source is {type(source).__name__}; pass an int seed, a torch.Generator, or a list of either (one an item)"
-    )
-
-
-def _check_field_shape(shape: Sequence[int], dims: int) -> tuple[int, ...]:
-    """`shape` as a tuple of ints, if a field has coefficients for it: see :meth:`NoiseField.coefficients`."""
-    if isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= 3:
-        raise ValueError(f"dims = {dims!r}: a noise field has 1, 2 or 3 spectral axes")
-    try:
-        sizes = tuple(operator.index(n) for n in shape)
-    except TypeError:
-        raise TypeError(f"shape = {shape!r} must hold integers: (batch, ..., *grid)") from None
-    if len(sizes) < dims:
-        raise ValueError(f"shape = {sizes} has fewer axes than dims = {dims}")
-    if max(check_shape(sizes[-dims:])) > 2**16:
-        raise ValueError(f"shape = {sizes}: a field has at most 65536 coefficients along each spectral axis")
-    if min(sizes) < 0:
-        raise ValueError(f"shape = {sizes} holds a negative size")
-    return sizes
+    return (int(source) + 2**63) % 2**64 - 2**63
 
 
 @dataclass(frozen=True, init=False)
@@ -116,6 +92,7 @@ class NoiseField:
     transition: int
     """0 for the coupled field; k for the independent field of the k-th transition (see :meth:`fresh`)."""
 
+    @door(source=inputs.noise_source, basis=BASIS, transition=inputs.transition)  # type: ignore[misc]
     def __init__(
         self,
         source: int | torch.Generator | Sequence[int | torch.Generator],
@@ -123,17 +100,9 @@ class NoiseField:
         *,
         transition: int = 0,
     ) -> None:
-        check_basis(basis)
-        if not isinstance(transition, int) or not 0 <= transition < 2**16:
-            raise ValueError(f"transition = {transition!r} must be an int in [0, 65535]")
-        if isinstance(source, (list, tuple)):
-            if not source:
-                raise ValueError("noise source is an empty list; pass one seed or generator for each batch item")
-            keys = tuple(_root(s) for s in source)
-        else:
-            keys = (_root(source),)
-        object.__setattr__(self, "keys", keys)
-        object.__setattr__(self, "per_item", isinstance(source, (list, tuple)))
+        each = source if isinstance(source, (list, tuple)) else (source,)
+        object.__setattr__(self, "keys", tuple(_root(one) for one in each))
+        object.__setattr__(self, "per_item", each is source)
         object.__setattr__(self, "basis", basis)
         object.__setattr__(self, "transition", transition)
 
@@ -152,9 +121,7 @@ class NoiseField:
         """
         if not self.per_item:
             return tuple((self.keys[0] + i + 2**63) % 2**64 - 2**63 for i in range(batch))
-        if batch != len(self.keys):
-            raise ValueError(f"batch of {batch} items, but the noise source lists {len(self.keys)}; they must agree")
-        return self.keys
+        return inputs.one_each(self.keys, batch)
 
     def key_tensor(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """:meth:`item_keys` as the int64 tensor that the native operations take."""
@@ -189,18 +156,19 @@ class NoiseField:
         TypeError
             Sizes that are no integers.
         """
-        shape = _check_field_shape(shape, dims)
+        shape = inputs.field_shape(shape, dims)
         leading, grid = shape[:-dims], shape[-dims:]
         batch = leading[0] if leading else 1
         key = self.key_tensor(batch, device)
         planes = math.prod(leading[1:])
-        if dtype in ops.STORAGE and ops.usable("normals", key, haar=True, grids=(grid,)):
+        if dtype in ops.STORAGE and ops.usable("normals", key, grids=(grid,)):
             return ops.normals(key, planes, grid, transition=self.transition).to(dtype).reshape(shape)
-        keys = key.reshape(-1, 1, 1, 1, 1)
+        made_on = "cpu" if key.device.type in ("mps", "meta") else key.device  # float64 is not made everywhere
+        keys = self.key_tensor(batch, made_on).reshape(-1, 1, 1, 1, 1)
         a, u, v = (1,) * (3 - dims) + grid
 
         def index(n: int, axis: int) -> Tensor:
-            return torch.arange(n, device=device).reshape([n if i == axis else 1 for i in range(5)])
+            return torch.arange(n, device=made_on).reshape([n if i == axis else 1 for i in range(5)])
 
         counter = (
             index((v + 3) // 4, 4),
@@ -210,7 +178,7 @@ class NoiseField:
         )
         words = philox4x32(counter, (keys & WORD, (keys >> 32) & WORD))
         normals = _box_muller(words).flatten(-2)[..., :v]
-        return normals.to(dtype).reshape(shape)
+        return normals.to(dtype).to(device).reshape(shape)
 
     def on(
         self,
@@ -224,12 +192,12 @@ class NoiseField:
 
         Parameters and errors as :meth:`coefficients`; computed in float32 or better, rounded once to `dtype`.
         """
-        shape = _check_field_shape(shape, dims)
-        grid, haar = shape[-dims:], self.basis is HAAR
-        if dims == 2 and min(shape) >= 1 and (haar or self.basis is DCT) and dtype in ops.STORAGE:
+        shape = inputs.field_shape(shape, dims)
+        grid, basis = shape[-dims:], self.basis.native
+        if dims == 2 and min(shape) >= 1 and dtype in ops.STORAGE:
             key = self.key_tensor(shape[0] if len(shape) > 2 else 1, device)
-            if ops.usable("render", key, haar=haar, grids=(grid,)):
+            if ops.usable("render", key, basis=basis, grids=(grid,)):
                 planes = math.prod(shape[1:-2])
-                return ops.render(key, planes, grid, transition=self.transition, haar=haar).to(dtype).reshape(shape)
+                return ops.render(key, planes, grid, transition=self.transition, basis=basis).to(dtype).reshape(shape)
         c = self.coefficients(shape, dims=dims, dtype=working_dtype(dtype), device=device)
         return self.basis.inverse(c, dims=dims).to(dtype)

@@ -1,7 +1,7 @@
 """Philox4x32-10, the counter-based random generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
 A number is a function of its address (counter) and key alone, so it does not matter in which order, batch, chunk or process
-numbers are made. Noise fields (:mod:`spectral_pd.noise`) and bootstrap weights (:mod:`spectral_pd.spectrum`) are made of it.
+numbers are made. Noise fields (:mod:`spectral_pd.noise`) and bootstrap weights (:mod:`spectral_pd.meter`) are made of it.
 """
 
 from __future__ import annotations

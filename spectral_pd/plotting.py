@@ -1,7 +1,7 @@
 """The figures: spectrum with its fit, activation curve with transitions, strips of pictures (paper Figs. 2-4 in spirit).
 
-Every function draws into a matplotlib ``Axes`` and returns it; matplotlib is imported only when one is called
-(``pip install 'spectral_pd[demo]'``).
+Every function draws into a matplotlib ``Axes``, `ax` or that of a new figure, and returns it; matplotlib is imported only
+when one is called (``pip install 'spectral_pd[demo]'``).
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from spectral_pd.schedule import Plan
-from spectral_pd.spectrum import PowerLaw, Spectrum
+from spectral_pd.inputs import shown
+from spectral_pd.plan import Plan
+from spectral_pd.power import AnySpectrum, PowerLaw, Spectrum, as_spectrum
 from spectral_pd.theory import activation_time, max_frequency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FREQUENCY = r"frequency $\omega$ (cycles per shorter side)"
+
 
 def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
+    """The axes themselves, or those of a new figure."""
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(5, 4), layout="constrained")[1]
+    return ax or plt.subplots(figsize=(5, 4), layout="constrained")[1]
 
 
 def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes | None = None) -> Axes:
@@ -35,10 +37,8 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
 
     Parameters
     ----------
-    spectrum
-        A measured table.
-    law
-        Its fit; drawn with A, beta and R2 in the legend.
+    spectrum, law
+        A measured table and its fit, drawn with A, beta and R2 in the legend.
     ax
         Where to draw; a new figure by default.
 
@@ -60,18 +60,13 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
         if law.r2 is not None:
             label += f", $R^2$ = {law.r2:.4f}"
         ax.loglog(omega, law.at(spectrum.shape)(omega), "-", color="tab:orange", label=label)
-    ax.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
-    ax.set_ylabel(r"power $P(\omega)$, orthonormal")
+    ax.set(xlabel=FREQUENCY, ylabel=r"power $P(\omega)$, orthonormal")
     ax.legend(frameon=False)
     return ax
 
 
 def plot_activation(
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any],
-    plan: Plan,
-    *,
-    delta: float = 0.01,
-    ax: Axes | None = None,
+    spectrum: AnySpectrum | Callable[[Any], Any], plan: Plan, *, delta: float = 0.01, ax: Axes | None = None
 ) -> Axes:
     """Activation time of every frequency on the plan's grid (Eq. 9), with the plan's stages as steps.
 
@@ -80,14 +75,12 @@ def plot_activation(
 
     Parameters
     ----------
-    spectrum
-        What the plan was made from.
-    plan
-        Its stages are drawn as boxes: frequency range against the times they run at.
+    spectrum, plan
+        A plan and what it was made from. Its stages are drawn as boxes: frequency range against the times they run at.
     delta
         Tolerance of the curve; the plan's own when it has one.
     ax
-        Where to draw; a new figure by default.
+        As :func:`plot_spectrum`.
 
     Examples
     --------
@@ -98,21 +91,16 @@ def plot_activation(
     ['activation time', 'stage 1: 64x64, 18 steps', 'stage 2: 128x128, 32 steps']
     """
     ax = _axes(ax)
-    if isinstance(spectrum, (PowerLaw, Spectrum)):
-        spectrum = spectrum.at(plan.shape)
-    delta = plan.delta or delta
     nyquist = max_frequency(plan.shape)
     omega = np.linspace(1.0, nyquist, 400)
-    ax.plot(omega, activation_time(np.asarray(spectrum(omega)), delta), color="black", lw=1.5, label="activation time")
+    power = np.asarray(as_spectrum(spectrum).at(plan.shape)(omega))  # type: ignore[operator]
+    ax.plot(omega, activation_time(power, plan.delta or delta), color="black", lw=1.5, label="activation time")
     for i, stage in enumerate(plan.stages):
         cut = nyquist * min(n / m for n, m in zip(stage.shape, plan.shape, strict=True))
+        label = f"stage {i + 1}: {shown(stage.shape)}, {stage.steps} steps"
         start, stop = plan.times[stage.start], plan.times[stage.stop]
-        label = f"stage {i + 1}: {'x'.join(map(str, stage.shape))}, {stage.steps} steps"
         ax.fill_between([0, cut], stop, start, color=f"C{i}", alpha=0.35, lw=0, label=label)
-    ax.set_xlim(0, nyquist)
-    ax.set_ylim(0, 1)
-    ax.set_xlabel(r"frequency $\omega$ (cycles per shorter side)")
-    ax.set_ylabel("time $t$ (1 noise, 0 data)")
+    ax.set(xlim=(0, nyquist), ylim=(0, 1), xlabel=FREQUENCY, ylabel="time $t$ (1 noise, 0 data)")
     ax.legend(frameon=False, loc="lower left")
     return ax
 
@@ -125,7 +113,7 @@ def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -
     rows
         (name, pictures) pairs; pictures (K, 3 or 1, H, W) in [-1, 1], the same K and size in every row.
     ax
-        Where to draw; a new figure by default.
+        As :func:`plot_spectrum`.
 
     Examples
     --------
@@ -139,11 +127,9 @@ def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -
     for _, pictures in rows:
         x = (pictures.detach().float().clamp(-1, 1) + 1) / 2
         strips.append(np.concatenate(list(x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()), axis=1))
-    height = strips[0].shape[0]
     ax.imshow(np.concatenate(strips, axis=0), interpolation="nearest")
-    ax.set_yticks([height * (i + 0.5) for i in range(len(rows))], [name for name, _ in rows])
+    ax.set_yticks([len(strips[0]) * (i + 0.5) for i in range(len(rows))], [name for name, _ in rows])
     ax.set_xticks([])
     ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     return ax

@@ -17,24 +17,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, SeparableBasis, check_basis, check_state, working_dtype
-from spectral_pd.theory import check_shape, max_frequency
+from spectral_pd import inputs
+from spectral_pd.bases import BASIS, DCT, Basis, SeparableBasis
+from spectral_pd.inputs import door, working_dtype
+from spectral_pd.power import AnySpectrum, bin_numbers
+from spectral_pd.theory import activation_time
 
 
-def _axes(shape: tuple[int, ...], basis: Basis) -> tuple[np.ndarray, np.ndarray]:
+def _axes(shape: tuple[int, ...], basis: Basis) -> tuple[np.ndarray, torch.Tensor]:
     """(omega_t (T,) in cycles per clip, omega_s (H, W) in cycles per shorter side) of the coefficients."""
     if not isinstance(basis, SeparableBasis):
         raise ValueError(f"{basis} functions have no frequency along single axes; use DCT or FOURIER")
-    return basis.axis_frequency(shape[0]).numpy(), basis.frequency(shape[1:]).numpy()
+    return basis.axis_frequency(shape[0]).numpy(), basis.frequency(shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
-class SpaceTimeSpectrum:
+class SpaceTimeSpectrum(AnySpectrum):
     """A measured table of power against temporal and spatial frequency.
 
     Parameters
@@ -66,51 +70,37 @@ class SpaceTimeSpectrum:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name in ("time", "space", "power"):
-            value = np.array(getattr(self, name), dtype=np.float64)
-            value.setflags(write=False)
+        for name, value in inputs.clip_table(self.time, self.space, self.power, self.shape).items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "shape", check_shape(self.shape))
-        if len(self.shape) != 3:
-            raise ValueError(f"shape = {self.shape} must be (frames, height, width)")
-        if self.power.shape != (self.time.size, self.space.size) or self.time.ndim != 1 or self.space.ndim != 1:
-            raise ValueError(
-                f"power has shape {self.power.shape} for {self.time.shape} temporal and {self.space.shape} spatial "
-                f"frequencies; pass one row for each temporal, one column for each spatial frequency"
-            )
-        for name in ("time", "space"):
-            value = getattr(self, name)
-            if not (value[0] == 0 and np.isfinite(value).all() and (np.diff(value) > 0).all()):
-                raise ValueError(f"{name} must begin at 0 and increase strictly")
-        if not (np.isfinite(self.power).all() and (self.power > 0).all()):
-            raise ValueError("power must be positive and finite; measure more clips, or less constant ones")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.time, self.space, self.power, self.shape)  # a copy's arrays are read-only as well
+
+    @door(shape=inputs.clip_shape)
     def at(self, shape: Sequence[int]) -> SpaceTimeSpectrum:
-        """The table of the same clips on another grid: power times ``prod(shape') / prod(shape)``, same frequencies."""
-        shape = check_shape(shape)
-        return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=shape)
+        return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=tuple(shape))
 
+    @door(shape=inputs.clip_shape, basis=BASIS)
     def coefficients(self, shape: Sequence[int], basis: Basis = DCT) -> np.ndarray:
         """Power of every coefficient of a grid: (frames, height, width), float64.
 
         Straight lines in log power, against ``log(1 + omega)`` along both axes; constant beyond the table (the corners of a
-        frame lie beyond the last bin).
-
-        Raises
-        ------
-        ValueError
-            A grid not of 3 axes, a basis without frequencies along single axes.
+        frame lie beyond the last bin). ValueError for a basis without frequencies along single axes.
         """
-        shape = check_shape(shape)
-        if len(shape) != 3:
-            raise ValueError(f"shape = {shape} must be (frames, height, width)")
-        omega_t, omega_s = _axes(shape, check_basis(basis))
+        omega_t, omega_s = _axes(tuple(shape), basis)
         log = np.log(self.at(shape).power)
         columns = np.stack([np.interp(np.log1p(omega_t), np.log1p(self.time), column) for column in log.T], 1)
-        rows = [np.interp(np.log1p(omega_s), np.log1p(self.space), row) for row in columns]
+        rows = [np.interp(np.log1p(omega_s.numpy()), np.log1p(self.space), row) for row in columns]
         return np.exp(np.stack(rows))
 
+    def t_star(self, size: Sequence[int], shape: Sequence[int], *, delta: float) -> float:
+        """The activation time of the strongest coefficient outside the stage's box of frequencies."""
+        power = self.coefficients(shape)
+        power[tuple(slice(0, n) for n in size)] = 0.0
+        return activation_time(float(power.max()), delta)
 
+
+@door(basis=BASIS, clips=inputs.clips)
 def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectrum:
     """Measure power against temporal and spatial frequency.
 
@@ -138,18 +128,13 @@ def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectru
     >>> table.power.shape, table.shape
     ((6, 9), (6, 16, 16))
     """
-    check_state(clips, "clips", 3)
     shape = tuple(clips.shape[-3:])
-    if shape[0] < 2 or max_frequency(shape[1:]) < 1:
-        raise ValueError(f"clips have grid {shape}; at least 2 frames of at least 2 pixels a side are needed")
-    if not bool(torch.isfinite(clips).all()):
-        raise ValueError("clips contains NaN or infinity; clean the data first")
-    omega_t, omega_s = _axes(shape, check_basis(basis))
-    last = math.floor(max_frequency(shape[1:]))
+    omega_t, omega_s = _axes(shape, basis)
+    bins = bin_numbers(omega_s).numpy()  # 0 is a frame's mean, which counts here: it may flicker
+    last = int(bins.max())
     rows, row = np.unique(omega_t, return_inverse=True)
-    column = np.floor(omega_s + 0.5).astype(np.int64)
-    inside = np.broadcast_to(column <= last, shape).ravel()
-    cell = (row.reshape(-1, 1, 1) * (last + 1) + column).ravel()[inside]
+    inside = np.broadcast_to(bins >= 0, shape).ravel()
+    cell = (row.reshape(-1, 1, 1) * (last + 1) + bins).ravel()[inside]
     total = np.zeros(shape)
     for clip in clips.reshape(-1, *shape):
         x = clip.to(working_dtype(clip.dtype))
@@ -181,7 +166,5 @@ def latent_frames(frames: int, *, stride: int = 4) -> int:
     >>> latent_frames(81), latent_frames(1)
     (21, 1)
     """
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1 or (frames - 1) % stride:
-        near = max(0, round((int(frames) - 1) / stride)) * stride + 1
-        raise ValueError(f"frames = {frames!r} must be {stride} k + 1, e.g. {near}")
+    inputs.strided(frames, stride)
     return (frames - 1) // stride + 1

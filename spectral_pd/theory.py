@@ -9,11 +9,13 @@ coefficient at frequency ``omega`` has power ``P(omega) = E|x_0^(omega)|^2``; wh
 :func:`velocity_error`    ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2)``    Eq. 19, 35
 :func:`activation_time`   ``t_omega = 1 / (1 + sqrt(delta / (P (1 + P - delta))))``  Eq. 9
 :func:`transition_times`  ``t*_i = min over omega <= s_i omega_max of t_omega``      Eq. 10
-:func:`align_time`        ``t~ = r t / (1 + (r-1) t)``                               Eq. 5-6
+:func:`align_scale`       ``kappa = r / (1 + (r-1) t)``                              Eq. 5
+:func:`align_time`        ``t~ = t kappa = r t / (1 + (r-1) t)``                     Eq. 6
 ========================  =========================================================  ================
 
-Every function takes Python floats, numpy arrays or torch tensors and returns the same kind. Equation numbers are those
-of Xiao, Chao, Yariv, Wetzstein, "Spectral Progressive Diffusion for Efficient Image and Video Generation",
+Every function takes Python floats, numpy arrays or torch tensors and returns the same kind; ``function.bare`` is the formula
+without its door (:mod:`spectral_pd.inputs`), for inner loops. Equation numbers are those of Xiao, Chao, Yariv, Wetzstein,
+"Spectral Progressive Diffusion for Efficient Image and Video Generation",
 arXiv 2605.18736.
 """
 
@@ -21,80 +23,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-Array: TypeAlias = Any
-"""A float, a numpy array or a torch tensor; functions return the kind they were given."""
-
-
-def _number(name: str, value: Any) -> Any:
-    """`value` as a float, a floating numpy array or a floating tensor; TypeError for anything else, NaN is an error."""
-    if isinstance(value, Tensor):
-        if not value.is_floating_point():
-            raise TypeError(f"{name} is a tensor of {value.dtype}; pass a floating-point tensor, e.g. {name}.float()")
-        has_nan = bool(value.isnan().any())
-    elif isinstance(value, np.ndarray):
-        if not np.issubdtype(value.dtype, np.floating):
-            raise TypeError(f"{name} is an array of {value.dtype}; pass a floating-point array")
-        has_nan = bool(np.isnan(value).any())
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        value = float(value)
-        has_nan = math.isnan(value)
-    else:
-        raise TypeError(f"{name} is {type(value).__name__}; pass a float, a numpy array or a torch tensor")
-    if has_nan:
-        raise ValueError(f"{name} contains NaN; pass finite numbers")
-    return value
+from spectral_pd import inputs
+from spectral_pd.inputs import Array, door
 
 
-def _require(name: str, value: Any, holds: Any, allowed: str) -> None:
-    """Raise ValueError unless the elementwise condition `holds` is true everywhere."""
-    if not (holds if isinstance(holds, bool) else bool(holds.all())):
-        shown = value if isinstance(value, float) else f"{type(value).__name__} of shape {tuple(value.shape)}"
-        raise ValueError(f"{name} = {shown} is out of range; {name} must satisfy {allowed}")
-
-
-def check_time(t: Array, name: str = "t") -> Array:
-    """Return `t` as a number in [0, 1].
-
-    Raises
-    ------
-    TypeError
-        Not a float, floating array or floating tensor.
-    ValueError
-        NaN, or outside [0, 1].
-    """
-    t = _number(name, t)
-    _require(name, t, (t >= 0) & (t <= 1), f"0 <= {name} <= 1 (1 is pure noise, 0 is data)")
-    return t
-
-
-def check_power(power: Array) -> Array:
-    """Return `power` as a number above 0. Raises TypeError or ValueError as :func:`check_time` does."""
-    power = _number("power", power)
-    _require("power", power, (power > 0) & (power < math.inf), "0 < power < inf")
-    return power
-
-
-def check_delta(delta: Array) -> Array:
-    """Return `delta` as a number in (0, 1). Raises TypeError or ValueError as :func:`check_time` does."""
-    delta = _number("delta", delta)
-    _require("delta", delta, (delta > 0) & (delta < 1), "0 < delta < 1 (smaller: earlier transitions, slower, closer)")
-    return delta
-
-
-def check_ratio(ratio: Array) -> Array:
-    """Return `ratio` as a number above 0. Raises TypeError or ValueError as :func:`check_time` does."""
-    ratio = _number("ratio", ratio)
-    _require("ratio", ratio, (ratio > 0) & (ratio < math.inf), "0 < ratio < inf (fine over coarse; 1 is no change)")
-    return ratio
-
-
+@door(t=inputs.time, power=inputs.power)
 def snr(t: Array, power: Array) -> Array:
     r"""Signal-to-noise ratio of a coefficient of power `power` at time `t`.
 
@@ -117,7 +54,6 @@ def snr(t: Array, power: Array) -> Array:
     >>> snr(0.5, 4.0)
     4.0
     """
-    t, power = check_time(t), check_power(power)
     if isinstance(t, float) and t == 0.0:
         return math.inf if isinstance(power, float) else power * math.inf
     with np.errstate(divide="ignore"):
@@ -125,6 +61,7 @@ def snr(t: Array, power: Array) -> Array:
     return ratio * ratio * power  # not ratio**2, which raises for floats that overflow
 
 
+@door(t=inputs.time, power=inputs.power)
 def posterior_data_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the clean coefficient: ``E[x_0 | x_t] = (1-t) P / ((1-t)^2 P + t^2) x_t`` (Eq. 23).
 
@@ -137,10 +74,10 @@ def posterior_data_gain(t: Array, power: Array) -> Array:
     >>> posterior_data_gain(0.5, 1.0)
     1.0
     """
-    t, power = check_time(t), check_power(power)
     return (1 - t) * power / ((1 - t) ** 2 * power + t**2)
 
 
+@door(t=inputs.time, power=inputs.power)
 def posterior_noise_gain(t: Array, power: Array) -> Array:
     r"""Gain of the posterior mean of the noise: ``E[eps | x_t] = t / ((1-t)^2 P + t^2) x_t`` (Eq. 24).
 
@@ -153,64 +90,45 @@ def posterior_noise_gain(t: Array, power: Array) -> Array:
     >>> posterior_noise_gain(1.0, 3.0)
     1.0
     """
-    t, power = check_time(t), check_power(power)
     return t / ((1 - t) ** 2 * power + t**2)
 
 
+@door(t=inputs.time, power=inputs.power)
 def optimal_gain(t: Array, power: Array) -> Array:
     r"""Gain of the Bayes-optimal velocity of a Gaussian coefficient: ``v*(x_t) = A x_t``.
 
     ``A = (t - (1-t) P) / ((1-t)^2 P + t^2)`` (Eq. 26; Eq. 24 minus Eq. 23) for ``x_0 ~ N(0, P)``, ``eps ~ N(0, 1)`` and
     ``v = eps - x_0``. It is 1 at t = 1 (predict the noise) and -1 at t = 0 (predict minus the data).
 
-    Parameters
-    ----------
-    t
-        Time in [0, 1].
-    power
-        Power of the clean coefficient, above 0.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`snr`.
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------
     >>> optimal_gain(1.0, 5.0), optimal_gain(0.0, 5.0)
     (1.0, -1.0)
     """
-    return posterior_noise_gain(t, power) - posterior_data_gain(t, power)
+    return posterior_noise_gain.bare(t, power) - posterior_data_gain.bare(t, power)
 
 
+@door(t=inputs.time, power=inputs.power)
 def velocity_error(t: Array, power: Array) -> Array:
     r"""Mean squared error of predicting pure noise instead of the optimal velocity.
 
     ``E|v* - eps|^2 = (1-t)^2 P (1+P) / ((1-t)^2 P + t^2) = SNR (1+P) / (1+SNR)`` (Eqs. 19, 35). Falls from ``1 + P`` at
     t = 0 to 0 at t = 1: at high noise nothing is lost by treating the coefficient as noise.
 
-    Parameters
-    ----------
-    t
-        Time in [0, 1].
-    power
-        Power of the clean coefficient, above 0.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`snr`.
+    Parameters and errors as :func:`snr`.
 
     Examples
     --------
     >>> round(velocity_error(activation_time(1.0, 0.01), 1.0), 12)
     0.01
     """
-    t, power = check_time(t), check_power(power)
     signal = (1 - t) ** 2 * power
     return signal * (1 + power) / (signal + t**2)
 
 
+@door(power=inputs.power, delta=inputs.delta)
 def activation_time(power: Array, delta: Array) -> Array:
     r"""Time at which a coefficient of power `power` becomes active: before it, treating it as noise costs at most `delta`.
 
@@ -240,10 +158,10 @@ def activation_time(power: Array, delta: Array) -> Array:
     >>> round(activation_time(1.0, 0.01), 6)
     0.933804
     """
-    power, delta = check_power(power), check_delta(delta)
     return 1 / (1 + (delta / (power * (1 + power - delta))) ** 0.5)
 
 
+@door(t=inputs.inner_time, delta=inputs.delta)
 def activation_power(t: Array, delta: Array) -> Array:
     r"""The power whose activation time is `t`: the inverse of :func:`activation_time` in `power`.
 
@@ -266,15 +184,14 @@ def activation_power(t: Array, delta: Array) -> Array:
     >>> round(activation_power(0.933804, 0.01), 3)
     1.0
     """
-    t, delta = check_time(t), check_delta(delta)
-    _require("t", t, (t > 0) & (t < 1), "0 < t < 1 (at 0 and 1 no finite positive power activates)")
     c = delta * (t / (1 - t)) ** 2
     b = 1 - delta
     return 2 * c / (b + (b * b + 4 * c) ** 0.5)  # the root without cancellation
 
 
+@door(t=inputs.time, ratio=inputs.ratio)
 def align_scale(t: Array, ratio: Array) -> Array:
-    r"""``kappa(t, r) = r / (1 + (r-1) t)`` (Eq. 6): the factor that turns an expanded state into a flow-matching state.
+    r"""``kappa(t, r) = r / (1 + (r-1) t)`` (Eq. 5): the factor that turns an expanded state into a flow-matching state.
 
     Between 1 (at t = 1) and r (at t = 0) for r >= 1.
 
@@ -296,12 +213,12 @@ def align_scale(t: Array, ratio: Array) -> Array:
     >>> round(align_scale(0.7, 2.0), 6)
     1.176471
     """
-    t, ratio = check_time(t), check_ratio(ratio)
     return ratio / (1 + (ratio - 1) * t)
 
 
+@door(t=inputs.time, ratio=inputs.ratio)
 def align_time(t: Array, ratio: Array) -> Array:
-    r"""The time of an expanded and rescaled state on the finer grid: ``t~ = t kappa(t, r)`` (Eq. 5).
+    r"""The time of an expanded and rescaled state on the finer grid: ``t~ = t kappa(t, r)`` (Eq. 6).
 
     In log-odds a translation, ``logit t~ = logit t + log r``: alignments compose, ``1/r`` inverts ``r``, 0 and 1 are fixed.
     Growing (r > 1) moves the time up, towards noise.
@@ -323,55 +240,11 @@ def align_time(t: Array, ratio: Array) -> Array:
     >>> round(align_time(0.7, 2.0), 6)
     0.823529
     """
-    t, ratio = check_time(t), check_ratio(ratio)
     # r t / (1 + (r-1) t) with a denominator that is exactly r at t = 1 and never rounds the result above 1.
     return ratio * t / ((1 - t) + ratio * t)
 
 
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Return `scales` as floats: strictly increasing in (0, 1], the last one 1.
-
-    Raises
-    ------
-    TypeError
-        Not a sequence of numbers.
-    ValueError
-        Empty, NaN, not increasing, not ending at 1, not positive.
-    """
-    if isinstance(scales, (str, bytes, Real)) or not hasattr(scales, "__iter__"):
-        raise TypeError(f"scales is {scales!r}; pass a sequence of numbers such as (0.5, 1)")
-    values = tuple(_number("scales", s) for s in scales)
-    if not values:
-        raise ValueError("scales is empty; pass at least (1,)")
-    if any(not isinstance(s, float) for s in values):
-        raise TypeError(f"scales = {scales!r}; pass a sequence of plain numbers such as (0.5, 1)")
-    if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
-        raise ValueError(f"scales = {values} must be positive and strictly increasing, e.g. (0.25, 0.5, 1)")
-    if values[-1] != 1.0:
-        raise ValueError(f"scales = {values} must end at 1, the full size; append 1")
-    return values
-
-
-def check_shape(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
-    """Return `shape` as a tuple of positive ints.
-
-    Raises
-    ------
-    TypeError
-        Not a sequence of integers.
-    ValueError
-        Empty, or a size below 1.
-    """
-    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__iter__"):
-        raise TypeError(f"{name} is {shape!r}; pass the sizes of the spectral axes, e.g. (height, width)")
-    sizes = tuple(shape)
-    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes):
-        raise TypeError(f"{name} = {sizes!r} must hold integers, e.g. (64, 64)")
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"{name} = {sizes!r} must hold one or more sizes, each at least 1")
-    return tuple(int(n) for n in sizes)
-
-
+@door(shape=inputs.shape)
 def max_frequency(shape: Sequence[int]) -> float:
     """``omega_max = min(shape) / 2`` (Eq. 16): the Nyquist frequency in cycles per shorter side.
 
@@ -385,9 +258,13 @@ def max_frequency(shape: Sequence[int]) -> float:
     >>> max_frequency((90, 160))
     45.0
     """
-    return min(check_shape(shape)) / 2
+    return min(shape) / 2
 
 
+SPECTRUM = inputs.function("a PowerLaw, a Spectrum or a function of frequency")
+
+
+@door(spectrum=SPECTRUM, scales=inputs.scales, shape=inputs.shape, delta=inputs.one_delta)
 def transition_times(
     spectrum: Callable[[Any], Any], scales: Sequence[float], shape: Sequence[int], *, delta: float
 ) -> tuple[float, ...]:
@@ -425,18 +302,15 @@ def transition_times(
     >>> [round(t, 6) for t in transition_times(PRESETS["flux"], (0.25, 0.5, 1), (128, 128), delta=0.01)]
     [0.934057, 0.852663]
     """
-    scales, shape, delta = check_scales(scales), check_shape(shape), check_delta(delta)
-    if not callable(spectrum):
-        raise TypeError(
-            f"spectrum is {type(spectrum).__name__}; pass a PowerLaw, a Spectrum or a function of frequency"
-        )
-    if hasattr(spectrum, "at"):
-        spectrum = spectrum.at(shape)
-    times = []
-    for scale in scales[:-1]:
-        cut = scale * max_frequency(shape)
-        # Half a cycle: the spacing of DCT coefficients along the shorter side (index k is k/2 cycles).
-        omega = np.append(np.arange(0.5, cut, 0.5), cut)
-        power = np.asarray(spectrum(omega), dtype=np.float64)
-        times.append(float(activation_time(check_power(power.min(keepdims=True)), delta)[0]))
-    return tuple(times)
+    at = getattr(spectrum, "at", None)
+    power = spectrum if at is None else at(shape)
+    return tuple(t_star(power, scale, shape, delta) for scale in scales[:-1])
+
+
+def t_star(spectrum: Callable[[Any], Any], scale: float, shape: Sequence[int], delta: float) -> float:
+    """:func:`transition_times` of one scale, for a spectrum on the full grid `shape`; only its power is checked."""
+    cut = scale * max_frequency.bare(shape)
+    # Half a cycle: the spacing of DCT coefficients along the shorter side (index k is k/2 cycles).
+    omega = np.append(np.arange(0.5, cut, 0.5), cut)
+    least = np.asarray(spectrum(omega), dtype=np.float64).min(keepdims=True)
+    return float(activation_time.bare(inputs.power(least, "power"), delta)[0])

@@ -25,13 +25,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, check_state, check_target, corner, working_dtype
-from spectral_pd.expansion import expand_aligned, restrict_noise, restrict_signal
-from spectral_pd.schedule import Plan
-from spectral_pd.spectrum import PowerLaw, Spectrum
+from spectral_pd import inputs
+from spectral_pd.bases import corner
+from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
+from spectral_pd.inputs import door, working_dtype
+from spectral_pd.plan import PLAN, Plan
+from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
 
 Draw = Literal["covering", "steps", "paper"]
+DRAW = inputs.choice("covering", "steps", "paper")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +43,8 @@ class StageSample:
 
     Attributes
     ----------
-    x
-        States (batch, ..., *stage grid): what the network sees.
-    t
-        Local times (batch,), float64 on x's device: what it is told.
+    x, t
+        States (batch, ..., *stage grid) and local times (batch,), float64 on x's device: what the network is given.
     target
         Velocity (batch, ..., *stage grid): what it should say.
     stage
@@ -66,6 +67,7 @@ def _per_item(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
+@door(plan=PLAN, draw=DRAW)
 def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float, float], ...]:
     """The interval ``(b, a)`` of local times that each stage draws from; empty (b = a) for a stage without steps.
 
@@ -74,15 +76,8 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
 
     Parameters
     ----------
-    plan
-        The schedule.
-    draw
+    plan, draw
         As :func:`draw_times`.
-
-    Raises
-    ------
-    ValueError
-        Another `draw`.
 
     Examples
     --------
@@ -93,15 +88,13 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
     >>> [(round(b, 3), round(a, 3)) for b, a in stage_intervals(plan, draw="paper")]
     [(0.667, 1.0), (0.0, 0.667)]
     """
-    if draw not in ("covering", "steps", "paper"):
-        raise ValueError(f"draw = {draw!r} must be 'covering', 'steps' or 'paper'")
-    ends = [stage.times[-1] for stage in plan.stages]
+    starts, ends = ([stage.local_times[k] for stage in plan.stages] for k in (0, -1))
     if draw == "paper":
-        tops = [plan.stages[0].times[0], *ends[:-1]]
-        return tuple((b, max(a, b)) for a, b in zip(tops, ends, strict=True))
-    return tuple((b, stage.times[0]) for stage, b in zip(plan.stages, ends, strict=True))
+        starts[1:] = map(max, ends[:-1], ends[1:])
+    return tuple(zip(ends, starts, strict=True))
 
 
+@door(plan=PLAN, batch=inputs.count, draw=DRAW)
 def draw_times(
     plan: Plan, batch: int, *, draw: Draw = "covering", generator: torch.Generator | None = None
 ) -> tuple[int, Tensor]:
@@ -109,10 +102,8 @@ def draw_times(
 
     Parameters
     ----------
-    plan
-        The schedule to train for.
-    batch
-        Number of times.
+    plan, batch
+        The schedule to train for and the number of times.
     draw
         ``"covering"`` (default): stages in proportion to the width they span, so that every time the sampler visits can
         be drawn. ``"steps"``: the same intervals, stages in proportion to the sampler's steps. ``"paper"``: t uniform in
@@ -124,35 +115,24 @@ def draw_times(
     -------
     (stage, t): stage index, and float64 times (batch,) in (b, a].
 
-    Raises
-    ------
-    ValueError
-        An unknown draw, a batch below 1.
-
     Examples
     --------
     >>> from spectral_pd import PRESETS, make_plan, shift_times
     >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
     >>> stage, t = draw_times(plan, 8, generator=torch.Generator().manual_seed(0))
-    >>> bool((t <= plan.stages[stage].times[0]).all() and (t >= plan.stages[stage].times[-1]).all())
+    >>> bool((t <= plan.stages[stage].local_times[0]).all() and (t >= plan.stages[stage].local_times[-1]).all())
     True
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch = {batch!r} must be a positive int")
-    intervals = stage_intervals(plan, draw=draw)
-    widths = [
-        float(stage.steps) if draw == "steps" else a - b for stage, (b, a) in zip(plan.stages, intervals, strict=True)
-    ]
-    weights = torch.tensor(
-        [w if a > b else 0.0 for w, (b, a) in zip(widths, intervals, strict=True)], dtype=torch.float64
-    )
-    stage = int(torch.multinomial(weights, 1, generator=generator))
+    intervals = stage_intervals.bare(plan, draw=draw)
+    weights = plan.split if draw == "steps" else [a - b for b, a in intervals]
+    stage = int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))
     b, a = intervals[stage]
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64)  # in [0, 1): t reaches a, never b
     return stage, a - (a - b) * uniform
 
 
-def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int, *, basis: Basis = DCT) -> tuple[Tensor, Tensor]:
+@door(plan=PLAN)
+def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[Tensor, Tensor]:
     """The states ``(x_a, x_b)`` at which a stage starts and ends, for clean data and one white field of the full size.
 
     Parameters
@@ -161,19 +141,12 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int, *, basis:
         (batch, ..., *plan.shape), floating point, one shape; half precision is computed in float32.
     plan, stage
         The schedule and the index of a stage in it.
-    basis
-        The basis the sampler will grow in.
 
     Returns
     -------
     start, end
         (batch, ..., *stage grid). The start is what the sampler makes of the previous stage's end with this noise, bit
         for bit.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Shapes that differ from each other or from the plan, a stage outside the plan, a basis that cannot reach it.
 
     Examples
     --------
@@ -184,75 +157,46 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int, *, basis:
     >>> tuple(start.shape), bool(start.std() > end.std())
     ((2, 3, 16, 16), True)
     """
-    check_basis(basis)
-    dims = len(plan.shape)
-    for name, value in (("x0", x0), ("noise", noise)):
-        check_state(value, name, dims + 1)
-        if tuple(value.shape[-dims:]) != plan.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; its last axes must be the plan's {plan.shape}")
-    if x0.shape != noise.shape:
-        raise ValueError(f"x0 has shape {tuple(x0.shape)} but noise {tuple(noise.shape)}; they must agree")
-    if x0.shape[0] == 0:
-        raise ValueError(f"x0 has shape {tuple(x0.shape)}: an empty batch; pass at least one item")
-    if isinstance(stage, bool) or not isinstance(stage, int) or not 0 <= stage < len(plan.stages):
-        raise ValueError(f"stage = {stage!r} must be an index into the plan's {len(plan.stages)} stages")
-    for shape in plan.shapes:
-        check_target(basis, "stage shape", shape, plan.shape)
+    inputs.training_pair(x0, noise, plan.shape)
+    inputs.stage_index(stage, len(plan.stages))
     dtype = working_dtype(torch.promote_types(x0.dtype, noise.dtype))
     x0, noise = x0.to(dtype), noise.to(dtype)
 
     def on_path(index: int, t: float) -> Tensor:
-        shape = plan.stages[index].shape
-        return (1 - t) * restrict_signal(x0, shape, basis=basis) + t * restrict_noise(noise, shape, basis=basis)
+        shape = plan.shapes[index]
+        low = restrict_signal(x0, shape, basis=plan.basis)
+        return (1 - t) * low + t * restrict_noise(noise, shape, basis=plan.basis)
 
-    this = plan.stages[stage]
-    end = on_path(stage, this.times[-1])
-    if stage == 0:
-        return on_path(0, this.times[0]), end
+    local = plan.stages[stage].local_times
+    end = on_path(stage, local[-1])
     # Stages without steps only pass the state on, so the last stage that moved is the one whose end is on the path.
-    origin = stage - 1
-    while origin > 0 and plan.stages[origin].steps == 0:
-        origin -= 1
-    state = on_path(origin, plan.stages[origin].times[-1])
-    for index in range(origin + 1, stage + 1):
-        shape = plan.stages[index].shape
-        field = restrict_noise(noise, shape, basis=basis)
-        state, _ = expand_aligned(state, shape, plan.stages[index - 1].times[-1], noise=field, basis=basis)
-    return state, end
+    origin = max([i for i in range(stage) if plan.stages[i].steps], default=0)
+    if stage == 0:
+        return on_path(0, local[0]), end
+    start = on_path(origin, plan.stages[origin].local_times[-1])
+    white = white_noise(noise, None, plan.basis, plan.shapes)
+    for move in plan.moves(origin + 1):
+        if isinstance(move, Grow) and move.stage <= stage:
+            start = white.grow(start, move)
+    return start, end
 
 
-def stage_sample(
-    x0: Tensor,
-    noise: Tensor,
-    t: float | Tensor,
-    plan: Plan,
-    *,
-    stage: int | None = None,
-    basis: Basis = DCT,
-) -> StageSample:
+@door(plan=PLAN)
+def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, stage: int | None = None) -> StageSample:
     r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
 
     Parameters
     ----------
-    x0, noise, plan, basis
+    x0, noise, plan
         As :func:`stage_endpoints`.
     t
         One local time, or one an item (batch,), inside the stage's ``[b, a]``.
     stage
         Index of the stage, e.g. from :func:`draw_times`; None takes the paper's: the first stage that ends below every t.
-
-    Returns
-    -------
-    A :class:`StageSample`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`stage_endpoints`; times outside the stage, or not of one stage; a stage without steps.
+        It must have steps.
 
     Examples
     --------
-    >>> import torch
     >>> from spectral_pd import PRESETS, make_plan, shift_times
     >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
     >>> stage, t = draw_times(plan, 4)
@@ -260,37 +204,25 @@ def stage_sample(
     >>> tuple(batch.x.shape[-2:]) == plan.shapes[stage]
     True
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan is {type(plan).__name__}; pass what make_plan returned")
-    check_state(x0, "x0", len(plan.shape) + 1)
-    times = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-    if times.ndim > 1 or times.numel() not in (1, x0.shape[0]):
-        raise ValueError(f"t has shape {tuple(times.shape)}; pass one time, or one for each of the {x0.shape[0]} items")
-    times = times.expand(x0.shape[0])
+    times = inputs.item_times(t, inputs.state(x0, "x0", len(plan.shape) + 1).shape[0])
     if stage is None:
-        lowest = float(times.min())
-        stage = next((i for i, s in enumerate(plan.stages) if s.steps and s.times[-1] < lowest), len(plan.stages) - 1)
-    start, end = stage_endpoints(x0, noise, plan, stage, basis=basis)
-    a, b = plan.stages[stage].times[0], plan.stages[stage].times[-1]
-    if a == b:
-        raise ValueError(f"stage {stage} makes no steps, so there is nothing to train; draw stages with draw_times")
-    if not bool(((times >= b) & (times <= a)).all()):
-        raise ValueError(
-            f"t in [{float(times.min()):g}, {float(times.max()):g}] leaves stage {stage}, which spans [{b:g}, {a:g}]; "
-            f"one batch holds times of one stage: draw them with draw_times"
-        )
+        ends_below = (i for i, s in enumerate(plan.stages) if s.steps and s.local_times[-1] < float(times.min()))
+        stage = next(ends_below, len(plan.stages) - 1)
+    start, end = stage_endpoints.bare(x0, noise, plan, stage)
+    a, b = (plan.stages[stage].local_times[k] for k in (0, -1))
+    inputs.times_of_stage(times, stage, a, b)
     target = (start - end) / (a - b)
     x = end + _per_item(times - b, end) * target
     return StageSample(x, times.to(x.device), target, stage)
 
 
+@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(PLAN))
 def stage_loss(
     prediction: Tensor,
     sample: StageSample,
     *,
-    spectrum: PowerLaw | Spectrum | Callable[[Any], Any] | None = None,
+    spectrum: AnySpectrum | Callable[[Any], Any] | None = None,
     plan: Plan | None = None,
-    basis: Basis = DCT,
 ) -> Tensor:
     r"""Mean squared error of a predicted velocity (Eq. 14), optionally weighted by what each frequency can tell.
 
@@ -300,23 +232,14 @@ def stage_loss(
 
     Parameters
     ----------
-    prediction
-        Velocity of the network for ``sample.x`` at ``sample.t``.
-    sample
-        From :func:`stage_sample`.
+    prediction, sample
+        Velocity of the network for ``sample.x`` at ``sample.t``, and what :func:`stage_sample` returned.
     spectrum, plan
         Both or neither: power on the full grid, and the plan that says which part of it the stage sees.
-    basis
-        Basis of the weights.
 
     Returns
     -------
     Scalar tensor, float32 or better.
-
-    Raises
-    ------
-    ValueError
-        A prediction of another shape; a spectrum without a plan or a plan without a spectrum.
 
     Examples
     --------
@@ -326,35 +249,31 @@ def stage_loss(
     >>> stage_loss(batch.target, batch).item()
     0.0
     """
-    if prediction.shape != sample.target.shape:
-        raise ValueError(f"prediction has shape {tuple(prediction.shape)}; the target has {tuple(sample.target.shape)}")
-    if (spectrum is None) != (plan is None):
-        raise ValueError("pass spectrum and plan together for the weighted loss, or neither for the plain one")
+    inputs.loss(prediction, sample.target, spectrum, plan)
     error = prediction.to(sample.target.dtype) - sample.target
     if spectrum is None or plan is None:
         return error.square().mean()
     stage = plan.stages[sample.stage]
-    if isinstance(spectrum, (PowerLaw, Spectrum)):
-        spectrum = spectrum.at(plan.shape)
     # A coefficient of the stage's grid has the frequency of the same coefficient on the full grid.
-    frequency = basis.frequency(plan.shape)[corner(stage.shape)].numpy()
-    lowest = frequency[frequency > 0].min()
-    power = torch.as_tensor(spectrum(frequency.clip(min=lowest)), dtype=torch.float64) / stage.ratio**2
-    ratio = snr(sample.t.cpu().clamp(min=1e-6).reshape(-1, *[1] * power.ndim), power)
+    power = spectrum.coefficients(plan.shape, plan.basis)[corner(stage.shape)] / stage.ratio**2  # type: ignore[union-attr]
+    ratio = snr.bare(sample.t.cpu().clamp(min=1e-6).reshape(-1, *[1] * (error.ndim - 1)), torch.from_numpy(power))
     weight = (ratio / (1 + ratio)).to(device=error.device, dtype=error.dtype)
-    weight = weight.reshape(weight.shape[0], *[1] * (error.ndim - weight.ndim), *weight.shape[1:])
-    return (weight * basis.forward(error, dims=len(stage.shape)).square()).mean()
+    return (weight * plan.basis.forward(error, dims=len(stage.shape)).square()).mean()
 
 
-def schedule_metadata(plan: Plan, *, basis: Basis = DCT, spectrum: PowerLaw | None = None) -> dict[str, str]:
+@door(plan=PLAN, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
+def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[str, str]:
     """What a fine-tuned checkpoint must say about its schedule: string values, for safetensors metadata.
 
     Parameters
     ----------
-    plan, basis
-        The schedule it was trained for.
-    spectrum
-        The power law the plan came from, recorded for the reader.
+    plan, spectrum
+        The schedule it was trained for and the power law that came from, recorded for the reader.
+
+    Raises
+    ------
+    TypeError
+        A plan or a spectrum of another kind.
 
     Examples
     --------
@@ -368,31 +287,25 @@ def schedule_metadata(plan: Plan, *, basis: Basis = DCT, spectrum: PowerLaw | No
         "ratios": [round(stage.ratio, 9) for stage in plan.stages],
         "transition_times": [round(t, 9) for t in plan.transition_times],
         "clock": plan.clock,
-        "basis": basis.name,
+        "basis": plan.basis.name,
     }
     if spectrum is not None:
         record["spectrum"] = {"amplitude": spectrum.amplitude, "exponent": spectrum.exponent, "shape": spectrum.shape}
     return {"spectral_pd.schedule": json.dumps(record)}
 
 
-def check_metadata(metadata: Mapping[str, str] | None, plan: Plan, *, basis: Basis = DCT) -> list[str]:
+@door(plan=PLAN)
+def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
     """Compare the schedule a checkpoint was trained for with the one it is about to be sampled with.
 
     Parameters
     ----------
-    metadata
-        The checkpoint's metadata, e.g. from ``safetensors.safe_open(...).metadata()``.
-    plan, basis
-        The schedule to sample with.
+    metadata, plan
+        The checkpoint's, e.g. from ``safetensors.safe_open(...).metadata()``, and the schedule to sample with.
 
     Returns
     -------
-    The differences, one line each; they are also given as one ``UserWarning``. Empty when the schedules agree.
-
-    Raises
-    ------
-    ValueError
-        The metadata hold no schedule.
+    The differences, one line each, also given as one ``UserWarning``; empty when the schedules agree.
 
     Examples
     --------
@@ -401,17 +314,12 @@ def check_metadata(metadata: Mapping[str, str] | None, plan: Plan, *, basis: Bas
     >>> check_metadata(schedule_metadata(plan), plan)
     []
     """
-    text = (metadata or {}).get("spectral_pd.schedule")
-    if text is None:
-        raise ValueError(
-            "the checkpoint's metadata hold no 'spectral_pd.schedule'; save it with schedule_metadata(plan)"
-        )
-    trained = json.loads(text)
-    wanted = json.loads(schedule_metadata(plan, basis=basis)["spectral_pd.schedule"])
+    trained = inputs.schedule_record(metadata)
+    wanted = json.loads(schedule_metadata.bare(plan)["spectral_pd.schedule"])
     differences = []
     for name, value in wanted.items():
         same = trained.get(name) == value
-        if name == "transition_times" and len(trained.get(name, ())) == len(value):
+        if name == "transition_times" and len(trained.get(name) or ()) == len(value):
             same = all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(trained[name], value, strict=True))
         if not same:
             differences.append(f"{name}: trained with {trained.get(name)}, sampling with {value}")

@@ -31,7 +31,7 @@ def build(name: str, sources: list[str], flags: list[str]) -> Path:
             pytest.fail("no C++ compiler, although the native extension is required")
         pytest.skip("no C++ compiler")
     digest = hashlib.sha256(" ".join([sys.version, compiler, *sources, *flags]).encode())
-    for path in sorted([*ROOT.glob("csrc/**/*"), *ROOT.glob("tests/*.cpp")]):
+    for path in sorted([*ROOT.glob("csrc/*"), *ROOT.glob("tests/*.cpp"), *ROOT.glob("tests/emu/*")]):
         if path.is_file():
             digest.update(path.read_bytes())
     target = FOLDER / digest.hexdigest()[:16] / name
@@ -44,6 +44,8 @@ def build(name: str, sources: list[str], flags: list[str]) -> Path:
             "-ffp-contract=off",
             "-I",
             str(ROOT / "csrc"),
+            "-I",
+            str(ROOT / "tests"),
             *flags,
             *sources,
             "-o",
@@ -56,12 +58,14 @@ def build(name: str, sources: list[str], flags: list[str]) -> Path:
 
 
 def emulator() -> ModuleType:
-    """The CUDA kernels as a Python module that runs them on the CPU (csrc/emu)."""
+    """The CUDA kernels as a Python module that runs them on the CPU (tests/emu)."""
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: pip install pybind11")
     includes = ["-I", pybind11.get_include(), "-I", sysconfig.get_paths()["include"]]
     name = "_emu" + sysconfig.get_config_var("EXT_SUFFIX")
     path = build(
-        name, ["csrc/emu/module.cpp"], ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", *includes]
+        name,
+        ["tests/emu/module.cpp"],
+        ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", *includes],
     )
     spec = importlib.util.spec_from_file_location("_emu", path)
     module = importlib.util.module_from_spec(spec)
@@ -70,9 +74,9 @@ def emulator() -> ModuleType:
 
 
 def sanitized(kind: str, *arguments: object) -> tuple[int, str]:
-    """Run csrc/emu/sanitize.cpp under a sanitizer of :data:`SANITIZERS`: (exit status, what it wrote)."""
+    """Run tests/emu/sanitize.cpp under a sanitizer of :data:`SANITIZERS`: (exit status, what it wrote)."""
     return run_sanitized(
-        build(f"sanitize-{kind}", ["csrc/emu/sanitize.cpp"], ["-O1", "-g", *SANITIZERS[kind]]), *arguments
+        build(f"sanitize-{kind}", ["tests/emu/sanitize.cpp"], ["-O1", "-g", *SANITIZERS[kind]]), *arguments
     )
 
 

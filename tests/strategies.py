@@ -1,5 +1,7 @@
 """Hypothesis strategies for the things the library takes: grids, pairs of grids, times, powers, tolerances."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 
@@ -57,3 +59,8 @@ def basis_pairs(draw, min_dims=1, max_dims=3):
 def randn(*shape, seed=0, dtype=torch.float64):
     """Standard normals from a seed, drawn in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def within(plan, basis):
+    """The same plan in another basis."""
+    return replace(plan, basis=basis)

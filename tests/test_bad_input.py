@@ -21,7 +21,6 @@ from spectral_pd import (
     PowerLaw,
     Spectrum,
     SpectrumMeter,
-    activation_map,
     activation_power,
     activation_time,
     align_scale,
@@ -32,10 +31,8 @@ from spectral_pd import (
     fit_power_law,
     fit_spectrum,
     make_plan,
-    max_frequency,
-    noise_prediction_error,
-    optimal_gain,
     passthrough,
+    plan_at,
     power_spectrum,
     predict,
     restrict_noise,
@@ -47,6 +44,8 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
+from spectral_pd.passthrough import activation_map, noise_prediction_error
+from spectral_pd.theory import max_frequency, optimal_gain
 
 NAN, INF = math.nan, math.inf
 FLUX = PRESETS["flux"]
@@ -60,8 +59,8 @@ def velocity(x, t):
     return x
 
 
-def plan(shape=(8, 8), scales=(0.5, 1), at=(0.6,)):
-    return make_plan(TIMES, None, shape, scales=scales, transition_times=at[: len(scales) - 1])
+def plan(shape=(8, 8), scales=(0.5, 1), at=(0.6,), **options):
+    return plan_at(TIMES, at[: len(scales) - 1], shape, scales=scales, **options)
 
 
 def planned(times=TIMES, spectrum=FLUX, shape=(64, 64), **options):
@@ -74,13 +73,18 @@ def run(noise=W, plan_=None, **options):
 
 def edited(image=W, plan_=None, **options):
     options = {"stage": 1, **options}
-    if not {"noise", "seed", "generator"} & set(options):
+    if not {"noise", "seed"} & set(options):
         options["noise"] = W
     return edit(options.pop("velocity", velocity), image, plan_ or plan(), **options)
 
 
-def held(noise=W, times=TIMES, spectrum=FLUX, delta=0.1, **options):
-    return passthrough(options.pop("velocity", velocity), noise, times, spectrum, delta, **options)
+def held(noise=W, spectrum=FLUX, delta=0.1, plan_=None, **options):
+    full = plan_ or plan(scales=(1,))
+    return passthrough(options.pop("velocity", velocity), noise, full, spectrum, delta, **options)
+
+
+def explicit(*at, **options):
+    return plan_at(TIMES, at, (64, 64), **{"scales": (0.5, 1), **options})
 
 
 def table(frequency=(1.0, 2.0), power=(2.0, 1.0), count=(1.0, 1.0), shape=(4, 4)):
@@ -416,8 +420,8 @@ CASES = {
     ),
     "no spectrum": (
         lambda: planned(spectrum=None),
-        V,
-        r"spectrum is None; pass a PowerLaw, .* or give transition_times",
+        T,
+        r"spectrum is NoneType; pass a PowerLaw, a Spectrum or a function of frequency",
     ),
     "spectrum a preset's name": (lambda: planned(spectrum="flux"), T, r"spectrum is str; pass a PowerLaw"),
     "transition never reached": (
@@ -426,16 +430,16 @@ CASES = {
         r"t\* = .* is never reached: .* T_3 = 0\.625.* unreached='force'",
     ),
     "too many transition times": (
-        lambda: planned(transition_times=(0.8, 0.7)),
+        lambda: explicit(0.8, 0.7),
         V,
         r"transition_times has 2 values for 2",
     ),
     "transition times increasing": (
-        lambda: planned(scales=(0.25, 0.5, 1), transition_times=(0.7, 0.8)),
+        lambda: explicit(0.7, 0.8, scales=(0.25, 0.5, 1)),
         V,
         r"must lie inside \(0, 1\) and not increase",
     ),
-    "transition at 1": (lambda: planned(transition_times=(1.0,)), V, r"transition_times = \(1\.0,\) must lie inside"),
+    "transition at 1": (lambda: explicit(1.0), V, r"transition_times = \(1\.0,\) must lie inside"),
     "cost negative": (lambda: plan().cost(lambda shape: -1.0), V, r"cost function returned -1\.0 for grid \(4, 4\)"),
     "cost a number": (lambda: planned(cost=3.0), T, r"cost is float; pass a function of the grid"),
     # ideal
@@ -475,7 +479,11 @@ CASES = {
     ),
     "field of a huge size": (lambda: NoiseField(0).on((1, 2**17, 1, 1), dims=3), V, r"at most 65536 coefficients"),
     "bandwidth negative": (lambda: FiniteDataset(W, -1.0), V, r"bandwidth = -1\.0 must be finite and not negative"),
-    "data set at t = 0": (lambda: FiniteDataset(W).velocity(W, 0.0), V, r"t = 0: the velocity .* use 0 < t <= 1"),
+    "data set at t = 0": (
+        lambda: FiniteDataset(W).velocity(W, 0.0),
+        V,
+        r"t = 0: a denoiser's velocity has no value .* use 0 < t <= 1",
+    ),
     "data set of other channels": (
         lambda: FiniteDataset(W).velocity(randn(1, 3, 8, 8), 0.5),
         V,
@@ -523,7 +531,7 @@ CASES = {
         V,
         r"batch of 2 items, but the noise source lists",
     ),
-    "tensor with leading axes": (lambda: run(leading=(1,)), V, r"leading and device are used only with a NoiseField"),
+    "tensor with leading axes": (lambda: run(leading=(1,)), V, r"leading is used only with a NoiseField"),
     "unknown solver": (
         lambda: run(solver="ddim"),
         V,
@@ -531,31 +539,31 @@ CASES = {
     ),
     "solver a number": (lambda: run(solver=3), T, r"solver is int; pass one of"),
     "unknown coupling": (lambda: run(coupling="loose"), V, r"coupling = 'loose' must be 'coupled' or 'fresh'"),
-    "sampling in a named basis": (lambda: run(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
+    "sampling in a named basis": (lambda: plan(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
     "sampling haar at 1.5": (
-        lambda: run(randn(1, 6, 6), plan((6, 6), (2 / 3, 1)), basis=HAAR),
+        lambda: plan((6, 6), (2 / 3, 1), basis=HAAR),
         V,
         r"haar basis: an axis of 4 cannot grow to 6",
     ),
     "generator without use": (
-        lambda: run(generator=torch.Generator()),
+        lambda: run(seed=torch.Generator()),
         V,
-        r"generator is used only with a noise tensor and",
+        r"seed is used only without noise, or with a noise tensor and coupling='fresh'",
     ),
     "generator a seed": (
-        lambda: run(coupling="fresh", generator=3),
+        lambda: run(coupling="fresh", seed=0.5),
         T,
-        r"generator is int; pass a torch\.Generator, a list of one an item, or None",
+        r"noise source is float; pass an int seed, a torch\.Generator, or a list of either \(one an item\)",
     ),
     "generators with a seed among them": (
-        lambda: run(coupling="fresh", generator=[3]),
+        lambda: run(coupling="fresh", seed=["3"]),
         T,
-        r"generator is int; pass a torch\.Generator",
+        r"noise source is str; pass an int seed, a torch\.Generator",
     ),
     "generators of another batch": (
-        lambda: run(coupling="fresh", generator=[torch.Generator()] * 2),
+        lambda: run(coupling="fresh", seed=[torch.Generator()] * 2),
         V,
-        r"generator lists 2 generators for a batch of 1; pass one an item",
+        r"seed lists 2 generators for a batch of 1; pass one an item",
     ),
     "callback a number": (lambda: run(callback=3), T, r"callback is int; pass a function of a StepInfo, or None"),
     "start a number": (lambda: run(start=0.0), T, r"start and noise must both be tensors of the full size"),
@@ -563,9 +571,7 @@ CASES = {
     "start with NaN": (lambda: run(start=W * NAN), V, r"start contains NaN or infinity"),
     "start of another size": (lambda: run(start=X), V, r"start has shape \(1, 2, 4, 4\), noise \(1, 2, 8, 8\)"),
     "start on the stage clock": (
-        lambda: run(
-            plan_=make_plan(TIMES, None, (8, 8), scales=(0.5, 1), transition_times=(0.6,), clock="stage"), start=W
-        ),
+        lambda: run(plan_=plan_at(TIMES, (0.6,), (8, 8), scales=(0.5, 1), clock="stage"), start=W),
         V,
         r"start needs a plan with clock='full'",
     ),
@@ -589,8 +595,8 @@ CASES = {
     "edit with coarse noise": (lambda: edited(noise=X), V, r"noise has shape \(1, 2, 4, 4\); its last axes must be"),
     "edit with NaN for noise": (lambda: edited(noise=W * NAN), V, r"noise contains NaN or infinity"),
     "edit with a number for noise": (lambda: edited(noise=3), T, r"noise is int; pass a white field"),
-    "edit without noise": (lambda: edited(noise=None), V, r"pass exactly one of noise=, seed= and generator="),
-    "edit with two sources": (lambda: edited(noise=W, seed=1), V, r"pass exactly one of noise=, seed= and generator="),
+    "edit without noise": (lambda: edited(noise=None), V, r"pass exactly one of noise= and seed="),
+    "edit with two sources": (lambda: edited(noise=W, seed=1), V, r"pass exactly one of noise= and seed="),
     "edit with a bad seed": (lambda: edited(seed=0.5), T, r"noise source is float; pass an int seed"),
     "edit with a field of another basis": (
         lambda: edited(noise=NoiseField(0, HAAR)),
@@ -614,11 +620,10 @@ CASES = {
     "unknown mode": (lambda: edited(mode="dirty"), V, r"mode = 'dirty' must be 'noised' or 'clean'"),
     "edit with a list for a plan": (lambda: edited(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
     "edit with an unknown solver": (lambda: edited(solver="ddim"), V, r"solver = 'ddim' is unknown"),
-    "edit in a named basis": (lambda: edited(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
-    "edit haar at 1.5": (
-        lambda: edited(randn(1, 6, 6), plan((6, 6), (2 / 3, 1)), noise=randn(1, 6, 6), basis=HAAR),
-        V,
-        r"haar basis: an axis of 4 cannot grow to 6",
+    "sdedit in a named basis": (
+        lambda: sdedit(velocity, W, (0.6, 0.0), noise=W, basis="dct"),
+        T,
+        r"basis is 'dct'; pass DCT, HAAR, FOURIER",
     ),
     "edit without a model": (lambda: edited(velocity=3.0), T, r"velocity is float; pass a callable velocity\(x, t\)"),
     "sdedit at strength 2": (lambda: sdedit(velocity, W, (2.0, 0.0), noise=W), V, r"times = 2\.0 is out of range"),
@@ -630,30 +635,29 @@ CASES = {
     "passthrough of a number for a spectrum": (
         lambda: held(spectrum=3.0),
         T,
-        r"spectrum is float; pass a PowerLaw or a function of frequency",
+        r"spectrum is float; pass a PowerLaw, a Spectrum or a function of frequency",
     ),
-    "passthrough with negative power": (lambda: held(spectrum=lambda w: -w), V, r"power = .* 0 < power < inf"),
+    "passthrough with negative power": (
+        lambda: held(spectrum=lambda w: -w),
+        V,
+        r"spectrum must be positive and finite",
+    ),
     "passthrough beyond a table": (
         lambda: held(spectrum=table(shape=(8, 8))),
         V,
         r"above the measured range, .* fit a power law",
     ),
-    "passthrough of a field without a grid": (
-        lambda: held(NoiseField(0), leading=(1,)),
-        V,
-        r"noise is a NoiseField; pass shape=\(height, width\), the grid",
-    ),
+    "passthrough over two stages": (lambda: held(plan_=plan()), V, r"plan has 2 stages; .* scales=\(1,\)"),
     "passthrough of a field without leading axes": (
-        lambda: held(NoiseField(0), shape=(8, 8)),
+        lambda: held(NoiseField(0)),
         V,
         r"noise is a NoiseField; pass leading=",
     ),
-    "passthrough on another grid": (lambda: held(shape=(4, 4)), V, r"its last axes must be the plan's full grid"),
+    "passthrough on another grid": (lambda: held(X), V, r"its last axes must be the plan's full grid"),
     "passthrough of integers": (lambda: held(W.int()), T, r"noise is a tensor of torch\.int32"),
     "passthrough of NaN": (lambda: held(W * NAN), V, r"noise contains NaN or infinity"),
     "passthrough of a number": (lambda: held(3), T, r"noise is int; pass a torch tensor|noise is int"),
-    "passthrough backwards": (lambda: held(times=(0.0, 1.0)), V, r"times must be strictly decreasing"),
-    "passthrough in a named basis": (lambda: held(basis="dct"), T, r"basis is 'dct'; pass DCT, HAAR, FOURIER"),
+    "passthrough along a list": (lambda: held(plan_=[1.0, 0.0]), T, r"plan is list; pass what make_plan returned"),
     "passthrough without a model": (lambda: held(velocity=3.0), T, r"velocity is float; pass a callable"),
     "map of an empty grid": (lambda: activation_map(FLUX, (0, 4), 0.1), V, r"shape = \(0, 4\) must hold"),
     "error with other noise": (

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from strategies import INTERESTING, bases, basis_pairs, dtypes, grids, randn, seeds
 from tolerances import assert_close
 
-from spectral_pd import BASES, DCT, FOURIER, HAAR, GaussianField, SeparableBasis
+from spectral_pd import DCT, FOURIER, HAAR, GaussianField
 from spectral_pd import bases as module
-from spectral_pd.bases import corner, size_ratio
+from spectral_pd.bases import BASES, SeparableBasis, corner, size_ratio
 
 
 def pad(c, shape):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from spectral_pd import ops
 
 ROOT = Path(__file__).parent.parent
 USE = """
@@ -73,3 +77,55 @@ def test_what_was_asked_for_and_cannot_be_built_fails_the_install(tmp_path, vari
     done = build(tmp_path, **variables)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+# -- an extension that is not that of the sources ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What a checkout needs to build and to test, the extension included; its sources can be changed."""
+    for name in ("csrc", "build_tools", "spectral_pd"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    (tmp_path / "tests" / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+    return tmp_path
+
+
+@pytest.mark.skipif(not ops.has_native(), reason="the extension is not built")
+@pytest.mark.parametrize("name", ["csrc/dct.h", "csrc/cuda_dct.cuh", "csrc/ops.cpp", "setup.py"])
+def test_the_tests_refuse_an_extension_of_other_sources(checkout, name):
+    def run():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+
+    healthy = run()
+    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+    with (checkout / name).open("a") as file:
+        file.write("\n#error\n")
+    refused = run()
+    assert refused.returncode != 0
+    assert "built from other sources" in refused.stderr
+    assert "python setup.py build_ext --inplace" in refused.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_builds_again_when_a_source_has_changed(checkout):
+    def planned():
+        command = ["make", "-n", "test"]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+    (checkout / ".venv").mkdir()
+    for age, stamp in ((20, ".ready"), (10, ".built")):
+        (checkout / ".venv" / stamp).touch()
+        os.utime(checkout / ".venv" / stamp, (time.time() - age,) * 2)
+    for path in [*(checkout / "csrc").iterdir(), *checkout.glob("*.*"), *(checkout / "build_tools").iterdir()]:
+        os.utime(path, (time.time() - 30,) * 2)
+    assert "build_ext" not in planned()
+    (checkout / "csrc" / "simd.h").touch()
+    assert "setup.py -q build_ext --inplace" in planned()
+    assert "pytest" in planned()

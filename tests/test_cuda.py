@@ -5,6 +5,11 @@ Without a GPU the comparisons run on the CPU, so that the file itself is tested 
 
 from __future__ import annotations
 
+import csv
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -24,19 +29,22 @@ from spectral_pd import (
 )
 from spectral_pd.bases import corner
 
+REQUIRED = os.environ.get("SPECTRAL_PD_CUDA") == "1"  # as in make gpu: nothing may be skipped for want of an extension
 pytestmark = pytest.mark.skipif(
-    not ops.has_native(), reason="the extension is not built; pip install . needs a C++ compiler"
+    not (REQUIRED or ops.has_native()), reason="the extension is not built; pip install . needs a C++ compiler"
 )
-GPU = torch.cuda.is_available() and bool(ops.build_info().get("cuda"))
+GPU = torch.cuda.is_available() and (REQUIRED or bool(ops.build_info().get("cuda")))
 DEVICE = torch.device("cuda" if GPU else "cpu")
 only_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU and an extension built for it (SPECTRAL_PD_CUDA=1)")
 
-T, SCALE, BOUND = 0.7, 1.3, 1e-6
+ROOT = Path(__file__).parent.parent
+T, KAPPA, BOUND = 0.7, 1.3, 1e-6
 KEYS = torch.tensor([3, -(2**62) + 5])
 # One block a plane, odd and prime sizes, strips of planes that do not fit, few and many planes, the longest lines.
 DCT_CASES = [
     ((2, 3), (1, 1), (3, 5)),
     ((2, 16), (64, 64), (128, 128)),
+    ((2, 100), (33, 40), (66, 80)),
     ((2, 8), (60, 106), (90, 160)),
     ((2, 1), (45, 53), (67, 67)),
     ((2, 1), (256, 200), (512, 400)),
@@ -44,11 +52,18 @@ DCT_CASES = [
     ((2, 300), (8, 8), (16, 16)),
 ]
 HAAR_CASES = [((2, 3), (2, 2), (64, 64)), ((2, 16), (64, 64), (128, 128)), ((2, 2), (45, 80), (90, 160))]
+# A block a plane needs planes enough to fill a GPU; few larger ones take three launches.
+SMALL_GRIDS = [((2, 2), (3, 5), (12, 20)), ((2, 100), (33, 40), (66, 80)), ((1, 2), (33, 40), (66, 80))]
 CASES = [(DCT, *case) for case in DCT_CASES] + [(HAAR, *case) for case in HAAR_CASES]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def named(value: object) -> str | None:
+    """A case's name in -k expressions: 2x16, and so on."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else None
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -59,34 +74,33 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def exact_expansion(basis, x, coefficients):
-    c = coefficients.double() * (T * SCALE)
-    c[corner(x.shape[-2:])] = basis.forward(x.double()) * SCALE
+    c = coefficients.double() * (T * KAPPA)
+    c[corner(x.shape[-2:])] = basis.forward(x.double()) * KAPPA
     return basis.inverse(c)
 
 
-@pytest.mark.parametrize(("basis", "leading", "coarse", "fine"), CASES)
+@pytest.mark.parametrize(("basis", "leading", "coarse", "fine"), CASES, ids=named)
 def test_operations_match_float64(basis, leading, coarse, fine):
-    haar = basis is HAAR
     x, white = numbers(*leading, *coarse), numbers(*leading, *fine, seed=1)
     on, field = x.to(DEVICE), NoiseField(KEYS.tolist(), basis=basis)
     coefficients = field.coefficients((*leading, *fine), dtype=torch.float64)
-    grown = ops.expand_field(on, KEYS.to(DEVICE), fine, t=T, scale=SCALE, haar=haar)
+    grown = ops.expand_field(on, KEYS.to(DEVICE), fine, t=T, kappa=KAPPA, basis=basis.name)
     assert error(grown, exact_expansion(basis, x, coefficients)) <= BOUND
-    grown = ops.expand_white(on, white.to(DEVICE), t=T, scale=SCALE, haar=haar)
+    grown = ops.expand_white(on, white.to(DEVICE), t=T, kappa=KAPPA, basis=basis.name)
     assert error(grown, exact_expansion(basis, x, basis.forward(white.double()))) <= BOUND
-    assert error(ops.embed(on, fine, scale=SCALE, haar=haar), SCALE * basis.embed(x.double(), fine)) <= BOUND
-    low = ops.restrict(white.to(DEVICE), coarse, scale=SCALE, haar=haar)
-    assert error(low, SCALE * basis.restrict(white.double(), coarse)) <= BOUND
+    assert error(ops.embed(on, fine, kappa=KAPPA, basis=basis.name), KAPPA * basis.embed(x.double(), fine)) <= BOUND
+    low = ops.restrict(white.to(DEVICE), coarse, kappa=KAPPA, basis=basis.name)
+    assert error(low, KAPPA * basis.restrict(white.double(), coarse)) <= BOUND
 
 
 def test_the_bound_would_notice_a_wrong_level():
     x, fine = numbers(2, 16, 8, 8), (16, 16)
     coefficients = NoiseField(KEYS.tolist()).coefficients((2, 16, *fine), dtype=torch.float64)
-    grown = ops.expand_field(x.to(DEVICE), KEYS.to(DEVICE), fine, t=T * 1.00001, scale=SCALE)
+    grown = ops.expand_field(x.to(DEVICE), KEYS.to(DEVICE), fine, t=T * 1.00001, kappa=KAPPA)
     assert error(grown, exact_expansion(DCT, x, coefficients)) > BOUND
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (128, 128), (90, 160), (512, 400)])
+@pytest.mark.parametrize("shape", [(5, 7), (128, 128), (90, 160), (512, 400)], ids=named)
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_power_maps_match_float64(shape, mean):
     x = numbers(6, 3, *shape) + mean
@@ -104,30 +118,42 @@ def test_short_types_are_rounded_once(dtype):
     assert ((got.double() - exact).abs() <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (90, 160), (512, 512)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (90, 160), (512, 512)], ids=named)
 @pytest.mark.parametrize("transition", [0, 3])
 def test_noise_has_the_same_bits_everywhere(shape, transition):
-    address = {"transition": transition, "first_plane": 5}
-    here = ops.normals(KEYS.to(DEVICE), 4, shape, **address)
-    assert torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, **address))
-    assert not torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition + 1, first_plane=5))
+    here = ops.normals(KEYS.to(DEVICE), 4, shape, transition=transition)
+    assert torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition))
+    assert not torch.equal(here.cpu(), ops.normals(KEYS, 4, shape, transition=transition + 1))
+
+
+def small_calls():
+    """Calls small enough for compute-sanitizer that together run every kernel."""
+    results = []
+    for leading, coarse, fine in SMALL_GRIDS:
+        x, white = numbers(*leading, *coarse).to(DEVICE), numbers(*leading, *fine, seed=1).to(DEVICE)
+        key = KEYS[: leading[0]].to(DEVICE)
+        results += [ops.expand_field(x, key, fine, t=T), ops.expand_white(x, white, t=T), ops.restrict(white, coarse)]
+        results += [ops.power_map(white, leading[1]), ops.normals(key, leading[1], fine)]
+        grown = (2 * coarse[0], 2 * coarse[1])
+        results += [ops.expand_field(x, key, grown, t=T, basis="haar"), ops.embed(x, grown, basis="haar")]
+        results += [ops.restrict(x.repeat_interleave(2, -1).repeat_interleave(2, -2), coarse, basis="haar")]
+    return results
 
 
 def test_every_call_gives_the_same_bits():
-    x, key = numbers(2, 16, 45, 80).to(DEVICE), KEYS.to(DEVICE)
-    for call in (lambda: ops.expand_field(x, key, (90, 160), t=T), lambda: ops.power_map(x.float(), 16)):
-        first = call()
-        assert all(torch.equal(call(), first) for _ in range(5))
+    first = small_calls()
+    for _ in range(3):
+        assert all(torch.equal(again, result) for again, result in zip(small_calls(), first, strict=True))
 
 
 def test_gradients_are_the_transposed_operations():
     x, white = (v.to(DEVICE).requires_grad_() for v in (numbers(2, 3, 8, 8), numbers(2, 3, 16, 16, seed=1)))
     grad = numbers(2, 3, 16, 16, seed=2).to(DEVICE)
-    ops.expand_white(x, white, t=T, scale=SCALE).backward(grad)
+    ops.expand_white(x, white, t=T, kappa=KAPPA).backward(grad)
     exact = grad.cpu().double()
-    assert error(x.grad, SCALE * DCT.restrict(exact, (8, 8))) <= BOUND
+    assert error(x.grad, KAPPA * DCT.restrict(exact, (8, 8))) <= BOUND
     low = DCT.embed(DCT.restrict(exact, (8, 8)), (16, 16))
-    assert error(white.grad, SCALE * T * (exact - low)) <= BOUND
+    assert error(white.grad, KAPPA * T * (exact - low)) <= BOUND
 
 
 @pytest.mark.parametrize("basis", [DCT, HAAR, FOURIER])
@@ -145,7 +171,8 @@ def test_a_seed_makes_the_same_picture_on_every_device():
 
     def picture(device):
         velocity = lambda x, t: (x - torch.tanh(x)) / max(t, 1e-3)  # noqa: E731
-        return sample(velocity, NoiseField([1, 2]), plan, leading=(2, 3), device=device).cpu()
+        with torch.device(device):
+            return sample(velocity, NoiseField([1, 2]), plan, leading=(2, 3)).cpu()
 
     assert float((picture(DEVICE) - picture(torch.device("cpu"))).abs().max()) <= 1e-4
 
@@ -163,12 +190,23 @@ def operations(x, key, white):
     fine = tuple(white.shape[-2:])
     return [
         ops.expand_field(x, key, fine, t=T),
-        ops.expand_field(x, key, fine, t=T, haar=True),
+        ops.expand_field(x, key, fine, t=T, basis="haar"),
         ops.expand_white(x, white, t=T),
         ops.restrict(white, tuple(x.shape[-2:])),
         ops.normals(key, x.shape[1], fine),
         ops.power_map(white, x.shape[1]),
     ]
+
+
+@only_gpu
+def test_the_small_calls_run_every_kernel():
+    with (ROOT / "benchmarks" / "results" / "cuda_kernels.csv").open(newline="") as file:
+        kernels = {row["kernel"] for row in csv.DictReader(file)}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
+        small_calls()
+        torch.cuda.synchronize()
+    ran = " ".join(event.name for event in profile.events())
+    assert {kernel for kernel in kernels if not re.search(rf"\b{kernel}\b", ran)} == set()
 
 
 @only_gpu
@@ -223,7 +261,7 @@ def test_tensor_cores_in_half_precision_do_not_change_the_result():
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        grown = ops.expand_white(x.cuda(), white.cuda(), t=T, scale=SCALE)
+        grown = ops.expand_white(x.cuda(), white.cuda(), t=T, kappa=KAPPA)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     assert error(grown, exact_expansion(DCT, x, DCT.forward(white.double()))) <= BOUND

@@ -8,7 +8,8 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
 
-from spectral_pd import demo, fit_spectrum
+from spectral_pd import fit_spectrum
+from spectral_pd.measuring import demo
 
 
 def test_photographs_have_a_natural_spectrum():

@@ -18,7 +18,7 @@ MODULES = sorted(  # by their text: importing every adapter to find that it has 
 )
 
 
-NEEDS = {"spectral_pd.demo": ("skimage", "sklearn"), "spectral_pd.plotting": ("matplotlib",)}
+NEEDS = {"spectral_pd.measuring.demo": ("skimage", "sklearn"), "spectral_pd.plotting": ("matplotlib",)}
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +49,16 @@ def test_there_are_examples():
         for name in (
             "theory",
             "noise",
-            "spectrum",
+            "power",
+            "meter",
+            "fit",
             "expansion",
             "schedule",
             "sampling",
+            "parametrisation",
+            "passthrough",
             "ops",
-            "diagnostics",
+            "measuring.diagnostics",
             "plotting",
             "solvers",
         )

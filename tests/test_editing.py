@@ -9,27 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import basis_pairs, randn
+from strategies import basis_pairs, randn, within
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
     PowerLaw,
     edit,
     make_plan,
+    plan_at,
     restrict_signal,
     sample,
     sdedit,
     shift_times,
     snr,
 )
-from spectral_pd.bases import corner
+from spectral_pd.bases import BASES, corner
+from spectral_pd.solvers import SOLVERS
 
 SHAPE = (16, 24)
 IMAGE, NOISE = randn(2, 3, *SHAPE, seed=1), randn(2, 3, *SHAPE, seed=2)
@@ -40,7 +40,7 @@ CLOCKS = ["full", "stage"]
 def plan_for(shape=SHAPE, *, steps=12, clock="full", at=(0.85, 0.6), shift=2.0):
     scales = {0: (1,), 1: (0.5, 1), 2: (0.25, 0.5, 1)}[len(at)]
     times = shift_times(steps, shift=shift)
-    return make_plan(times, None, shape, scales=scales, clock=clock, transition_times=at)
+    return plan_at(times, at, shape, scales=scales, clock=clock)
 
 
 def nonlinear(x, t):
@@ -73,11 +73,11 @@ def first_state(image, plan, **options):
 def test_first_state_coefficient_by_coefficient(mode, stage, clock, basis):
     """The table of the module's text, from the full-size coefficients alone."""
     plan = plan_for(clock=clock)
-    x, t = first_state(IMAGE, plan, stage=stage, mode=mode, noise=NOISE, basis=basis)
+    x, t = first_state(IMAGE, within(plan, basis), stage=stage, mode=mode, noise=NOISE)
     here, coarse = plan.stages[stage], plan.stages[stage - 1]
     assert x.shape[-2:] == here.shape
     # A clean band is not aligned: on the stage clock it goes on from the grid time itself.
-    assert t == (plan.times[here.start] if (mode, clock) == ("clean", "stage") else here.times[0])
+    assert t == (plan.times[here.start] if (mode, clock) == ("clean", "stage") else here.local_times[0])
     picture, white = (basis.forward(v)[corner(here.shape)] for v in (IMAGE, NOISE))
     expected = t * white
     low = corner(coarse.shape)
@@ -93,7 +93,7 @@ def test_first_state_on_any_grid(case, mode, clock):
     shape, dims = tuple(2 * n for n in fine), len(fine)
     plan = plan_for(shape, at=(0.7,), clock=clock)
     image, noise = randn(1, 2, *shape, seed=3), randn(1, 2, *shape, seed=4)
-    x, t = first_state(image, plan, stage=1, mode=mode, noise=noise, basis=basis)
+    x, t = first_state(image, within(plan, basis), stage=1, mode=mode, noise=noise)
     low = corner(plan.shapes[0])
     if not basis.nested(plan.shapes[0], shape):
         return
@@ -111,7 +111,7 @@ def test_an_edit_is_the_rest_of_a_run(basis, solver, clock, stage):
     """Noised: `sample` whose callback puts the noised low band in at the end of stage k - 1 ends in the same picture."""
     plan = plan_for(clock=clock)
     coarse = plan.stages[stage - 1]
-    t = coarse.times[-1]
+    t = coarse.local_times[-1]
     low = restrict_signal(IMAGE, coarse.shape, basis=basis)
     state = (1 - t) * low + t * basis.restrict(NOISE, coarse.shape)
 
@@ -120,13 +120,13 @@ def test_an_edit_is_the_rest_of_a_run(basis, solver, clock, stage):
 
     def forgetful(velocity, x, time, after, history):
         """The run that the edit is compared with has a history from before the swap; drop it there."""
-        new = time == plan.stages[stage].times[0] and x.shape[-2:] == plan.stages[stage].shape
+        new = time == plan.stages[stage].local_times[0] and x.shape[-2:] == plan.stages[stage].shape
         return SOLVERS[solver](velocity, x, time, after, None if new else history)
 
-    expected = sample(nonlinear, NOISE, plan, solver=forgetful, basis=basis, callback=swap)
-    result = edit(nonlinear, IMAGE, plan, stage=stage, noise=NOISE, solver=solver, basis=basis)
+    expected = sample(nonlinear, NOISE, within(plan, basis), solver=forgetful, callback=swap)
+    result = edit(nonlinear, IMAGE, within(plan, basis), stage=stage, noise=NOISE, solver=solver)
     assert torch.equal(result, expected)
-    assert not torch.equal(result, edit(nonlinear, NOISE, plan, stage=stage, noise=NOISE, solver=solver, basis=basis))
+    assert not torch.equal(result, edit(nonlinear, NOISE, within(plan, basis), stage=stage, noise=NOISE, solver=solver))
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
@@ -137,7 +137,7 @@ def test_clean_with_empty_stages_left(clock):
     x, t = first_state(IMAGE, plan, stage=1, mode="clean", noise=NOISE)
     assert x.shape[-2:] == plan.shape
     here = plan.times[plan.stages[1].start]
-    entered = {"full": plan.stages[1].times[0], "stage": here}[clock]
+    entered = {"full": plan.stages[1].local_times[0], "stage": here}[clock]
     # 8x12 -> 16x24 from `entered`: aligned once, by r = 2.
     aligned = 2 * entered / (1 + entered)
     assert t == pytest.approx(aligned, abs=1e-12)
@@ -160,11 +160,12 @@ def test_the_low_band_survives(solver, clock, basis):
         v = nonlinear(x, t)
         return v - basis.embed(basis.restrict(v, low), plan.shape)
 
-    options = dict(stage=1, noise=NOISE, solver=solver, basis=basis)
+    options = dict(stage=1, noise=NOISE, solver=solver)
+    plan = within(plan, basis)
     clean = edit(above, IMAGE, plan, mode="clean", **options)
     assert_close(basis.restrict(clean, low), basis.restrict(IMAGE, low))
     assert not torch.allclose(clean, IMAGE, atol=0.1)
-    t = plan.stages[1].times[0]
+    t = plan.stages[1].local_times[0]
     noised = edit(above, IMAGE, plan, mode="noised", **options)
     assert_close(basis.restrict(noised, low), basis.restrict((1 - t) * IMAGE + t * NOISE, low))
     # Negative control: a model that answers everywhere changes the band.
@@ -200,7 +201,7 @@ def test_what_the_exact_flow_makes_of_the_low_band(mode):
 
     def error(steps):
         plan = plan_for(shape, at=(0.7,), steps=steps)
-        t = plan.stages[1].times[0]
+        t = plan.stages[1].local_times[0]
         ratio = snr(t, power)
         gain = (ratio / (1 + ratio)).sqrt()
         expected = gain * c + (power / (1 + ratio)).sqrt() * n if mode == "noised" else gain * c / (1 - t)
@@ -247,8 +248,8 @@ def test_noised_on_the_last_stage_is_sdedit_of_the_filtered_picture(basis, clock
     plan = plan_for(clock=clock)
     low = plan.shapes[1]
     filtered = basis.embed(basis.restrict(IMAGE, low), SHAPE)
-    edited = edit(nonlinear, IMAGE, plan, stage=2, noise=NOISE, basis=basis)
-    times = plan.stages[2].times
+    edited = edit(nonlinear, IMAGE, within(plan, basis), stage=2, noise=NOISE)
+    times = plan.stages[2].local_times
     assert_close(edited, sdedit(nonlinear, filtered, times, noise=NOISE))
     assert (edited - sdedit(nonlinear, IMAGE, times, noise=NOISE)).abs().max() > 0.1  # negative control: unfiltered
 
@@ -279,16 +280,16 @@ def test_sdedit_at_one_is_sampling():
 @pytest.mark.parametrize("basis", BASES.values(), ids=repr)
 def test_stage_zero_at_one_is_progressive_sampling_bit_for_bit(basis, clock):
     plan = plan_for(clock=clock)
-    result = edit(nonlinear, IMAGE, plan, stage=0, noise=NOISE, basis=basis)
-    assert torch.equal(result, sample(nonlinear, NOISE, plan, basis=basis))
+    result = edit(nonlinear, IMAGE, within(plan, basis), stage=0, noise=NOISE)
+    assert torch.equal(result, sample(nonlinear, NOISE, within(plan, basis)))
 
 
 def transition_at_one(clock):
     """A plan whose first transition lies at t = 1 itself, where `make_plan` would have a stage without any step."""
     plan = plan_for(clock=clock, at=(0.6,))
     first, last = plan.stages
-    first = replace(first, stop=0, times=(1.0,))
-    return replace(plan, stages=(first, replace(last, start=0, times=plan.times)))
+    first = replace(first, stop=0, local_times=(1.0,))
+    return replace(plan, stages=(first, replace(last, start=0, local_times=plan.times)))
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
@@ -311,10 +312,10 @@ def test_an_edit_at_one_forgets_the_input_entirely(clock):
 def test_the_memory_of_the_input_vanishes_with_one_minus_t(exponent, clock):
     """A velocity of 0 keeps the state: two inputs end as far apart as they started, ``(1 - t~)`` times their low bands."""
     t = 1 - 10.0**-exponent
-    plan = make_plan((1.0, t, 0.0), None, (8, 8), scales=(0.5, 1), transition_times=(t,), clock=clock)
+    plan = plan_at((1.0, t, 0.0), (t,), (8, 8), scales=(0.5, 1), clock=clock)
     a, b, noise = (randn(1, 8, 8, seed=k) for k in (1, 2, 3))
     difference = edit(nothing, a, plan, stage=1, noise=noise) - edit(nothing, b, plan, stage=1, noise=noise)
-    expected = (1 - plan.stages[1].times[0]) * DCT.restrict(a - b, (4, 4))
+    expected = (1 - plan.stages[1].local_times[0]) * DCT.restrict(a - b, (4, 4))
     assert_close(DCT.restrict(difference, (4, 4)), expected)
 
 
@@ -324,15 +325,15 @@ def test_the_memory_of_the_input_vanishes_with_one_minus_t(exponent, clock):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("basis", [DCT, HAAR], ids=repr)
 def test_seed_generator_field_and_tensor_agree(basis, mode):
-    image, plan = IMAGE.float(), plan_for()
-    options = dict(stage=1, mode=mode, basis=basis)
+    image, plan = IMAGE.float(), within(plan_for(), basis)
+    options = dict(stage=1, mode=mode)
     by_seed = edit(nonlinear, image, plan, seed=3, **options)
     assert torch.equal(by_seed, edit(nonlinear, image, plan, noise=NoiseField(3, basis), **options))
     rendered = NoiseField(3, basis).on(image.shape)
     assert_close(by_seed, edit(nonlinear, image, plan, noise=rendered, **options), factor=10)
     second = edit(nonlinear, image[1:], plan, seed=4, **options)
     assert torch.equal(by_seed[1:], second)  # item i has seed + i
-    drawn = [edit(nonlinear, image, plan, generator=torch.Generator().manual_seed(s), **options) for s in (1, 1, 2)]
+    drawn = [edit(nonlinear, image, plan, seed=torch.Generator().manual_seed(s), **options) for s in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert not torch.equal(by_seed, second.expand_as(by_seed))

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: their source under the emulator (csrc/emu) against float64, and the emulator itself.
+"""The CUDA kernels without a GPU: their source under the emulator (tests/emu) against float64, and the emulator itself.
 
 Every result is compared for several seeds, each of which is another schedule of blocks, warps and lanes. The device the
 launch code sees decides which kernels run: with few multiprocessors and 227 KiB of shared memory a block takes a whole plane,
@@ -17,7 +17,7 @@ from compiled import ROOT, emulator, sanitized
 from spectral_pd import DCT, HAAR, NoiseField, ops
 
 BOUND = 5e-7  # relative l2 error of float32 results against float64
-T, SCALE = 0.7, 1.3
+T, KAPPA = 0.7, 1.3
 LARGE, THREE_LAUNCHES = 227 * 1024, 0
 KEYS = np.array([3, -(2**62) + 5], dtype=np.int64)
 DCT_GRIDS = [
@@ -64,10 +64,10 @@ def inverse(basis, c):
 
 
 def expansion(basis, x, coefficients):
-    """Exact ``SCALE (U x + T (w - U U^T w))`` in float64 from the coefficients of w."""
+    """Exact ``KAPPA (U x + T (w - U U^T w))`` in float64 from the coefficients of w."""
     c = T * coefficients.astype(np.float64)
     c[..., : x.shape[-2], : x.shape[-1]] = forward(basis, x)
-    return SCALE * inverse(basis, c)
+    return KAPPA * inverse(basis, c)
 
 
 # ---- every kernel -----------------------------------------------------------------------------------------------------
@@ -75,14 +75,14 @@ def expansion(basis, x, coefficients):
 
 @pytest.mark.parametrize(("basis", "coarse", "fine"), CASES)
 def test_every_kernel_matches_float64(emu, basis, coarse, fine):
-    x, white, haar = numbers(2, *coarse), numbers(2, *fine, seed=1), basis is HAAR
+    x, white = numbers(2, *coarse), numbers(2, *fine, seed=1)
     field = NoiseField([int(k) for k in KEYS], basis=basis)
     coefficients = field.coefficients((2, 1, *fine), dtype=torch.float64)[:, 0].numpy()
-    restricted = SCALE * inverse(basis, forward(basis, white)[..., : coarse[0], : coarse[1]])
+    restricted = KAPPA * inverse(basis, forward(basis, white)[..., : coarse[0], : coarse[1]])
     exact_white, exact_field = expansion(basis, x, forward(basis, white)), expansion(basis, x, coefficients)
     exact_embedding = expansion(basis, x, np.zeros_like(coefficients))
     for machine in machines(emu):
-        common = {"scale": SCALE, "haar": haar, "machine": machine}
+        common = {"kappa": KAPPA, "basis": basis.name, "machine": machine}
         grown = emu.expand(x, coarse, fine, 2, white=white, t=T, **common)
         assert relative_error(grown, exact_white) <= BOUND
         drawn = emu.expand(x, coarse, fine, 2, keys=KEYS, t=T, **common)
@@ -93,7 +93,7 @@ def test_every_kernel_matches_float64(emu, basis, coarse, fine):
 
 def test_the_reference_would_notice_a_wrong_factor(emu):
     x, white = numbers(2, 5, 7), numbers(2, 11, 13, seed=1)
-    grown = emu.expand(x, (5, 7), (11, 13), 2, white=white, t=T * 1.00001, scale=SCALE)
+    grown = emu.expand(x, (5, 7), (11, 13), 2, white=white, t=T * 1.00001, kappa=KAPPA)
     assert relative_error(grown, expansion(DCT, x, forward(DCT, white))) > BOUND
 
 
@@ -123,15 +123,15 @@ def test_many_planes_pass_through_a_small_buffer_in_groups(emu):
     exact = expansion(DCT, x, forward(DCT, white))
     for floats in (1, 400, 10**6):  # one plane at a time, groups with a rest, all together
         machine = emu.Machine(shared_bytes=THREE_LAUNCHES, between_floats=floats)
-        grown = emu.expand(x, (5, 6), (9, 14), 6, white=white, t=T, scale=SCALE, machine=machine)
+        grown = emu.expand(x, (5, 6), (9, 14), 6, white=white, t=T, kappa=KAPPA, machine=machine)
         assert relative_error(grown, exact) <= BOUND
         power = emu.power_map(white, 3, machine=machine)
         assert relative_error(power, emu.power_map(white, 3)) <= BOUND
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
-@pytest.mark.parametrize("haar", [False, True])
-def test_half_precision_is_the_float32_result_rounded_once(emu, storage, haar):
+@pytest.mark.parametrize("basis", ["dct", "haar"])
+def test_half_precision_is_the_float32_result_rounded_once(emu, storage, basis):
     dtype, coarse, fine = getattr(torch, storage), (3, 4), (6, 8)
     low, w = (torch.from_numpy(numbers(2, *grid)).to(dtype) for grid in (coarse, fine))
 
@@ -143,7 +143,7 @@ def test_half_precision_is_the_float32_result_rounded_once(emu, storage, haar):
 
     x, white = low.float().numpy(), w.float().numpy()
     for machine in machines(emu):
-        common = {"haar": haar, "machine": machine}
+        common = {"basis": basis, "machine": machine}
         half = {"storage": storage, **common}
         for noise, half_noise in [({"white": white}, {"white": stored(w)}), ({"keys": KEYS}, {"keys": KEYS}), ({}, {})]:
             exact = emu.expand(x, coarse, fine, 2, t=T, **noise, **common)
@@ -159,7 +159,7 @@ def test_the_longest_line_fits_in_shared_memory_and_the_next_does_not(emu):
         longest = emu.largest_size(shared_bytes)
         machine = emu.Machine(shared_bytes=shared_bytes)
         x, white = numbers(1, 1, 2), numbers(1, 2, longest, seed=1)
-        grown = emu.expand(x, (1, 2), (2, longest), 1, white=white, t=T, scale=SCALE, machine=machine)
+        grown = emu.expand(x, (1, 2), (2, longest), 1, white=white, t=T, kappa=KAPPA, machine=machine)
         assert relative_error(grown, expansion(DCT, x, forward_lines(white))) <= BOUND
     with pytest.raises(emu.EmulationError, match="shared memory over 227 KiB"):
         emu.power_map(numbers(1, 1, 2 * longest), 1)
@@ -176,24 +176,23 @@ def forward_lines(x):
 @pytest.mark.parametrize("grid", [(1, 1), (5, 7), (3, 16), (40, 18)])
 def test_noise_bits_are_those_of_the_cpu(emu, grid):
     """One source for both: the emulator compiles it without vectors, and without fusing a product with a sum."""
-    address = {"first_plane": 5, "transition": 3}
-    drawn = emu.normals(KEYS, 2, grid, **address).reshape(2, 2, *grid)
+    drawn = emu.normals(KEYS, 3, grid, transition=3).reshape(2, 3, *grid)
     keys = [int(k) for k in KEYS]
-    reference = NoiseField(keys, transition=3).coefficients((2, 7, *grid), dtype=torch.float64)[:, 5:].numpy()
+    reference = NoiseField(keys, transition=3).coefficients((2, 3, *grid), dtype=torch.float64).numpy()
     assert np.abs(drawn - reference).max() <= 1e-6
     if ops.has_native():
-        native = ops.normals(torch.from_numpy(KEYS), 2, grid, transition=3, first_plane=5)
+        native = ops.normals(torch.from_numpy(KEYS), 3, grid, transition=3)
         assert (native.numpy() == drawn).all()
 
 
-@pytest.mark.parametrize("haar", [False, True])
-def test_no_result_depends_on_the_schedule(emu, haar):
+@pytest.mark.parametrize("basis", ["dct", "haar"])
+def test_no_result_depends_on_the_schedule(emu, basis):
     x, white = numbers(2, 5, 6), numbers(2, 10, 12, seed=1)
     for shared_bytes in (LARGE, THREE_LAUNCHES):
         results = set()
         for seed in range(6):
             machine = emu.Machine(seed=seed, shared_bytes=shared_bytes)
-            common = {"haar": haar, "machine": machine}
+            common = {"basis": basis, "machine": machine}
             parts = [
                 emu.expand(x, (5, 6), (10, 12), 2, keys=KEYS, t=T, **common),
                 emu.expand(x, (5, 6), (10, 12), 2, white=white, t=T, **common),

@@ -10,7 +10,6 @@ from strategies import bases, basis_pairs, dtypes, inner_times, randn, seeds, ti
 from tolerances import assert_close, z_score
 
 from spectral_pd import (
-    BASES,
     DCT,
     FOURIER,
     HAAR,
@@ -22,7 +21,7 @@ from spectral_pd import (
     restrict_noise,
     restrict_signal,
 )
-from spectral_pd.bases import corner, size_ratio
+from spectral_pd.bases import BASES, corner, size_ratio
 
 
 def in_coefficients(x, fine, t, w, basis):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny_dit.model import Config, TinyDiT, save
 from tiny_pipelines import FLUX, generator
 
-from spectral_pd import DCT, HAAR, make_plan, sample, shift_times
+from spectral_pd import DCT, HAAR, plan_at, sample, shift_times
 from spectral_pd.adapters import adapt, progressive
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -146,7 +146,7 @@ def test_a_schedule_it_was_not_trained_for_warns(small, tmp_path):
     assert set(metadata) >= {"spectral_pd.schedule", "spectral_pd.lora"}
     assert json.loads(metadata["spectral_pd.recipe"]) == {name: getattr(args, name) for name in finetune.RECIPE}
     model = finetune.load(small)
-    other = make_plan(shift_times(32, shift=3.0), None, (64, 64), scales=(0.5, 1), transition_times=(0.9,))
+    other = plan_at(shift_times(32, shift=3.0), (0.9,), (64, 64), scales=(0.5, 1))
     with pytest.warns(UserWarning, match="transition_times"):
         assert finetune.load_lora(model, tmp_path / "lora.safetensors", other)
 
@@ -193,19 +193,22 @@ def gradient(run):
 
 
 def test_training_states_are_checked_against_the_sampler(monkeypatch):
-    plan = make_plan(shift_times(32, shift=3.0), None, (64, 64), scales=(0.25, 0.5, 1), transition_times=(0.9, 0.7))
+    plans = [
+        plan_at(shift_times(32, shift=3.0), (0.9, 0.7), (64, 64), scales=(0.25, 0.5, 1), basis=basis)
+        for basis in (DCT, HAAR)
+    ]
     x0, noise = (torch.randn(1, 3, 64, 64, generator=generator(i), dtype=torch.float64) for i in range(2))
-    for basis in (DCT, HAAR):
-        finetune.check_consistency(x0, noise, plan, basis)
+    for plan in plans:
+        finetune.check_consistency(x0, noise, plan)
     right = finetune.stage_endpoints
 
-    def careless(x0, noise, plan, stage, *, basis):  # the coarse picture without its division by r
-        start, end = right(x0 * (1 + (stage > 0)), noise, plan, stage, basis=basis)
+    def careless(x0, noise, plan, stage):  # the coarse picture without its division by r
+        start, end = right(x0 * (1 + (stage > 0)), noise, plan, stage)
         return start, end
 
     monkeypatch.setattr(finetune, "stage_endpoints", careless)
     with pytest.raises(RuntimeError, match="differ from the sampler's"):
-        finetune.check_consistency(x0, noise, plan, DCT)
+        finetune.check_consistency(x0, noise, plans[0])
 
 
 def test_the_control_is_plain_flow_matching_on_the_same_grids(small, tmp_path):

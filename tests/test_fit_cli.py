@@ -17,25 +17,20 @@ import torch
 from strategies import randn
 
 from spectral_pd import DCT, GaussianField, PowerLaw, Spectrum, fit_power_law, make_plan, shift_times
-from spectral_pd import measure as measure_module
 from spectral_pd.__main__ import main
-from spectral_pd.measure import (
-    add_arguments,
-    load_checkpoint,
-    measure,
-    run,
-    save_checkpoint,
-)
-from spectral_pd.sources import Arrays, Batch
+from spectral_pd.measuring import measure, report
+from spectral_pd.measuring.command import add_arguments, run
+from spectral_pd.measuring.sources import Arrays, Batch
+from spectral_pd.measuring.stream import load_checkpoint, save_checkpoint
 
 SCRIPT = """
 import argparse, os, signal, sys, time, torch
-from spectral_pd import measure
+from spectral_pd.measuring import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 torch.set_num_threads(1)
 slow = float(sys.argv.pop(1))
 if slow:  # a source as slow as a disk or an encoder, so that there is a middle to be killed in
-    from spectral_pd.sources import Chain
+    from spectral_pd.measuring.sources import Chain
     read = Chain.__getitem__
     def slowly(self, i):
         time.sleep(slow)
@@ -45,8 +40,8 @@ if slow:  # a source as slow as a disk or an encoder, so that there is a middle 
         return read(self, i)
     Chain.__getitem__ = slowly
 parser = argparse.ArgumentParser()
-measure.add_arguments(parser)
-measure.run(parser.parse_args())
+command.add_arguments(parser)
+command.run(parser.parse_args())
 """
 
 
@@ -216,8 +211,8 @@ def test_few_samples_are_said_to_be_few():
         (randn(4, 1, 8, 8), ["--band", 5, 2], "band = "),
         (randn(4, 1, 8, 8), ["--bootstrap", 1], "replicates = 1"),
         (randn(4, 1, 8, 8), ["--delta", 2], "delta = 2"),
-        (randn(4, 1, 8, 8), ["--workers", -1], "--workers -1 must not be negative"),
-        (randn(4, 1, 8, 8), ["--size", 1, 2, 3], "--size 1 2 3: give one side, or height and width"),
+        (randn(4, 1, 8, 8), ["--workers", -1], "workers = -1 must be at least 0"),
+        (randn(4, 1, 8, 8), ["--size", 1, 2, 3], "size = (1, 2, 3): give one side, or (height, width)"),
     ],
 )
 def test_bad_input(tmp_path, data, options, message):
@@ -331,7 +326,7 @@ def test_loaders_that_would_count_samples_twice_are_refused(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"data is a loader that shuffles.*pass shuffle=False"):
         measure(shuffled, resume=tmp_path / "state.pt")
     shares = torch.utils.data.DistributedSampler(x, num_replicas=2, rank=0, shuffle=False)
-    monkeypatch.setattr(measure_module, "_rank", lambda: (0, 2))
+    monkeypatch.setattr(report, "rank_and_world", lambda: (0, 2))
     for loader, message in (
         (shuffled, "that shuffles: several processes"),
         (torch.utils.data.DataLoader(x, batch_size=4, sampler=shares), "pass it without DistributedSampler"),
@@ -408,10 +403,10 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_interrupt_inside_an_update_leaves_whole_batches(latents, tmp_path, monkeypatch):
     """Ctrl-C between the table and the bootstrap of one batch: the checkpoint holds neither."""
-    from spectral_pd import spectrum
+    from spectral_pd import meter
 
     state, calls = tmp_path / "state.pt", []
-    weights = spectrum.poisson_weights
+    weights = meter.poisson_weights
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -419,7 +414,7 @@ def test_interrupt_inside_an_update_leaves_whole_batches(latents, tmp_path, monk
             raise KeyboardInterrupt
         return weights(*args, **kwargs)
 
-    monkeypatch.setattr(spectrum, "poisson_weights", interrupted)
+    monkeypatch.setattr(meter, "poisson_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(latents, "--resume", state, "--batch-size", 10)
     monkeypatch.undo()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +82,20 @@ def test_a_failing_mode_is_reported_and_the_rest_goes_on(models, monkeypatch, tm
     assert run(monkeypatch, out, "--modes", "compile", "eager", "--longest", "0") == 1
     assert "no compiler" in capsys.readouterr().err
     assert {row["mode"] for row in csv.DictReader(out.open(newline=""))} == {"eager"}
+
+
+def test_an_archive_without_a_repository_knows_its_commit(tmp_path):
+    root = Path(__file__).parent.parent
+    if shutil.which("git") is None or subprocess.run(["git", "rev-parse"], cwd=root, capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    archive = tmp_path / "archive.zip"
+    subprocess.run(["git", "archive", "-o", archive, "HEAD", "benchmarks/environment.py"], cwd=root, check=True)
+    shutil.unpack_archive(archive, tmp_path)
+    command = [sys.executable, "-c", "import environment; print(environment.commit())"]
+    said = subprocess.run(command, cwd=tmp_path / "benchmarks", capture_output=True, text=True, check=True).stdout
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert len(said.strip()) >= 7
+    assert head.startswith(said.strip())
 
 
 def test_every_setup_has_a_cost():

@@ -12,7 +12,6 @@ from strategies import bases, basis_pairs, inner_times, randn
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     FOURIER,
     HAAR,
@@ -22,11 +21,12 @@ from spectral_pd import (
     align_scale,
     align_time,
     make_plan,
+    plan_at,
     predict,
     restrict_signal,
     shift_times,
 )
-from spectral_pd.bases import corner, size_ratio
+from spectral_pd.bases import BASES, corner, size_ratio
 
 LAW = PowerLaw(30.0, 2.0, shape=(32, 32))
 
@@ -165,10 +165,10 @@ def euler_by_hand(plan, power, r):
     gain = 1.0
     for i, stage in enumerate(plan.stages):
         if i:
-            t, growth = plan.stages[i - 1].times[-1], r[i - 1] / r[i]
+            t, growth = plan.stages[i - 1].local_times[-1], r[i - 1] / r[i]
             gain *= growth / (1 + (growth - 1) * t)
         p = power / r[i] ** 2
-        for t, s in zip(stage.times, stage.times[1:], strict=False):
+        for t, s in zip(stage.local_times, stage.local_times[1:], strict=False):
             velocity = (t - (1 - t) * p) / ((1 - t) ** 2 * p + t * t)
             gain *= 1 + (s - t) * velocity
     return gain
@@ -179,13 +179,12 @@ def euler_by_hand(plan, power, r):
 @pytest.mark.parametrize("scales", [(1,), (0.5, 1), (0.25, 0.5, 1)])
 def test_prediction_is_a_product_written_by_hand(basis, clock, scales):
     field = GaussianField(LAW, (32, 32), basis)
-    plan = make_plan(
+    plan = plan_at(
         shift_times(12, shift=2),
-        None,
+        (0.8, 0.6)[: len(scales) - 1],
         (32, 32),
         scales=scales,
         clock=clock,
-        transition_times=(0.8, 0.6)[: len(scales) - 1],
     )
     gain = predict(plan, field).gain
     ratios = [1 / s for s in scales]
@@ -195,9 +194,9 @@ def test_prediction_is_a_product_written_by_hand(basis, clock, scales):
     if len(scales) > 1:
         # A coefficient new in the last stage starts at the aligned time's noise level.
         last = plan.stages[-1]
-        start = align_time(plan.stages[-2].times[-1], 2.0)
+        start = align_time(plan.stages[-2].local_times[-1], 2.0)
         p = float(field.power()[31, 31])
-        for t, s in zip(last.times, last.times[1:], strict=False):
+        for t, s in zip(last.local_times, last.local_times[1:], strict=False):
             start *= 1 + (s - t) * (t - (1 - t) * p) / ((1 - t) ** 2 * p + t * t)
         assert float(gain[31, 31]) == pytest.approx(start, rel=1e-12)
 
@@ -205,9 +204,9 @@ def test_prediction_is_a_product_written_by_hand(basis, clock, scales):
 def test_by_hand_check_fails_on_the_wrong_clock():
     """Negative control."""
     field = GaussianField(LAW, (32, 32))
-    options = dict(scales=(0.5, 1), transition_times=(0.8,))
-    full = make_plan(shift_times(12), None, (32, 32), **options)
-    stage = make_plan(shift_times(12), None, (32, 32), clock="stage", **options)
+    options = dict(scales=(0.5, 1))
+    full = plan_at(shift_times(12), (0.8,), (32, 32), **options)
+    stage = plan_at(shift_times(12), (0.8,), (32, 32), clock="stage", **options)
     right = float(predict(full, field).gain[0, 3])
     assert abs(euler_by_hand(stage, float(field.power()[0, 3]), (2, 1)) / right - 1) > 0.01
 
@@ -215,13 +214,13 @@ def test_by_hand_check_fails_on_the_wrong_clock():
 def test_prediction_attributes():
     field = GaussianField(LAW, (32, 32))
     times = shift_times(2000)
-    fine = predict(make_plan(times, None, (32, 32), scales=(1,), transition_times=()), field)
+    fine = predict(plan_at(times, (), (32, 32), scales=(1,)), field)
     assert_close(fine.power, field.power())
     assert fine.frequency.tolist() == list(range(1, 17))
     assert np.abs(fine.ratio - 1).max() < 2e-3
     assert fine.relative_w2 < 2e-3
     assert fine.log_power_error < 4e-3
-    coarse = predict(make_plan(shift_times(10), None, (32, 32), scales=(1,), transition_times=()), field)
+    coarse = predict(plan_at(shift_times(10), (), (32, 32), scales=(1,)), field)
     weight = coarse.gain.abs() - field.power().sqrt()
     assert coarse.relative_w2 == pytest.approx(float((weight.square().sum() / field.power().sum()).sqrt()))
     assert coarse.relative_w2 > 20 * fine.relative_w2
@@ -236,9 +235,7 @@ def test_first_order_on_the_full_clock(basis):
     def errors(clock):
         result = []
         for steps in (50, 100, 200, 400, 800, 1600, 3200):
-            plan = make_plan(
-                shift_times(steps, shift=3), None, (32, 32), scales=(0.5, 1), transition_times=(0.8,), clock=clock
-            )
+            plan = plan_at(shift_times(steps, shift=3), (0.8,), (32, 32), scales=(0.5, 1), clock=clock)
             gain = predict(plan, field).gain
             result.append(float((gain / exact - 1)[:16, :16].abs().max()))
         return result
@@ -273,7 +270,7 @@ def test_whole_error_falls_like_one_over_n_on_the_full_clock_only():
 @pytest.mark.filterwarnings("error")
 def test_prediction_on_a_grid_without_bins():
     field = GaussianField(lambda omega: 0 * omega + 1.0, (1, 1))
-    plan = make_plan(shift_times(4), None, (1, 1), scales=(1,), transition_times=())
+    plan = plan_at(shift_times(4), (), (1, 1), scales=(1,))
     assert predict(plan, field).log_power_error == 0.0
 
 
@@ -287,7 +284,7 @@ def test_prediction_of_a_user_solver(steps, shift):
         return x + (t_next - t) * velocity(half, 0.5 * (t + t_next)), None
 
     field = GaussianField(LAW, (4, 4))
-    plan = make_plan(shift_times(steps, shift=shift), None, (4, 4), scales=(1,), transition_times=())
+    plan = plan_at(shift_times(steps, shift=shift), (), (4, 4), scales=(1,))
     gain, p = 1.0, float(field.power()[1, 2])
     for t, s in zip(plan.times, plan.times[1:], strict=False):
         m = 0.5 * (t + s)

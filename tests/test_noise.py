@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import basis_pairs, seeds
 from tolerances import assert_close, z_score
 
-from spectral_pd import BASES, DCT, FOURIER, HAAR, NoiseField
-from spectral_pd.bases import corner
+from spectral_pd import DCT, FOURIER, HAAR, NoiseField
+from spectral_pd.bases import BASES, corner
 from spectral_pd.noise import LAYOUT, philox4x32
 
 MASK = 0xFFFFFFFF

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spectral_pd import PowerLaw
-from spectral_pd.demo import psnr
+from spectral_pd.measuring.demo import psnr
 
 for name in ("accelerate", "diffusers", "peft", "scipy", "skimage", "sklearn"):
     pytest.importorskip(name)

@@ -7,15 +7,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import basis_pairs, dtypes, grids, randn
+from strategies import basis_pairs, dtypes, grids, randn, within
 from tolerances import assert_close
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
     PRESETS,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
@@ -24,26 +22,26 @@ from spectral_pd import (
     align_time,
     expand_aligned,
     make_plan,
+    plan_at,
     predict,
     sample,
     shift_times,
     velocity_from_denoised,
     velocity_from_noise,
 )
-from spectral_pd.bases import size_ratio
-from spectral_pd.solvers import dpmpp_2m
+from spectral_pd.bases import BASES, size_ratio
+from spectral_pd.solvers import SOLVERS, dpmpp_2m
 
 SCALES = {1: (1,), 2: (0.5, 1), 3: (0.25, 0.5, 1)}
 
 
 def plan_for(shape, stages=2, *, steps=12, shift=2.0, clock="full", at=(0.85, 0.6)):
-    return make_plan(
+    return plan_at(
         shift_times(steps, shift=shift),
-        None,
+        at[: stages - 1],
         shape,
         scales=SCALES[stages],
         clock=clock,
-        transition_times=at[: stages - 1],
     )
 
 
@@ -64,7 +62,7 @@ def test_one_scale_is_plain_sampling_bit_for_bit(solver, clock, grid, dtype, ste
     x, history = noise, None
     for t, t_next in pairwise(times):
         x, history = SOLVERS[solver](nonlinear, x, t, t_next, history)
-    plan = make_plan(times, None, grid, scales=(1,), transition_times=(), clock=clock)
+    plan = plan_at(times, (), grid, scales=(1,), clock=clock)
     assert torch.equal(sample(nonlinear, noise, plan, solver=solver), x)
 
 
@@ -87,7 +85,7 @@ def test_sampler_agrees_with_the_prediction(basis, clock, solver, stages):
     field = GaussianField(PowerLaw(30.0, 2.0, shape=shape), shape, basis)
     plan = plan_for(shape, stages, clock=clock)
     noise = randn(2, 1, *shape, seed=2)
-    result = basis.forward(sample(field.velocity, noise, plan, solver=solver, basis=basis))
+    result = basis.forward(sample(field.velocity, noise, within(plan, basis), solver=solver))
     expected = predict(plan, field, solver).gain * basis.forward(noise)
     assert float((result - expected).abs().max()) <= 1e-9
 
@@ -96,13 +94,11 @@ def test_sampler_agrees_with_the_prediction(basis, clock, solver, stages):
 @given(case=basis_pairs(max_dims=3), clock=st.sampled_from(["full", "stage"]), seed=st.integers(0, 1000))
 def test_sampler_agrees_with_the_prediction_on_any_grid(case, clock, seed):
     basis, _coarse, fine = case
-    plan = make_plan(
-        shift_times(6), None, tuple(2 * n for n in fine), scales=(0.5, 1), transition_times=(0.7,), clock=clock
-    )
+    plan = plan_at(shift_times(6), (0.7,), tuple(2 * n for n in fine), scales=(0.5, 1), clock=clock)
     field = GaussianField(lambda w: 4 / (0.5 + w), plan.shape, basis)
     noise = randn(1, 2, *plan.shape, seed=seed)
     dims = len(fine)
-    result = basis.forward(sample(field.velocity, noise, plan, basis=basis), dims=dims)
+    result = basis.forward(sample(field.velocity, noise, within(plan, basis)), dims=dims)
     expected = predict(plan, field).gain * basis.forward(noise, dims=dims)
     assert float((result - expected).abs().max()) <= 1e-9
 
@@ -121,9 +117,7 @@ def test_bench_below_time_one():
     field = GaussianField(PowerLaw(30.0, 2.0, shape=(8, 8)), (8, 8))
     noise = randn(1, 8, 8, seed=3)
     for clock in ("full", "stage"):
-        plan = make_plan(
-            (0.95, 0.8, 0.5, 0.2, 0.0), None, (8, 8), scales=(0.5, 1), transition_times=(0.6,), clock=clock
-        )
+        plan = plan_at((0.95, 0.8, 0.5, 0.2, 0.0), (0.6,), (8, 8), scales=(0.5, 1), clock=clock)
         result = DCT.forward(sample(field.velocity, noise, plan))
         assert_close(result, predict(plan, field).gain * DCT.forward(noise))
 
@@ -162,10 +156,10 @@ def low_band_trajectories(noise, plan, basis, solver, **options):
     """Low band of the coarsest grid, at every step, of the full-resolution run and of the plan's: two tensors (steps, ...)."""
     first = plan.shapes[0]
     velocity = velocity_from_denoised(consistent_denoiser(first, basis))
-    plain = make_plan(plan.times, None, plan.shape, scales=(1,), transition_times=())
+    plain = plan_at(plan.times, (), plan.shape, scales=(1,), basis=basis)
     full, grown = [], []
-    sample(velocity, noise, plain, solver=dpmpp_2m if callable(solver) else solver, basis=basis, callback=full.append)
-    sample(velocity, noise, plan, solver=solver, basis=basis, callback=grown.append, **options)
+    sample(velocity, noise, plain, solver=dpmpp_2m if callable(solver) else solver, callback=full.append)
+    sample(velocity, noise, within(plan, basis), solver=solver, callback=grown.append, **options)
     assert {info.stage for info in grown} == set(range(len(plan.stages)))
     return (torch.stack([low_band(s.state, s.local_time, first, basis)[0] for s in run]) for run in (full, grown))
 
@@ -211,12 +205,11 @@ def test_equivalence_theorem_on_any_grid(case, solver, dtype, steps, shift, data
     basis, coarse, fine = case
     assume(coarse != fine)
     times = shift_times(steps, shift=shift)
-    plan = make_plan(
+    plan = plan_at(
         times,
-        None,
+        (data.draw(st.sampled_from(times[1:-1])),),
         fine,
         scales=(tuple(n / m for n, m in zip(coarse, fine, strict=True)), 1),
-        transition_times=(data.draw(st.sampled_from(times[1:-1])),),
     )
     assert plan.shapes[0] == coarse
     noise = randn(1, 2, *fine, seed=data.draw(st.integers(0, 2**16)), dtype=dtype)
@@ -341,18 +334,18 @@ def test_same_seed_gives_the_same_picture():
     noise = NoiseField(1).on((24, 1, 32, 32), dtype=torch.float64)
     times = shift_times(20, shift=3)
 
-    def run(**options):
+    def run(at=(0.9,), **options):
         coupling = options.pop("coupling", "coupled")
         generator = torch.Generator().manual_seed(3) if coupling == "fresh" else None
-        plan = make_plan(times, None, (32, 32), **{"scales": (0.5, 1), "transition_times": (0.9,), **options})
-        return sample(data.velocity, noise, plan, coupling=coupling, generator=generator)
+        plan = plan_at(times, at, (32, 32), **{"scales": (0.5, 1), **options})
+        return sample(data.velocity, noise, plan, coupling=coupling, seed=generator)
 
-    full = run(scales=(1,), transition_times=())
+    full = run(scales=(1,), at=())
 
     def median(**options):
         return float(psnr(run(**options), full).median())
 
-    earlier, right, later = (median(transition_times=(t,)) for t in (0.96, 0.9, 0.85))
+    earlier, right, later = (median(at=(t,)) for t in (0.96, 0.9, 0.85))
     assert earlier > 90
     assert right > 77
     assert later > 69
@@ -361,7 +354,7 @@ def test_same_seed_gives_the_same_picture():
     stage = median(clock="stage")
     fresh = median(coupling="fresh")
     assert right > stage + 10
-    assert median(transition_times=(0.96,), clock="stage") < stage + 10  # an earlier transition does not mend it
+    assert median(at=(0.96,), clock="stage") < stage + 10  # an earlier transition does not mend it
     assert stage > fresh + 20
     assert fresh < 35
     # The seed matters: another field is another picture altogether.
@@ -374,8 +367,8 @@ def test_same_seed_gives_the_same_picture():
 @pytest.mark.parametrize("basis", BASES.values(), ids=repr)
 @pytest.mark.parametrize("coupling", ["coupled", "fresh"])
 def test_item_of_a_batch_is_a_batch_of_one(basis, coupling):
-    plan = plan_for((8, 16), 3)
-    options = dict(basis=basis, coupling=coupling)
+    plan = within(plan_for((8, 16), 3), basis)
+    options = dict(coupling=coupling)
     whole = sample(nonlinear, NoiseField(40, basis), plan, leading=(3, 2), **options)
     generators = [torch.Generator().manual_seed(k) for k in (5, 6, 7)]
     listed = sample(nonlinear, NoiseField(generators, basis), plan, leading=(3, 2), **options)
@@ -393,12 +386,12 @@ def test_item_of_a_batch_is_a_batch_of_one_on_any_grid(case, dtype, coupling, se
     basis, coarse, fine = case
     assume(coarse != fine)
     scales = (tuple(n / m for n, m in zip(coarse, fine, strict=True)), 1)
-    plan = make_plan(shift_times(6), None, fine, scales=scales, transition_times=(0.6,))
+    plan = plan_at(shift_times(6), (0.6,), fine, scales=scales)
     noise = randn(3, 2, *fine, seed=seed, dtype=dtype)
 
     def run(items):
         generators = [torch.Generator().manual_seed(seed + k) for k in items] if coupling == "fresh" else None
-        return sample(nonlinear, noise[items], plan, basis=basis, coupling=coupling, generator=generators)
+        return sample(nonlinear, noise[items], within(plan, basis), coupling=coupling, seed=generators)
 
     whole = run([0, 1, 2])
     for j in range(3):
@@ -415,8 +408,8 @@ def test_item_of_a_noise_tensor():
 @pytest.mark.parametrize("basis", BASES.values(), ids=repr)
 def test_a_noise_field_is_its_rendering(basis):
     plan, field = plan_for((8, 16), 3), NoiseField(4, basis)
-    by_field = sample(nonlinear, field, plan, leading=(2, 3), basis=basis)
-    by_tensor = sample(nonlinear, field.on((2, 3, 8, 16)), plan, basis=basis)
+    by_field = sample(nonlinear, field, within(plan, basis), leading=(2, 3))
+    by_tensor = sample(nonlinear, field.on((2, 3, 8, 16)), within(plan, basis))
     assert by_field.dtype == torch.float32
     assert_close(by_field, by_tensor, factor=10)
 
@@ -425,7 +418,7 @@ def test_fresh_noise_is_reproducible_and_other():
     noise, plan = randn(2, 8, 8, seed=1), plan_for((8, 8), 3)
 
     def run(seed):
-        return sample(nonlinear, noise, plan, coupling="fresh", generator=torch.Generator().manual_seed(seed))
+        return sample(nonlinear, noise, plan, coupling="fresh", seed=torch.Generator().manual_seed(seed))
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
@@ -441,7 +434,7 @@ def test_fresh_field_of_each_transition():
     def chain(numbers):
         x = field.on((2, 4, 4))
         for number, before, stage in zip(numbers, plan.stages, plan.stages[1:], strict=False):
-            x, _ = expand_aligned(x, stage.shape, before.times[-1], noise=field.fresh(number))
+            x, _ = expand_aligned(x, stage.shape, before.local_times[-1], noise=field.fresh(number))
         return x
 
     assert_close(result, chain((1, 2)))
@@ -454,9 +447,9 @@ def test_fresh_field_of_each_transition():
 def test_pure_noise_stays_white(clock, coupling, rng):
     """A velocity of 0 keeps noise as it is: with a transition at T_0 = 1 the result is white."""
     noise = torch.randn(3000, 4, 4, generator=rng, dtype=torch.float64)
-    plan = make_plan((1.0, 1 - 1e-12, 0.0), None, (4, 4), scales=(0.5, 1), transition_times=(1 - 1e-12,), clock=clock)
+    plan = plan_at((1.0, 1 - 1e-12, 0.0), (1 - 1e-12,), (4, 4), scales=(0.5, 1), clock=clock)
     generator = rng if coupling == "fresh" else None
-    x = sample(lambda x, t: torch.zeros_like(x), noise, plan, coupling=coupling, generator=generator).reshape(3000, 16)
+    x = sample(lambda x, t: torch.zeros_like(x), noise, plan, coupling=coupling, seed=generator).reshape(3000, 16)
     z = (x.T @ x / 3000 - torch.eye(16, dtype=torch.float64)) * math.sqrt(3000)
     assert z.abs().max() < 5 * math.sqrt(2)
 
@@ -479,7 +472,7 @@ def test_velocity_sees_local_times_and_stage_sizes(solver, clock):
 
     result = sample(velocity, randn(2, 1, 8, 12, seed=1), plan, solver=solver, callback=infos.append)
     assert result.shape == (2, 1, 8, 12)
-    expected = [(stage.shape, t) for stage in plan.stages for t in stage.times[:-1]]
+    expected = [(stage.shape, t) for stage in plan.stages for t in stage.local_times[:-1]]
     if solver == "heun":
         assert len(calls) == 2 * plan.nfe - 1  # the step to 0 is Euler
         assert [c for c in calls if c in expected]
@@ -487,7 +480,7 @@ def test_velocity_sees_local_times_and_stage_sizes(solver, clock):
         assert calls == expected
     assert [info.step for info in infos] == list(range(1, plan.nfe + 1))
     assert [info.time for info in infos] == list(plan.times[1:])
-    assert [info.local_time for info in infos] == [t for stage in plan.stages for t in stage.times[1:]]
+    assert [info.local_time for info in infos] == [t for stage in plan.stages for t in stage.local_times[1:]]
     assert [tuple(info.state.shape[-2:]) for info in infos] == [s.shape for s in plan.stages for _ in range(s.steps)]
     assert torch.equal(infos[-1].state, result)
 

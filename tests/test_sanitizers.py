@@ -26,6 +26,14 @@ def test_kernels_touch_only_their_memory(program):
 
 
 def test_a_buffer_too_short_is_found(program):
-    status, said = run_sanitized(program, "short")
+    status, said = run_sanitized(program, "tiles")
     assert status != 0
     assert "AddressSanitizer: heap-buffer-overflow" in said
+
+
+def test_lines_too_short_for_a_step_are_found(program):
+    """What a step takes of its thread's lines is asserted, so that a size that was forgotten shows on the first call."""
+    status, said = run_sanitized(program, "lines")
+    assert status != 0
+    assert "Assertion" in said
+    assert "lines_.floats" in said

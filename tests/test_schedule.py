@@ -14,6 +14,7 @@ from spectral_pd import (
     activation_time,
     align_time,
     make_plan,
+    plan_at,
     shift_times,
     transition_times,
 )
@@ -117,7 +118,7 @@ def cases(draw):
 @given(case=cases(), clock=st.sampled_from(["full", "stage"]))
 def test_anatomy_of_a_plan(case, clock):
     times, shape, scales, wanted = case
-    plan = make_plan(times, None, shape, scales=scales, transition_times=wanted, clock=clock)
+    plan = plan_at(times, wanted, shape, scales=scales, clock=clock)
     assert sum(plan.split) == plan.nfe == len(times) - 1
     assert plan.shape == shape
     assert plan.transition_times == tuple(wanted)
@@ -127,8 +128,8 @@ def test_anatomy_of_a_plan(case, clock):
         assert stage.shape == tuple(max(1, int(n * scales[i])) for n in shape)
         assert stage.ratio == pytest.approx(size_ratio(stage.shape, shape), rel=1e-14)
         assert stage.pixels == math.prod(stage.shape)
-        assert len(stage.times) == stage.steps + 1
-        assert all(a > b for a, b in zip(stage.times, stage.times[1:], strict=False))
+        assert len(stage.local_times) == stage.steps + 1
+        assert all(a > b for a, b in zip(stage.local_times, stage.local_times[1:], strict=False))
         if i + 1 < len(plan.stages):
             # The first grid time at or below t*.
             assert stage.stop == plan.stages[i + 1].start
@@ -136,33 +137,33 @@ def test_anatomy_of_a_plan(case, clock):
             assert stage.stop == 0 or times[stage.stop - 1] > wanted[i]
             # Grown and aligned, the state arrives at the next stage's first local time.
             following = plan.stages[i + 1]
-            assert align_time(stage.times[-1], stage.ratio / following.ratio) == pytest.approx(
-                following.times[0], abs=1e-12
+            assert align_time(stage.local_times[-1], stage.ratio / following.ratio) == pytest.approx(
+                following.local_times[0], abs=1e-12
             )
-    assert plan.stages[-1].times[-1] == 0.0
+    assert plan.stages[-1].local_times[-1] == 0.0
 
 
 @given(case=cases())
 def test_full_clock_patches_nothing(case):
     """Local times are the grid's, translated in log-odds; the last stage runs on the grid itself, exactly."""
     times, shape, scales, wanted = case
-    plan = make_plan(times, None, shape, scales=scales, transition_times=wanted)
+    plan = plan_at(times, wanted, shape, scales=scales)
     for stage in plan.stages:
-        assert stage.times == pytest.approx(
+        assert stage.local_times == pytest.approx(
             [align_time(t, 1 / stage.ratio) for t in times[stage.start : stage.stop + 1]], abs=1e-14
         )
-    assert plan.stages[-1].times == times[plan.stages[-1].start :]
+    assert plan.stages[-1].local_times == times[plan.stages[-1].start :]
 
 
 @given(case=cases())
 def test_stage_clock_replaces_one_value_a_transition(case):
     times, shape, scales, wanted = case
-    plan = make_plan(times, None, shape, scales=scales, transition_times=wanted, clock="stage")
-    assert plan.stages[0].times == times[: plan.stages[0].stop + 1]
+    plan = plan_at(times, wanted, shape, scales=scales, clock="stage")
+    assert plan.stages[0].local_times == times[: plan.stages[0].stop + 1]
     for before, stage in zip(plan.stages, plan.stages[1:], strict=False):
-        assert stage.times[1:] == times[stage.start + 1 : stage.stop + 1]
-        assert stage.times[0] == align_time(before.times[-1], before.ratio / stage.ratio)
-        assert stage.times[0] > times[stage.start] or times[stage.start] == 1.0
+        assert stage.local_times[1:] == times[stage.start + 1 : stage.stop + 1]
+        assert stage.local_times[0] == align_time(before.local_times[-1], size_ratio(before.shape, stage.shape))
+        assert stage.local_times[0] > times[stage.start] or times[stage.start] == 1.0
 
 
 def test_stage_clock_stretches_the_step_after_a_transition():
@@ -170,20 +171,20 @@ def test_stage_clock_stretches_the_step_after_a_transition():
     for steps in (50, 200, 800):
         stage = flux_plan(steps, clock="stage").stages[1]
         full = flux_plan(steps).stages[1]
-        first, second = (stage.times[i] - stage.times[i + 1] for i in (0, 1))
+        first, second = (stage.local_times[i] - stage.local_times[i + 1] for i in (0, 1))
         assert first > 0.06
         assert first > 4 * second
-        assert full.times[0] - full.times[1] < 1.5 * (full.times[1] - full.times[2])
+        assert full.local_times[0] - full.local_times[1] < 1.5 * (full.local_times[1] - full.local_times[2])
 
 
 def test_two_transitions_on_one_step_chain_through_the_aligned_time():
     times = shift_times(4)
-    plan = make_plan(times, None, (16, 16), scales=(0.25, 0.5, 1), transition_times=(0.8, 0.78), clock="stage")
+    plan = plan_at(times, (0.8, 0.78), (16, 16), scales=(0.25, 0.5, 1), clock="stage")
     assert plan.split == (1, 0, 3)
-    assert plan.stages[1].times == (align_time(0.75, 2.0),)
-    assert plan.stages[2].times[0] == pytest.approx(align_time(0.75, 4.0), abs=1e-15)
+    assert plan.stages[1].local_times == (align_time(0.75, 2.0),)
+    assert plan.stages[2].local_times[0] == pytest.approx(align_time(0.75, 4.0), abs=1e-15)
     assert any("2 transitions fall on grid time T_1 = 0.7500" in w for w in plan.warnings)
-    assert make_plan(times, None, (16, 16), scales=(0.25, 0.5, 1), transition_times=(0.8, 0.7)).warnings == ()
+    assert plan_at(times, (0.8, 0.7), (16, 16), scales=(0.25, 0.5, 1)).warnings == ()
 
 
 # -- where the transitions come from ----------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def test_law_table_function_and_times_agree():
     by_law = make_plan(times, law, FULL, scales=(0.25, 0.5, 1))
     by_table = make_plan(times, table, FULL, scales=(0.25, 0.5, 1))
     by_function = make_plan(times, lambda w: 80.0 / w**2, FULL, scales=(0.25, 0.5, 1))
-    by_times = make_plan(times, None, FULL, scales=(0.25, 0.5, 1), transition_times=by_law.transition_times)
+    by_times = plan_at(times, by_law.transition_times, FULL, scales=(0.25, 0.5, 1))
     for plan in (by_table, by_function, by_times):
         assert plan.split == by_law.split
         assert plan.transition_times == pytest.approx(by_law.transition_times, abs=1e-12)
@@ -242,7 +243,7 @@ def test_rounded_sizes_use_their_real_ratio():
 
 
 def test_exact_sizes_are_not_called_rounded():
-    plan = make_plan(shift_times(20), None, (90, 90), scales=(2 / 3, 1), transition_times=(0.5,))
+    plan = plan_at(shift_times(20), (0.5,), (90, 90), scales=(2 / 3, 1))
     assert plan.shapes[0] == (60, 60)
     assert plan.warnings == ()
 
@@ -299,7 +300,7 @@ def test_warnings():
     borrowed = make_plan(times, PRESETS["qwen-image"], FULL, scales=(0.5, 1))
     assert any("borrowed" in w and "fit_spectrum" in w for w in borrowed.warnings)
     assert flux_plan(12).warnings == ()
-    late = make_plan((0.5, 0.25, 0.0), None, (8, 8), scales=(0.5, 1), transition_times=(0.9,))
+    late = plan_at((0.5, 0.25, 0.0), (0.9,), (8, 8), scales=(0.5, 1))
     assert late.split == (0, 2)
     assert any("no coarse step" in w for w in late.warnings)
 
@@ -329,7 +330,7 @@ def test_printed_plan():
     assert first[:5] == ["1", "0.25", "32x32", "4", str(plan.split[0])]
     assert first[8] == "0.934057"
     assert first[9] == f"{plan.times[plan.stages[0].stop]:.6f}"
-    assert first[5:8] == ["1.0000", "->", f"{plan.stages[0].times[-1]:.4f}"]
+    assert first[5:8] == ["1.0000", "->", f"{plan.stages[0].local_times[-1]:.4f}"]
     assert second[2] == "64x64"
     assert second[8] == "0.852663"
     assert third[:5] == ["3", "1", "128x128", "1", "32"]
@@ -346,9 +347,7 @@ def test_printed_tokens():
     plan = flux_plan(50, multiple_of=2)
     assert plan.tokens == (32 * 32, 64 * 64)
     assert flux_plan(50).tokens == (64 * 64, 128 * 128)
-    video = make_plan(
-        shift_times(8), None, (21, 60, 104), scales=((1, 0.5, 0.5), 1), multiple_of=(1, 2, 2), transition_times=(0.7,)
-    )
+    video = plan_at(shift_times(8), (0.7,), (21, 60, 104), scales=((1, 0.5, 0.5), 1), multiple_of=(1, 2, 2))
     assert video.tokens == (21 * 15 * 26, 21 * 30 * 52)
     header, first, second = (line.split() for line in str(plan).splitlines()[1:4])
     assert header[-2:] == ["tokens", "share"]
@@ -359,5 +358,5 @@ def test_printed_warnings():
     text = str(make_plan(shift_times(12, shift=3), PRESETS["sd3"], (90, 160), scales=(0.3, 1)))
     assert "warning: the spectrum is borrowed (FLUX.1's fit (DCT), not measured on Stable Diffusion 3 latents; " in text
     assert "warning: the spectrum was measured on 128x128 and is rescaled to 90x160" in text
-    rounded = str(make_plan(shift_times(12), None, (9, 9), scales=(0.5, 1), transition_times=(0.5,)))
+    rounded = str(plan_at(shift_times(12), (0.5,), (9, 9), scales=(0.5, 1)))
     assert "warning: scale 0.5 of 9x9 is rounded to 4x4" in rounded

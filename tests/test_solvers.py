@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from strategies import inner_times, randn
 from tolerances import assert_close
 
-from spectral_pd import SOLVERS, GaussianField, History, PowerLaw, make_plan, sample, shift_times
-from spectral_pd.solvers import dpmpp_2m, euler, find_solver, heun
+from spectral_pd import GaussianField, PowerLaw, plan_at, sample, shift_times
+from spectral_pd.solvers import SOLVERS, History, dpmpp_2m, euler, find_solver, heun
 
 
 def denoiser(x, t):
@@ -84,7 +84,7 @@ def error(solver, steps):
     """Distance to the exact solution on a Gaussian field, from t = 1."""
     field = GaussianField(PowerLaw(5.0, 1.0, shape=(4, 4)), (4, 4))
     x = randn(1, 4, 4, seed=3)
-    plan = make_plan(shift_times(steps), None, (4, 4), scales=(1,), transition_times=())
+    plan = plan_at(shift_times(steps), (), (4, 4), scales=(1,))
     return float((sample(field.velocity, x, plan, solver=solver) - field.solve(x)).abs().max())
 
 

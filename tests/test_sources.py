@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from strategies import randn
 
 from spectral_pd import PowerLaw, fit_spectrum
 from spectral_pd.__main__ import main
-from spectral_pd.measure import measure
-from spectral_pd.sources import (
+from spectral_pd.measuring import measure
+from spectral_pd.measuring.encoder import Encoder
+from spectral_pd.measuring.sources import (
     Arrays,
     Batch,
     Chain,
-    Encoder,
     Images,
     Items,
     Source,
@@ -112,7 +113,7 @@ def test_broken_picture_is_skipped_with_a_line_or_refused(folder, capsys):
     assert len(skipped) == 2
     assert all(name in " ".join(skipped) for name in ("2.png", "4.png"))
     # numbers stay with the files, so bootstrap weights do too
-    order = [p.name for p in find_files([folder])]
+    order = [p.name for p in find_files([folder])[0]]
     assert index.tolist() == [i for i, name in enumerate(order) if name not in ("2.png", "4.png")]
     command = ["fit", str(folder), "--size", "16", "--bootstrap", "0"]
     assert main(command) == 0
@@ -346,19 +347,26 @@ def test_iterables():
 # -- video ------------------------------------------------------------------------------------------------------------
 
 
+def write_film(path, frames, times=None):
+    """A lossless video (FFV1) of uint8 frames (H, W, 3), shown at `times` (eighths of a second)."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "bgr0"
+        for i, values in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(values), format="rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = i if times is None else times[i], Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 @pytest.fixture
 def film(tmp_path):
-    ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    path = tmp_path / "film.mkv"
     frames = [np.full((32, 48, 3), 10 * i, dtype=np.uint8) for i in range(11)]
     for i, frame in enumerate(frames):
         frame[4:19, 16 : 24 + i] += np.uint8(20)  # off the corner that tells the frame's number
-    writer = ffmpeg.write_frames(str(path), (48, 32), fps=8, codec="ffv1", pix_fmt_out="bgr0", macro_block_size=1)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
-    return path
+    return write_film(tmp_path / "film.mkv", frames)
 
 
 def test_video_frames_come_as_clips_in_any_order(film):
@@ -372,7 +380,7 @@ def test_video_frames_come_as_clips_in_any_order(film):
     assert source[0].values.shape == (1, 3, 4, 16, 16)
     assert source[2].values.shape == (1, 3, 3, 16, 16)
     assert len(open_source(film, clip=16)) == 1
-    with pytest.raises(ValueError, match="clip = 0 must be an int of at least 1"):
+    with pytest.raises(ValueError, match="clip = 0 must be a positive int"):
         Videos([film], clip=0)
 
 
@@ -394,7 +402,7 @@ def test_clips_that_cannot_be_used_are_skipped_or_refused(film):
 
 
 def test_broken_video(tmp_path):
-    pytest.importorskip("imageio_ffmpeg")
+    pytest.importorskip("av")
     (tmp_path / "a.mp4").write_bytes(b"no film")
     with pytest.raises(ValueError, match=r"a.mp4 cannot be decoded"):
         open_source(tmp_path)
@@ -537,7 +545,7 @@ def test_sources_travel_to_workers(folder, film, tmp_path_factory):
     arrays = tmp_path_factory.mktemp("arrays")
     save(arrays / "x.npy", randn(5, 3, 16, 16, seed=14))
     for source in (
-        Images(find_files([folder / "deep"]), 1, size=(16, 16)),
+        Images(find_files([folder / "deep"])[0], batch_size=1, size=(16, 16)),
         open_source(arrays, batch_size=2),
         Videos([film], clip=4),
     ):
@@ -548,7 +556,7 @@ def test_sources_travel_to_workers(folder, film, tmp_path_factory):
 
 
 def test_sources_are_sources(folder):
-    images = Images(find_files([folder]), size=(16, 16))
+    images = Images(find_files([folder])[0], size=(16, 16))
     assert isinstance(images, Source)
     assert isinstance(Arrays([]), Source)
     chain = Chain([images, images], [5, 5], skipped=["x.pt: broken"])

@@ -18,14 +18,13 @@ from spectral_pd import (
     GaussianField,
     NoiseField,
     PowerLaw,
-    SpaceTimeSpectrum,
     activation_time,
     align_time,
     expand,
     expand_aligned,
-    latent_frames,
     make_plan,
     optimise_plan,
+    plan_at,
     predict,
     restrict_signal,
     sample,
@@ -34,6 +33,7 @@ from spectral_pd import (
     token_cost,
 )
 from spectral_pd.bases import corner, size_ratio
+from spectral_pd.spacetime import SpaceTimeSpectrum, latent_frames
 
 SHAPE = (8, 12, 16)
 CUBE = ((1 / 2, 1 / 2, 1 / 2), (1, 1 / 2, 1 / 2), 1)
@@ -184,8 +184,8 @@ def test_same_noise_same_clip_step_by_step(clock):
     """Equivalence theorem in 3-D: growing in time and space walks the low band of the full run; the stage clock does not."""
     field = GaussianField(table(), SHAPE)
     times = shift_times(16, shift=5.0)
-    plan = make_plan(times, None, SHAPE, scales=CUBE, transition_times=(0.9, 0.7), clock=clock)
-    full = make_plan(times, None, SHAPE, scales=(1,), transition_times=())
+    plan = plan_at(times, (0.9, 0.7), SHAPE, scales=CUBE, clock=clock)
+    full = plan_at(times, (), SHAPE, scales=(1,))
     noise, states, errors = randn(2, 1, *SHAPE, seed=3), {}, []
     sample(field.velocity, noise, full, callback=lambda i: states.update({i.step: DCT.forward(i.state, dims=3)}))
 
@@ -210,10 +210,10 @@ def test_nonlinear_same_seed_in_three_dimensions():
     clips = randn(60, 1, *SHAPE, seed=1).cumsum(-1).cumsum(-2).cumsum(-3) / 24
     model = FiniteDataset(clips, 0.1, dims=3)
     noise, times = randn(8, 1, *SHAPE, seed=2), shift_times(16, shift=8.0)
-    full = sample(model.velocity, noise, make_plan(times, None, SHAPE, scales=(1,), transition_times=()))
+    full = sample(model.velocity, noise, plan_at(times, (), SHAPE, scales=(1,)))
     median = []
     for transitions in ((0.985, 0.97), (0.5, 0.4)):
-        plan = make_plan(times, None, SHAPE, scales=CUBE, transition_times=transitions)
+        plan = plan_at(times, transitions, SHAPE, scales=CUBE)
         error = (sample(model.velocity, noise, plan) - full).square().mean((1, 2, 3, 4))
         median.append(float(error.median()))
     assert 30 * median[0] < median[1], median

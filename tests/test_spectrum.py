@@ -1,5 +1,6 @@
 """Measuring and fitting: scipy as oracle, recovery of known power laws, wrong binning as negative control, files."""
 
+import dataclasses
 import json
 import math
 
@@ -29,7 +30,7 @@ from spectral_pd import (
     transition_times,
     velocity_error,
 )
-from spectral_pd.spectrum import load_spectrum, radial_bins
+from spectral_pd.power import load_spectrum, radial_bins
 
 # -- against scipy ----------------------------------------------------------------------------------------------------
 
@@ -349,7 +350,9 @@ def test_channels_in_one_call():
     rng = torch.Generator().manual_seed(1)
     x = torch.randn(16, 2, 16, 16, generator=rng) * torch.tensor([2.0, 1.0]).reshape(2, 1, 1)
     assert_close(power_spectrum(x, channels="max").power, power_spectrum(x[:, :1]).power)
-    assert fit_spectrum(x, channels="max") == fit_spectrum(x[:, :1])
+    one, other = fit_spectrum(x, channels="max"), fit_spectrum(x[:, :1])
+    assert one.r2 == pytest.approx(other.r2)  # plain torch sums the two layouts in another order
+    assert dataclasses.replace(one, r2=other.r2) == other
     for call in (power_spectrum, fit_spectrum):
         with pytest.raises(ValueError, match=r"channels = 'all' must be 'mean' or 'max'"):
             call(x, channels="all")

@@ -25,7 +25,7 @@ from spectral_pd import (
     fit_power_law,
     power_spectrum,
 )
-from spectral_pd.diagnostics import (
+from spectral_pd.measuring.diagnostics import (
     anisotropy,
     broken_power_law,
     confidence,
@@ -35,7 +35,8 @@ from spectral_pd.diagnostics import (
     student_quantile,
     transition_shift,
 )
-from spectral_pd.spectrum import Binning, poisson_weights, radial_sums
+from spectral_pd.meter import poisson_weights, radial_sums
+from spectral_pd.power import Binning
 from spectral_pd.theory import transition_times
 
 
@@ -367,8 +368,8 @@ def test_weights_and_bands_move_the_amplitude_as_documented():
 
 STREAM = """
 import os, torch
-from spectral_pd.measure import accumulate
-from spectral_pd.sources import open_source
+from spectral_pd.measuring.stream import accumulate
+from spectral_pd.measuring.sources import open_source
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -404,8 +405,8 @@ def test_photographs_follow_the_law():
     pytest.importorskip("skimage")
     from PIL import Image
 
-    from spectral_pd.demo import photographs
-    from spectral_pd.sources import picture_tensor
+    from spectral_pd.measuring.demo import photographs
+    from spectral_pd.measuring.sources import picture_tensor
 
     meter = SpectrumMeter((256, 256))
     for picture in photographs().values():

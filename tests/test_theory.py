@@ -18,13 +18,11 @@ from spectral_pd import (
     activation_time,
     align_scale,
     align_time,
-    max_frequency,
-    optimal_gain,
     snr,
     transition_times,
     velocity_error,
 )
-from spectral_pd.theory import posterior_data_gain, posterior_noise_gain
+from spectral_pd.theory import max_frequency, optimal_gain, posterior_data_gain, posterior_noise_gain
 
 
 def logit(t):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_pd import BASES, SeparableBasis, verify_basis
+from spectral_pd.bases import BASES, SeparableBasis, verify_basis
 
 pytest.importorskip("pywt")
 

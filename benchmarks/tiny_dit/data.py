@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectral_pd import PowerLaw, fit_spectrum, restrict_signal
-from spectral_pd.demo import photographs
+from spectral_pd.measuring.demo import photographs
 
 LICENCES = {
     # scikit-learn, scikit-image

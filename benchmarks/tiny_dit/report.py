@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from spectral_pd import make_plan, sample, shift_times
+from spectral_pd import plan_at, sample, shift_times
 from spectral_pd.plotting import plot_strips
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ REFERENCES = 16 * SAMPLES
 
 def draw_samples(model: TinyDiT, size: int, steps: int, count: int) -> Tensor:
     """`count` full-resolution samples from the seed 0."""
-    plan = make_plan(shift_times(steps, shift=SHIFT), None, (size, size), scales=(1,), transition_times=())
+    plan = plan_at(shift_times(steps, shift=SHIFT), (), (size, size), scales=(1,))
     noise = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     parts = tqdm(noise.split(32), desc=f"{size} pixels, {steps} steps")
     return torch.cat([sample(model.velocity, part, plan, solver="dpmpp_2m") for part in parts])

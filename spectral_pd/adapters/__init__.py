@@ -18,10 +18,10 @@ from spectral_pd.adapters.base import bind_arguments
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
 from spectral_pd.adapters.scheduler import SpectralScheduler as SpectralScheduler
 from spectral_pd.bases import DCT, Basis
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import Clock, Cost
 from spectral_pd.solvers import Solver, SolverName
-from spectral_pd.spectrum import PowerLaw, Spectrum
 
 ADAPTERS: Mapping[str, tuple[str, str]] = {
     "FluxPipeline": ("flux", "FluxAdapter"),

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.bases import DCT, Basis
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Clock, Cost, Plan, make_plan
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler
-from spectral_pd.spectrum import PowerLaw, Spectrum
 
 Grid = tuple[int, ...]
 

@@ -22,7 +22,7 @@ from spectral_pd.adapters.base import (
     uniform_sigmas,
     unpack,
 )
-from spectral_pd.spectrum import PRESETS
+from spectral_pd.power import PRESETS
 
 _IP_ADAPTER = "the image embeddings would have to be routed into both guidance branches"
 

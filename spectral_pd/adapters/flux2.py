@@ -18,7 +18,7 @@ from diffusers.pipelines.flux2.pipeline_output import Flux2PipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, Grid, batch_size, uniform_sigmas
-from spectral_pd.spectrum import PRESETS
+from spectral_pd.power import PRESETS
 
 
 def empirical_mu(tokens: int, steps: int) -> float:

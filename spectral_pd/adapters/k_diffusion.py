@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spectral_pd.bases import DCT, Basis
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sampling import (
     Coupling,
     StepInfo,
@@ -24,7 +25,6 @@ from spectral_pd.sampling import (
 )
 from spectral_pd.schedule import make_plan
 from spectral_pd.solvers import Solver, SolverName
-from spectral_pd.spectrum import PowerLaw, Spectrum
 
 
 def sample_spectral(

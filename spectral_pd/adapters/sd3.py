@@ -14,7 +14,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_output import StableDiffusi
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size, linear_mu
-from spectral_pd.spectrum import PRESETS
+from spectral_pd.power import PRESETS
 
 _IP_ADAPTER = "the image embeddings would have to be routed into both guidance branches"
 

@@ -13,7 +13,7 @@ from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size
-from spectral_pd.spectrum import PRESETS
+from spectral_pd.power import PRESETS
 
 
 class WanAdapter(Adapter):

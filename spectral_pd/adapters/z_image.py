@@ -15,7 +15,7 @@ from diffusers.pipelines.z_image.pipeline_output import ZImagePipelineOutput
 from torch import Tensor
 
 from spectral_pd.adapters.base import Adapter, batch_size, linear_mu
-from spectral_pd.spectrum import PRESETS
+from spectral_pd.power import PRESETS
 
 
 class ZImageAdapter(Adapter):

@@ -21,15 +21,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
+from spectral_pd.meter import power_spectrum
 from spectral_pd.plotting import plot_activation, plot_spectrum, plot_strips
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Plan, make_plan, shift_times
 from spectral_pd.solvers import Velocity
-from spectral_pd.spectrum import PowerLaw, Spectrum, fit_power_law, power_spectrum
 
 EXTRA = "the demo needs matplotlib, safetensors, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
-TRANSFORMER = Path(__file__).parent.parent / "benchmarks" / "tiny_dit"
+TRANSFORMER = Path(__file__).parents[2] / "benchmarks" / "tiny_dit"
 """Code, weights and spectrum of the small transformer; not part of an installed package."""
 
 
@@ -149,7 +151,7 @@ def execute(run: Run, velocity: Velocity, noise: Tensor, *, callback: Callable[[
     """Sample one line and note the time it took; fresh noise comes from a generator with a fixed seed."""
     generator = torch.Generator().manual_seed(1) if run.coupling == "fresh" else None
     start = time.perf_counter()
-    states = sample(velocity, noise, run.plan, coupling=run.coupling, generator=generator, callback=callback)
+    states = sample(velocity, noise, run.plan, coupling=run.coupling, seed=generator, callback=callback)
     return replace(run, seconds=time.perf_counter() - start, states=states)
 
 

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <limits>
 
-#include "../cuda_launch.cuh"
+#include "cuda_launch.cuh"
 #include "faults.h"
 
 namespace {
@@ -37,7 +37,7 @@ void require_written(const std::vector<T>& values, const char* what) {
     }
 }
 
-void run_grid(bool haar, int h, int w, int H, int W, size_t shared_bytes) {
+void run_grid(Basis basis, int h, int w, int H, int W, size_t shared_bytes) {
   const int64_t planes = 2, coarse = planes * h * w, fine = planes * H * W;
   const std::vector<float> x = numbers(coarse), white = numbers(fine);
   const int64_t keys[] = {5, -7};
@@ -48,15 +48,15 @@ void run_grid(bool haar, int h, int w, int H, int W, size_t shared_bytes) {
   call.coarse[0] = h, call.coarse[1] = w, call.fine[0] = H, call.fine[1] = W;
   call.planes = planes;
   call.storage = Storage::kFloat32;
-  call.t = 0.7, call.scale = 1.3;
-  call.noise = {keys, 1, 3, 0};
-  call.x = x.data();
+  call.t = 0.7, call.kappa = 1.3;
+  call.noise = {keys, 1, 0};
+  call.on_coarse = x.data();
   Memory memory;
   const auto workspace = [&](size_t bytes) { return memory(bytes); };
   const auto expand = [&](const char* what) {
     std::fill(out.begin(), out.end(), nan);
     call.out = out.data();
-    if (haar)
+    if (basis == Basis::kHaar)
       cuda_expand_haar(call, device);
     else
       cuda_expand_dct(call, device, workspace);
@@ -66,11 +66,11 @@ void run_grid(bool haar, int h, int w, int H, int W, size_t shared_bytes) {
   call.draw = true;
   expand("expand_field");
   call.draw = false;
-  call.white = white.data();
+  call.on_fine = white.data();
   expand("expand_white");
   std::fill(low.begin(), low.end(), nan);
   call.out = low.data();
-  if (haar)
+  if (basis == Basis::kHaar)
     cuda_restrict_haar(call, device);
   else
     cuda_restrict_dct(call, device, workspace);
@@ -78,7 +78,7 @@ void run_grid(bool haar, int h, int w, int H, int W, size_t shared_bytes) {
   call.out = out.data();
   call.draw = true;
   cuda_normals(call, device);
-  if (!haar) {
+  if (basis == Basis::kDct) {
     std::vector<double> power(static_cast<size_t>(H) * W, nan);
     call.out = power.data();
     cuda_power_map(call, 1, device, workspace);
@@ -96,9 +96,9 @@ int main(int argc, char** argv) {
       std::vector<float> out(kThreads);
       run_fault(fault_named(argv[2]), out.data());
     } else if (mode == "kernels" && argc == 3) {
-      run_grid(false, 5, 6, 9, 14, emu::kSharedLimit);
-      run_grid(false, 5, 6, 9, 14, 0);  // planes that do not fit: three launches
-      run_grid(true, 2, 3, 8, 12, emu::kSharedLimit);
+      run_grid(Basis::kDct, 5, 6, 9, 14, emu::kSharedLimit);
+      run_grid(Basis::kDct, 5, 6, 9, 14, 0);  // planes that do not fit: three launches
+      run_grid(Basis::kHaar, 2, 3, 8, 12, emu::kSharedLimit);
     } else {
       std::fprintf(stderr, "usage: sanitize kernels SEED | sanitize fault NAME SEED\n");
       return 2;

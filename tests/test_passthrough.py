@@ -12,24 +12,23 @@ from strategies import basis_pairs, randn
 from tolerances import assert_close, z_score
 
 from spectral_pd import (
-    BASES,
     DCT,
     HAAR,
-    SOLVERS,
     FiniteDataset,
     GaussianField,
     NoiseField,
     PowerLaw,
-    activation_map,
     activation_time,
-    make_plan,
-    noise_prediction_error,
     passthrough,
+    plan_at,
     sample,
     shift_times,
     velocity_error,
 )
-from spectral_pd.spectrum import radial_bins
+from spectral_pd.bases import BASES
+from spectral_pd.passthrough import activation_map, noise_prediction_error
+from spectral_pd.power import radial_bins
+from spectral_pd.solvers import SOLVERS
 
 SHAPE = (16, 24)
 LAW = PowerLaw(30.0, 2.0, shape=SHAPE)
@@ -38,8 +37,14 @@ NOISE = randn(2, 3, *SHAPE, seed=2)
 DELTAS = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
-def plain(velocity, noise=NOISE, times=TIMES, shape=SHAPE, **options):
-    plan = make_plan(times, None, shape, scales=(1,), transition_times=())
+def full(times=TIMES, shape=SHAPE, basis=DCT):
+    return plan_at(times, (), shape, scales=(1,), basis=basis)
+
+
+FULL = full()
+
+
+def plain(velocity, noise=NOISE, plan=FULL, **options):
     return sample(velocity, noise, plan, **options)
 
 
@@ -53,11 +58,11 @@ def nonlinear(x, t):
 @pytest.mark.parametrize("basis", BASES.values(), ids=repr)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_tiny_delta_is_plain_sampling_bit_for_bit(solver, basis):
-    options = dict(solver=solver, basis=basis)
-    held = passthrough(nonlinear, NOISE, TIMES, LAW, 1e-12, **options)
-    assert torch.equal(held, plain(nonlinear, **options))
+    plan = full(basis=basis)
+    held = passthrough(nonlinear, NOISE, plan, LAW, 1e-12, solver=solver)
+    assert torch.equal(held, plain(nonlinear, plan=plan, solver=solver))
     # Negative control: a delta that matters.
-    assert not torch.equal(passthrough(nonlinear, NOISE, TIMES, LAW, 0.1, **options), held)
+    assert not torch.equal(passthrough(nonlinear, NOISE, plan, LAW, 0.1, solver=solver), held)
 
 
 @settings(max_examples=10)
@@ -65,16 +70,17 @@ def test_tiny_delta_is_plain_sampling_bit_for_bit(solver, basis):
 def test_tiny_delta_is_plain_sampling_on_any_grid(case, seed):
     basis, _, shape = case
     noise = randn(1, 2, *shape, seed=seed)
-    held = passthrough(nonlinear, noise, TIMES, lambda w: 1 / (1 + w), 1e-12, shape=shape, basis=basis)
-    assert torch.equal(held, plain(nonlinear, noise, shape=shape, basis=basis))
+    plan = full(shape=shape, basis=basis)
+    held = passthrough(nonlinear, noise, plan, lambda w: 1 / (1 + w), 1e-12)
+    assert torch.equal(held, plain(nonlinear, noise, plan))
 
 
 def test_the_effect_vanishes_with_delta():
     field = GaussianField(LAW, SHAPE)
-    times = shift_times(400, shift=2.0)
-    exact = plain(field.velocity, times=times)
+    plan = full(shift_times(400, shift=2.0))
+    exact = plain(field.velocity, plan=plan)
     effects = [
-        float((passthrough(field.velocity, NOISE, times, LAW, delta) - exact).norm() / exact.norm()) for delta in DELTAS
+        float((passthrough(field.velocity, NOISE, plan, LAW, delta) - exact).norm() / exact.norm()) for delta in DELTAS
     ]
     assert all(b < a for a, b in pairwise(effects))
     assert effects[0] > 1e-2
@@ -89,7 +95,7 @@ def test_a_coefficient_is_the_initial_noise_until_its_activation(basis):
     active = activation_map(LAW, SHAPE, 0.05, basis=basis)
     white = basis.forward(NOISE)
     states = []
-    passthrough(nonlinear, NOISE, TIMES, LAW, 0.05, basis=basis, callback=states.append)
+    passthrough(nonlinear, NOISE, full(basis=basis), LAW, 0.05, callback=states.append)
     assert len(states) == len(TIMES) - 1
     for info in states:
         held = active < info.time
@@ -122,7 +128,7 @@ def test_activation_map():
 def test_gaussian_output_by_hand(delta, basis):
     """``T_j`` at the last time it is held, then a factor ``1 + (T' - T) A(T)`` for each Euler step."""
     field = GaussianField(LAW, SHAPE, basis)
-    result = basis.forward(passthrough(field.velocity, NOISE, TIMES, LAW, delta, basis=basis))
+    result = basis.forward(passthrough(field.velocity, NOISE, full(basis=basis), LAW, delta))
     white = basis.forward(NOISE)
     frequency = basis.frequency(SHAPE)
     for index in ((0, 0), (0, 1), (1, 2), (5, 9), (15, 23)):
@@ -143,7 +149,7 @@ def test_a_gaussian_coefficient_loses_delta_over_one_plus_power(delta):
     field, noise = GaussianField(law, shape), randn(1, 8, 8, seed=1)
 
     def error(steps):
-        result = passthrough(field.velocity, noise, shift_times(steps), law, delta)
+        result = passthrough(field.velocity, noise, full(shift_times(steps), shape), law, delta)
         kept = (DCT.forward(result) / DCT.forward(field.solve(noise))).square()
         expected = 1 - delta / (1 + field.power())
         expected[0, 0] = 1.0  # the mean is never held
@@ -209,19 +215,19 @@ def test_a_finite_data_set_knows_high_frequencies_earlier_than_delta_says():
 
 @pytest.mark.parametrize("basis", [DCT, HAAR], ids=repr)
 def test_a_noise_field_is_its_rendering(basis):
-    field = NoiseField(3, basis)
-    by_field = passthrough(nonlinear, field, TIMES, LAW, 0.1, shape=SHAPE, leading=(2, 3), basis=basis)
-    by_tensor = passthrough(nonlinear, field.on((2, 3, *SHAPE)), TIMES, LAW, 0.1, basis=basis)
+    field, plan = NoiseField(3, basis), full(basis=basis)
+    by_field = passthrough(nonlinear, field, plan, LAW, 0.1, leading=(2, 3))
+    by_tensor = passthrough(nonlinear, field.on((2, 3, *SHAPE)), plan, LAW, 0.1)
     assert by_field.shape == (2, 3, *SHAPE)
     assert_close(by_field, by_tensor, factor=10)
-    one = passthrough(nonlinear, NoiseField(4, basis), TIMES, LAW, 0.1, shape=SHAPE, leading=(1, 3), basis=basis)
+    one = passthrough(nonlinear, NoiseField(4, basis), plan, LAW, 0.1, leading=(1, 3))
     assert torch.equal(by_field[1:], one)
 
 
 def test_a_callback_may_replace_the_state_and_the_dtype_stays():
     noise = NOISE.to(torch.bfloat16)
-    assert passthrough(nonlinear, noise, TIMES, LAW, 0.1).dtype == torch.bfloat16
-    end = passthrough(nonlinear, NOISE, TIMES, LAW, 0.1, callback=lambda info: 0 * info.state)
+    assert passthrough(nonlinear, noise, FULL, LAW, 0.1).dtype == torch.bfloat16
+    end = passthrough(nonlinear, NOISE, FULL, LAW, 0.1, callback=lambda info: 0 * info.state)
     assert torch.equal(end, 0 * NOISE)
 
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include "../cuda_portable.cuh"
+#include "cuda_portable.cuh"
 
 namespace spd {
 

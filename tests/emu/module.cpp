@@ -5,7 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../cuda_launch.cuh"
+#include "cuda_launch.cuh"
 #include "faults.h"
 
 namespace py = pybind11;
@@ -42,18 +42,18 @@ class Workspace {
   mutable std::vector<std::unique_ptr<unsigned char[]>> memory_;
 };
 
-GridCall call_for(const std::string& storage, int64_t planes, int h, int w, int H, int W, double t, double scale) {
+GridCall call_for(const std::string& storage, int64_t planes, int h, int w, int H, int W, double t, double kappa) {
   GridCall call{};
   call.coarse[0] = h, call.coarse[1] = w, call.fine[0] = H, call.fine[1] = W;
   call.planes = planes;
   call.storage = storage_of(storage);
   call.t = t;
-  call.scale = scale;
+  call.kappa = kappa;
   return call;
 }
 
-void set_noise(GridCall& call, const Keys& keys, uint32_t first_plane, uint32_t transition) {
-  call.noise = {keys.data(), call.planes / keys.size(), first_plane, transition};
+void set_noise(GridCall& call, const Keys& keys, uint32_t transition) {
+  call.noise = {keys.data(), call.planes / keys.size(), transition};
   call.draw = true;
 }
 
@@ -76,29 +76,29 @@ struct Machine {
 const void* data(const py::object& planes) { return planes.is_none() ? nullptr : planes.cast<py::array>().data(); }
 
 py::array expand(const py::object& x, std::pair<int, int> coarse, std::pair<int, int> fine, int64_t planes,
-                 const py::object& white, const py::object& keys, double t, double scale, bool haar, uint32_t first_plane,
+                 const py::object& white, const py::object& keys, double t, double kappa, const std::string& basis,
                  uint32_t transition, const std::string& storage, const Machine& machine) {
-  GridCall call = call_for(storage, planes, coarse.first, coarse.second, fine.first, fine.second, t, scale);
-  call.x = data(x);
-  call.white = data(white);
-  if (!keys.is_none()) set_noise(call, keys.cast<Keys>(), first_plane, transition);
+  GridCall call = call_for(storage, planes, coarse.first, coarse.second, fine.first, fine.second, t, kappa);
+  call.on_coarse = data(x);
+  call.on_fine = data(white);
+  if (!keys.is_none()) set_noise(call, keys.cast<Keys>(), transition);
   py::array out = new_planes(call.storage, planes, fine.first, fine.second);
   call.out = out.mutable_data();
-  if (haar)
+  if (basis == "haar")
     cuda_expand_haar(call, machine.device());
   else
     cuda_expand_dct(call, machine.device(), Workspace());
   return out;
 }
 
-py::array restrict(const py::array& x, std::pair<int, int> coarse, double scale, bool haar, const std::string& storage,
-                   const Machine& machine) {
+py::array restrict(const py::array& x, std::pair<int, int> coarse, double kappa, const std::string& basis,
+                   const std::string& storage, const Machine& machine) {
   GridCall call = call_for(storage, x.shape(0), coarse.first, coarse.second, static_cast<int>(x.shape(1)),
-                           static_cast<int>(x.shape(2)), 0.0, scale);
-  call.white = x.data();
+                           static_cast<int>(x.shape(2)), 0.0, kappa);
+  call.on_fine = x.data();
   py::array out = new_planes(call.storage, call.planes, coarse.first, coarse.second);
   call.out = out.mutable_data();
-  if (haar)
+  if (basis == "haar")
     cuda_restrict_haar(call, machine.device());
   else
     cuda_restrict_dct(call, machine.device(), Workspace());
@@ -108,7 +108,7 @@ py::array restrict(const py::array& x, std::pair<int, int> coarse, double scale,
 py::array power_map(const py::array& x, int maps, const std::string& storage, const Machine& machine) {
   const int rows = static_cast<int>(x.shape(1)), columns = static_cast<int>(x.shape(2));
   GridCall call = call_for(storage, x.shape(0), 0, 0, rows, columns, 0.0, 1.0);
-  call.white = x.data();
+  call.on_fine = x.data();
   py::array_t<double> out({maps, rows, columns});
   std::memset(out.mutable_data(), 0xff, static_cast<size_t>(out.nbytes()));
   call.out = out.mutable_data();
@@ -116,10 +116,9 @@ py::array power_map(const py::array& x, int maps, const std::string& storage, co
   return std::move(out);
 }
 
-py::array normals(const Keys& keys, int64_t planes, std::pair<int, int> fine, uint32_t first_plane, uint32_t transition,
-                  const Machine& machine) {
+py::array normals(const Keys& keys, int64_t planes, std::pair<int, int> fine, uint32_t transition, const Machine& machine) {
   GridCall call = call_for("float32", planes * keys.size(), 0, 0, fine.first, fine.second, 1.0, 1.0);
-  set_noise(call, keys, first_plane, transition);
+  set_noise(call, keys, transition);
   py::array out = new_planes(call.storage, call.planes, fine.first, fine.second);
   call.out = out.mutable_data();
   cuda_normals(call, machine.device());
@@ -150,15 +149,14 @@ PYBIND11_MODULE(_emu, m) {
            py::arg("between_floats") = spd::Device{}.between_floats, py::arg("dropped") = std::pair<std::string, int>("", 0));
   const Machine usual{0, emu::kSharedLimit, 1, spd::Device{}.between_floats, "", 0};
   m.def("expand", &spd::expand, py::arg("x"), py::arg("coarse"), py::arg("fine"), py::arg("planes"), py::kw_only(),
-        py::arg("white") = py::none(), py::arg("keys") = py::none(), py::arg("t") = 0.0, py::arg("scale") = 1.0,
-        py::arg("haar") = false, py::arg("first_plane") = 0, py::arg("transition") = 0, py::arg("storage") = "float32",
-        py::arg("machine") = usual);
-  m.def("restrict", &spd::restrict, py::arg("x"), py::arg("coarse"), py::kw_only(), py::arg("scale") = 1.0,
-        py::arg("haar") = false, py::arg("storage") = "float32", py::arg("machine") = usual);
+        py::arg("white") = py::none(), py::arg("keys") = py::none(), py::arg("t") = 0.0, py::arg("kappa") = 1.0,
+        py::arg("basis") = "dct", py::arg("transition") = 0, py::arg("storage") = "float32", py::arg("machine") = usual);
+  m.def("restrict", &spd::restrict, py::arg("x"), py::arg("coarse"), py::kw_only(), py::arg("kappa") = 1.0,
+        py::arg("basis") = "dct", py::arg("storage") = "float32", py::arg("machine") = usual);
   m.def("power_map", &spd::power_map, py::arg("x"), py::arg("maps"), py::kw_only(), py::arg("storage") = "float32",
         py::arg("machine") = usual);
-  m.def("normals", &spd::normals, py::arg("keys"), py::arg("planes"), py::arg("fine"), py::kw_only(),
-        py::arg("first_plane") = 0, py::arg("transition") = 0, py::arg("machine") = usual);
+  m.def("normals", &spd::normals, py::arg("keys"), py::arg("planes"), py::arg("fine"), py::kw_only(), py::arg("transition") = 0,
+        py::arg("machine") = usual);
   m.def("largest_size", [](size_t shared_bytes) { return spd::largest_size({1, shared_bytes, nullptr}); });
   m.def("fault", &spd::fault, py::arg("name"), py::arg("seed"));
 }

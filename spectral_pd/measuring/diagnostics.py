@@ -1,7 +1,7 @@
 r"""How sure, and how true: intervals of a fitted power law and tests of whether the data follow one.
 
 Every quantity is computed from the measured table and again from each bootstrap replicate of it (one pass over the data,
-:class:`~spectral_pd.spectrum.SpectrumMeter`). The interval of theta is
+:class:`~spectral_pd.meter.SpectrumMeter`). The interval of theta is
 
     ``theta +- t_{n-1} se sqrt(n / (n-1))``,   ``se`` = standard deviation over the replicates,
 
@@ -27,16 +27,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from spectral_pd.spectrum import (
-    PowerLaw,
-    Replicates,
-    Spectrum,
-    Weights,
-    fit_band,
-    fit_power_law,
-    fit_weights,
-    least_squares,
-)
+from spectral_pd.fit import Weights, fit_band, fit_power_law, fit_weights, least_squares
+from spectral_pd.meter import Replicates
+from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
 
 
@@ -237,7 +230,7 @@ def confidence(
     spectrum, replicates
         ``meter.result()`` and ``meter.replicates()``.
     band, weights
-        As :func:`~spectral_pd.spectrum.fit_power_law`.
+        As :func:`~spectral_pd.fit.fit_power_law`.
     scales, delta
         As :func:`~spectral_pd.theory.transition_times`.
     level
@@ -292,7 +285,7 @@ def residuals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(frequency, ``log P - log(A omega^-beta)``) of the bins in the band: a law that holds leaves no pattern here.
 
-    Parameters and errors as :func:`~spectral_pd.spectrum.fit_power_law`.
+    Parameters and errors as :func:`~spectral_pd.fit.fit_power_law`.
 
     Examples
     --------

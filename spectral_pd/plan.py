@@ -1,0 +1,330 @@
+r"""A plan: which grid every step is made on, at which local times, and the walk along it (paper Sec. 4.1-4.2).
+
+``T_0 > T_1 > ... > T_N = 0`` is the model's own FULL-resolution time grid. Stage i makes the steps ``start .. stop`` of
+it on its own grid, of ratio ``r_i`` to the full one. Two clocks say which LOCAL times it sees:
+
+``clock="full"`` (default)
+    ``T_k`` and ``t*`` are times of the full-resolution clock everywhere; the stage runs at ``tau = align(T, 1 / r_i)``
+    (log-odds minus ``log r_i``). The aligned state after a transition lands exactly on ``T_k``: nothing is patched, no step is
+    stretched. For a denoiser whose restriction to the low band is consistent, Euler then walks the low band of the
+    full-resolution trajectory, step by step (the equivalence theorem, docs/theory.md).
+``clock="stage"``
+    The paper's: the coarse stage takes ``T_k`` as its local time, and at a transition that one grid value is replaced by
+    the aligned ``t~``. The step after a transition is several times longer than its neighbours and does not shrink with N.
+
+:func:`moves` spells a plan out, transition by transition and step by step; :func:`walk` is the one loop over them. States are
+walked by the sampler, editing and the adapters, gains of a Gaussian field by :func:`~spectral_pd.predict` and the optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from spectral_pd import inputs
+from spectral_pd.bases import DCT, Basis, size_ratio
+from spectral_pd.expansion import Grow
+from spectral_pd.inputs import shown
+from spectral_pd.solvers import History, Solver
+from spectral_pd.theory import align_scale, align_time
+
+Clock = Literal["full", "stage"]
+Cost: TypeAlias = Callable[[tuple[int, ...]], float]
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One solver step of a plan.
+
+    Attributes
+    ----------
+    stage
+        Index of the stage, 0 is the coarsest.
+    number
+        Steps done after it, 1 to ``plan.nfe``.
+    t, t_next
+        Local times: the velocity is called with `t`, the solver goes to `t_next`.
+    time
+        Time of the full-resolution grid reached, ``plan.times[number]``.
+    """
+
+    stage: int
+    number: int
+    t: float
+    t_next: float
+    time: float
+
+
+Move: TypeAlias = Grow | Step
+
+
+def moves(
+    times: Sequence[Any], shapes: Sequence[tuple[int, ...]], split: Sequence[int], clock: Clock, *, first: int = 0
+) -> Iterator[Move]:
+    """What a run does, in order: the steps of each stage and the transitions between them.
+
+    Parameters
+    ----------
+    times
+        The full-resolution time grid; numbers, or arrays of one shape for many grids at once.
+    shapes, split
+        Grid and number of steps of each stage; a stage without steps only passes its state on.
+    clock
+        See the module's text.
+    first
+        Index of the stage the run begins with, at that stage's own grid time.
+    """
+    k = sum(split[:first])
+    t = arrived = times[k]
+    for i in range(first, len(shapes)):
+        to_full = 1 / size_ratio(shapes[i], shapes[-1])
+        if i > first:
+            grow = Grow.between(shapes[i - 1], shapes[i], t, stage=i, keeps_history=clock == "full")
+            arrived = grow.time
+            yield grow
+        t = align_time.bare(times[k], to_full) if clock == "full" else arrived
+        for _ in range(split[i]):
+            k += 1
+            t_next = align_time.bare(times[k], to_full) if clock == "full" else times[k]
+            yield Step(i, k, t, t_next, times[k])
+            t = t_next
+
+
+def start_kappa(time: Any, shape: tuple[int, ...], full: tuple[int, ...], clock: Clock) -> Any:
+    """What the low band of the full-size state at the first time is divided by to be the first stage's state.
+
+    On the full clock its local time there is ``tau = align(T_0, 1 / r)``, and aligning it would multiply it by
+    ``kappa(tau, r)``; exactly 1 at ``T_0 = 1``. The stage clock takes the low band as it is.
+    """
+    ratio = size_ratio(shape, full)
+    return align_scale.bare(align_time.bare(time, 1 / ratio), ratio) if clock == "full" else 1.0
+
+
+def walk(
+    run: Iterable[Move],
+    x: State,
+    velocity: Callable[[Any, Any], Any],
+    solver: Solver,
+    *,
+    grow: Callable[[State, Grow], State],
+    embed: Callable[[Any, tuple[int, ...]], Any],
+    after: Callable[[Step, State], State] | None = None,
+) -> State:
+    """Carry a state along the moves of a run: the only loop of its kind.
+
+    Parameters
+    ----------
+    run
+        From :func:`moves` or :meth:`Plan.moves`.
+    x
+        State before the first move.
+    velocity
+        ``velocity(x, t)``, t local.
+    solver
+        See :mod:`spectral_pd.solvers`.
+    grow
+        ``grow(x, move)``: the aligned state on the next grid.
+    embed
+        ``embed(y, grid)``: ``U y``; carries a multistep history, ``r U D`` at the aligned time, where the clock allows.
+    after
+        ``after(step, x)`` after each step; what it returns is the state.
+    """
+    history: Any = None
+    for move in run:
+        if isinstance(move, Step):
+            x, history = solver(velocity, x, move.t, move.t_next, history)  # type: ignore[arg-type, assignment]
+            x = x if after is None else after(move, x)
+        else:
+            x = grow(x, move)
+            if history is not None and move.keeps_history:
+                time = align_time.bare(history.time, move.ratio)
+                history = History(time, move.ratio * embed(history.denoised, move.fine))
+            else:
+                history = None
+    return x
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a plan: the steps ``start .. stop`` of the time grid on one grid size.
+
+    Attributes
+    ----------
+    shape
+        Grid of this stage.
+    scale
+        Nominal scale asked for: one number, or one an axis.
+    ratio
+        ``r = sqrt(prod(full) / prod(shape))`` to the full grid, from the real sizes; 1 for the last stage.
+    start, stop
+        Indices into the plan's time grid; the stage makes ``stop - start`` steps.
+    t_star
+        ``t*`` of the transition after this stage; None for the last stage.
+    local_times
+        Local times from start to stop, ``stop - start + 1`` floats: what the velocity is called with.
+    """
+
+    shape: tuple[int, ...]
+    scale: float | tuple[float, ...]
+    ratio: float
+    start: int
+    stop: int
+    t_star: float | None
+    local_times: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of solver steps."""
+        return self.stop - self.start
+
+    @property
+    def pixels(self) -> int:
+        """Number of grid points."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the sampler needs to know, decided before the first model call; ``print(plan)`` shows it.
+
+    Attributes
+    ----------
+    times
+        The full-resolution time grid, N + 1 floats.
+    stages
+        One :class:`Stage` a scale, coarse to full.
+    clock
+        ``"full"`` or ``"stage"``; see the module's text.
+    basis
+        The basis the state grows in.
+    delta
+        The tolerance the transitions were derived from; None when they were given.
+    warnings
+        What a careful reader should know before running it.
+    costs
+        Cost of one step on each stage's grid, when a cost function was given; empty otherwise.
+    notes
+        Why the plan is what it is, when something was chosen (:func:`~spectral_pd.optimise_plan`).
+    patch
+        Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
+    """
+
+    times: tuple[float, ...]
+    stages: tuple[Stage, ...]
+    clock: Clock
+    basis: Basis = DCT
+    delta: float | None = None
+    warnings: tuple[str, ...] = ()
+    costs: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+    patch: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The full grid."""
+        return self.stages[-1].shape
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Grid of each stage, coarse to full."""
+        return tuple(stage.shape for stage in self.stages)
+
+    @property
+    def split(self) -> tuple[int, ...]:
+        """Steps of each stage, e.g. (18, 32)."""
+        return tuple(stage.steps for stage in self.stages)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Patches of each stage's grid, coarse to full: what a transformer sees of it, without its text."""
+        return tuple(stage.pixels // math.prod(self.patch) for stage in self.stages)
+
+    @property
+    def transition_times(self) -> tuple[float, ...]:
+        """t* of each stage but the last."""
+        return tuple(stage.t_star for stage in self.stages if stage.t_star is not None)
+
+    @property
+    def nfe(self) -> int:
+        """Solver steps in all, which is the number of model calls of a one-evaluation solver (Euler, DPM++ 2M)."""
+        return len(self.times) - 1
+
+    @property
+    def start_kappa(self) -> float:
+        """The low band of the full-size state at ``times[0]`` over this is the first stage's state; see :func:`start_kappa`."""
+        return start_kappa(self.times[0], self.stages[0].shape, self.shape, self.clock)
+
+    def moves(self, first: int = 0) -> tuple[Move, ...]:
+        """The :class:`Grow` and :class:`Step` of a run, from the transition into stage `first` on."""
+        return tuple(m for m in moves(self.times, self.shapes, self.split, self.clock) if m.stage >= first)
+
+    def cost(self, fn: Cost | None = None) -> float:
+        """Total cost of the steps: ``sum_i steps_i fn(shape_i)``.
+
+        Parameters
+        ----------
+        fn
+            Cost of one step on a grid; None uses the plan's own `costs`, or the number of grid points.
+
+        Raises
+        ------
+        ValueError
+            `fn` returned a value that is not positive and finite.
+        """
+        return math.fsum(n * each for n, each in zip(self.split, self._costs(fn), strict=True))
+
+    def speedup(self, fn: Cost | None = None) -> float:
+        """Cost of the same number of full-size steps over :meth:`cost`. Parameters and errors as there."""
+        return self.nfe * self._costs(fn)[-1] / self.cost(fn)
+
+    def _costs(self, fn: Cost | None = None) -> tuple[float, ...]:
+        if fn is None:
+            return self.costs or tuple(float(stage.pixels) for stage in self.stages)
+        return tuple(inputs.cost(fn, stage.shape) for stage in self.stages)
+
+    def __str__(self) -> str:
+        head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
+        if self.delta is not None and len(self.stages) > 1:
+            head += f", delta={self.delta:g}"
+        unit = "tokens" if math.prod(self.patch) > 1 else "points"
+        columns = ["stage", "scale", "size", "ratio", "steps", "local times", "t*", "grid T", unit, "share"]
+        if self.costs:
+            columns.insert(-1, "cost")
+        total = self.cost()
+        rows = []
+        for i, (stage, each) in enumerate(zip(self.stages, self._costs(), strict=True)):
+            last = stage.t_star is None
+            rows.append(
+                [
+                    str(i + 1),
+                    scale_text(stage.scale),
+                    shown(stage.shape),
+                    f"{stage.ratio:.4g}",
+                    str(stage.steps),
+                    f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}",
+                    "-" if last else f"{stage.t_star:.6f}",
+                    "-" if last else f"{self.times[stage.stop]:.6f}",
+                    str(self.tokens[i]),
+                    *([f"{each:.6g}"] if self.costs else []),
+                    f"{stage.steps * each / total:.1%}",
+                ]
+            )
+        widths = [max(len(row[c]) for row in [columns, *rows]) for c in range(len(columns))]
+        lines = [head]
+        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [columns, *rows]]
+        label = "cost function" if self.costs else "grid points"
+        lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += [f"note: {text}" for text in self.notes]
+        lines += [f"warning: {text}" for text in self.warnings]
+        return "\n".join(lines)
+
+
+PLAN = inputs.instance(Plan, "what make_plan returned")
+
+
+def scale_text(scale: float | tuple[float, ...]) -> str:
+    """A scale as the table shows it."""
+    return ",".join(f"{s:.4g}" for s in scale) if isinstance(scale, tuple) else f"{scale:.4g}"
