@@ -2,6 +2,8 @@ r"""Two grids at once on small networks: what the same picture costs, by every w
 
     python benchmarks/two_grids.py [--device cuda] [--seeds 512] [--faces WEIGHTS]
 
+Rows are added as jobs end; a run that was stopped goes on where it was.
+
 The reference is the full run: 20 steps of DPM-Solver++(2M) at 64x64. Ways to do it for less, from the same noise:
 
     chosen             the pattern :func:`spectral_pd.calibrate.choose_pattern` finds at a speedup, with fitted weights, run on the full run's own time grid;
@@ -23,11 +25,12 @@ import argparse
 import csv
 import hashlib
 import math
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -39,26 +42,33 @@ import torch
 from environment import environment
 from metrics import Rows, SlicedWasserstein, interval, radial_rows, spectrum_distance, ssim
 from safetensors.torch import load_file
+from scipy.optimize import least_squares
 from tiny_dit.model import load
 from torch import Tensor
 from torch.nn import functional
 
 from spectral_pd import shift_times
 from spectral_pd.calibrate import Calibration, Outcome, calibrate, choose_pattern, forecast, refine, simulate
-from spectral_pd.demo import psnr
+from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
 from spectral_pd.two_grids import Pattern, Predictor, TwoGrids, anchored
 
 RESULTS = Path(__file__).parent / "results" / "two_grids.csv"
 STEPS, SIDE, SCALES = 20, 64, (1 / 4, 1 / 2, 1.0)
-SPEEDS = (1.5, 1.8, 2.0, 2.5, 3.0, 3.35, 4.0, 5.0)
-FEWER = (13, 11, 10, 9, 8, 7, 6, 5, 4)
-RANDOM_AT = (2.0, 2.5, 3.0, 3.35, 4.0)
+SPEEDS = (2.0, 3.0, 4.0, 2.5, 3.35, 1.8, 5.0)
+FACE_SPEEDS = (2.0, 2.5, 3.0, 3.3)
+RANDOM_AT = (3.0, 4.0, 2.0)
 CALIBRATION, SEARCH, TEST = 10**6, 2 * 10**6, 0
 """First seeds of three sets that share none."""
 SSIM = ("chosen", "fewer steps, best grid", "progressive")
 """Ways whose SSIM is asked for: it takes longer than everything else."""
-LETTERS, SHORT = ".qhF", 12
+COLUMNS = (
+    *("network", "job", "way", "aim", "speedup", "steps", "shift", "calls", "times", "predicted"),
+    *(f"{name}{end}" for name in ("psnr", "spectrum", "wasserstein", "ssim") for end in ("", "_low", "_high")),
+    *("std", "tried", "choice_there", "best_there", "miss_median", "miss_most", "samples", "search", "runs"),
+    *("precision", "device", "torch", "python", "commit"),
+)
+LETTERS, SHORT = ".qhF", 6
 Velocity = Callable[[Tensor, float], Tensor]
 
 
@@ -119,8 +129,9 @@ class Task:
     network: Network
     calibration: Calibration
     seeds: int
+    search: int  # seeds that grids for fewer steps are searched on, and the shortlist is decided on
     device: str
-    reference: str  # file of the full run's pictures
+    folder: Path  # for what is made once: the full run's pictures, choices, grids
 
     def cost(self, shape: Sequence[int]) -> float:
         return COSTS[self.network.name][shape[0]]
@@ -148,10 +159,31 @@ def ran(task: Task, pattern: Pattern, start: Tensor, predictor: Predictor | None
     return solved(two, start, pattern.times)
 
 
+def kept(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a thing once for all processes and runs: in a file named after the task and the arguments."""
+
+    def find(task: Task, *options: Any) -> Any:
+        about = (task.network, task.search, task.device, task.calibration.seeds, options)
+        file = task.folder / f"{make.__name__}_{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}.pkl"
+        if not file.exists():
+            partial_file = file.with_suffix(f".{os.getpid()}")
+            partial_file.write_bytes(pickle.dumps(make(task, *options)))
+            partial_file.replace(file)
+        return pickle.loads(file.read_bytes())
+
+    return find
+
+
+@kept
+def reference_pictures(task: Task, seeds: int) -> Tensor:
+    start = task.network.start(seeds, TEST, task.device)
+    return solved(velocity_on(task.network, task.device), start, task.network.times).float().cpu()
+
+
 @cache
 def test_set(task: Task) -> tuple[Tensor, Tensor]:
     """Starting states and reference pictures."""
-    return task.network.start(task.seeds, TEST, task.device), torch.from_numpy(np.load(task.reference))
+    return task.network.start(task.seeds, TEST, task.device), reference_pictures(task, task.seeds)
 
 
 @cache
@@ -165,7 +197,7 @@ def yardsticks(task: Task) -> tuple[Rows, SlicedWasserstein, Rows]:
 @cache
 def search_set(task: Task) -> tuple[Tensor, Tensor]:
     """Starting states of other seeds, and their full runs."""
-    start = task.network.start(min(64, task.seeds), SEARCH, task.device)
+    start = task.network.start(task.search, SEARCH, task.device)
     return start, solved(velocity_on(task.network, task.device), start, task.network.times)
 
 
@@ -183,7 +215,8 @@ def row(task: Task, way: str, picture: Tensor, **facts: Any) -> dict[str, Any]:
     out = {
         "network": task.network.name,
         "way": way,
-        **dict.fromkeys(("aim", "speedup", "steps", "shift", "calls", "predicted"), ""),
+        "search": task.search,
+        "runs": task.calibration.seeds,
     }
     out |= {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in facts.items()}
     found = {
@@ -214,19 +247,19 @@ def outcome_row(task: Task, way: str, outcome: Outcome, **facts: Any) -> dict[st
     )
 
 
-@cache
-def chosen_one(task: Task, calibration: Calibration, speed: float, grids: tuple[int, ...] = (0, 1, 2)) -> Outcome:
+@kept
+def chosen_one(task: Task, speed: float, grids: tuple[int, ...]) -> Outcome:
     """The best of a shortlist, its weights fitted in its own runs on the calibration's seeds."""
-    short = choose_pattern(calibration, speed, cost=task.cost, grids=grids, device=task.device, keep=SHORT)
-    start = task.network.start(calibration.seeds, CALIBRATION, task.device)
+    short = choose_pattern(task.calibration, speed, cost=task.cost, grids=grids, device=task.device, keep=SHORT)
+    start = task.network.start(min(16, task.calibration.seeds), CALIBRATION, task.device)
     patterns = [one.pattern for one in short]
-    refined = refine(velocity_on(task.network, task.device), start, calibration, patterns, cost=task.cost)
+    refined = refine(velocity_on(task.network, task.device), start, task.calibration, patterns, cost=task.cost)
     return max(refined, key=lambda one: one.psnr)
 
 
 def chosen(task: Task, speed: float, grids: tuple[int, ...], way: str) -> list[dict[str, Any]]:
     """The choice at a speed; with all grids also its parts, one kind of feature after another."""
-    outcome = chosen_one(task, task.calibration, speed, grids)
+    outcome = chosen_one(task, speed, grids)
     rows = [outcome_row(task, way, outcome, aim=speed)]
     if grids != (0, 1, 2) or speed not in (2.5, 4.0):
         return rows
@@ -267,12 +300,12 @@ def drawn(task: Task, speed: float, count: int, seed: int) -> list[tuple[tuple[i
 
 def random_ones(task: Task, speed: float, count: int) -> list[dict[str, Any]]:
     """The best of many random patterns on a few seeds, beside the choice on the same ones; and the prediction's error."""
-    start, reference = (x[:32] for x in search_set(task))
+    start, reference = search_set(task)
 
     def measured(outcome: Outcome) -> float:
         return float(psnr(ran(task, outcome.pattern, start, outcome.predictor), reference).median())
 
-    choice = chosen_one(task, task.calibration, speed)
+    choice = chosen_one(task, speed, (0, 1, 2))
     others = forecast(task.calibration, drawn(task, speed, count, 1), cost=task.cost, device=task.device)
     values = [measured(one) for one in others]
     best = others[int(np.argmax(values))]
@@ -283,47 +316,67 @@ def random_ones(task: Task, speed: float, count: int) -> list[dict[str, Any]]:
 
 
 def checks(task: Task, speed: float) -> list[dict[str, Any]]:
-    """Patterns for the prediction: drawn, not chosen. From the moments, and from runs on the calibration's seeds."""
+    """Patterns for the prediction: drawn, not chosen."""
     from_moments = forecast(task.calibration, drawn(task, speed, 2, 2), cost=task.cost, device=task.device)
-    start = task.network.start(task.calibration.seeds, CALIBRATION, task.device)
-    velocity, patterns = velocity_on(task.network, task.device), [one.pattern for one in from_moments]
-    from_runs = refine(velocity, start, task.calibration, patterns, cost=task.cost)
-    return [
-        outcome_row(task, way, outcome, aim=speed)
-        for way, outcomes in (("check", from_moments), ("check, own runs", from_runs))
-        for outcome in outcomes
-    ]
+    return [outcome_row(task, "check", outcome, aim=speed) for outcome in from_moments]
 
 
-def fewer(task: Task, steps: int, tries: int) -> list[dict[str, Any]]:
-    """The plain solver with fewer steps: the reference's shift, the best shift, the best grid of all."""
+@kept
+def best_grid(task: Task, steps: int) -> tuple[float, tuple[float, ...]]:
+    """The best shift for the plain solver, and from there the best grid of all, on the search's seeds.
+
+    Least squares over the log-odds of the inner times, by Gauss-Newton with differences; each seed's residual is divided by its
+    error at the best shift, so that the sum of squares is, to first order, the mean of PSNR.
+    """
     velocity, (start, reference) = velocity_on(task.network, task.device), search_set(task)
 
-    def quality(times: Sequence[float]) -> float:
-        return float(psnr(solved(velocity, start, times), reference).median())
+    def off(times: Sequence[float]) -> Tensor:
+        return (solved(velocity, start, times) - reference).double().flatten(1).cpu()
 
-    shifts = [0.35 * 1.25**i for i in range(14)]
-    best = max(shifts, key=lambda shift: quality(task.network.grid(steps, shift)))
-    times = np.array(task.network.grid(steps, best))
-    rng, value, width = np.random.default_rng(steps), quality(tuple(times)), 0.4
-    for _ in range(tries):
-        # Log-odds between the fixed ends; the width follows the rate of success.
-        inner = times[1:-1] / task.network.first
-        moved = np.log(inner / (1 - inner)) + width * rng.standard_normal(len(inner)) * (rng.random(len(inner)) < 0.4)
-        trial = np.array([times[0], *(task.network.first / (1 + np.exp(-moved))), 0.0])
-        if (np.diff(trial) < -1e-4).all() and (q := quality(tuple(trial))) > value:
-            times, value, width = trial, q, min(width * 1.3, 0.8)
-        else:
-            width = max(width * 0.96, 0.03)
+    def quality(times: Sequence[float]) -> float:
+        return float((-10 * off(times).square().mean(1).log10()).median())
+
+    shifts = [1.4**i for i in range(-4, 6)]
+    shift = max(shifts, key=lambda one: quality(task.network.grid(steps, one)))
+    grid = task.network.grid(steps, shift)
+    first = task.network.first
+    odds = np.log([t / (first - t) for t in grid[1:-1]])
+    base = np.concatenate([odds[:1], np.log(-np.diff(odds))])
+
+    def times(z: Rows) -> tuple[float, ...]:
+        p = base + (z - 1)  # variables of size 1, for the differences
+        odds = p[0] - np.concatenate([[0.0], np.cumsum(np.exp(p[1:]))])
+        return (first, *(first / (1 + np.exp(-odds))).tolist(), 0.0)
+
+    weight = 1 / off(grid).square().sum(1, keepdim=True).sqrt()
+    found = least_squares(
+        lambda z: (weight * off(times(z))).flatten().numpy(),
+        np.ones(steps - 1),
+        diff_step=0.03,
+        max_nfev=5,
+    )
+    return shift, max((grid, times(found.x)), key=quality)
+
+
+def fewer(task: Task, steps: int) -> list[dict[str, Any]]:
+    """The plain solver with fewer steps: the reference's shift, the best shift, the best grid of all."""
+    velocity, (shift, grid) = velocity_on(task.network, task.device), best_grid(task, steps)
     grids = {
         "fewer steps, same shift": (task.network.grid(steps, task.network.shift), task.network.shift),
-        "fewer steps, best shift": (task.network.grid(steps, best), best),
-        "fewer steps, best grid": (tuple(times), ""),
+        "fewer steps, best shift": (task.network.grid(steps, shift), shift),
+        "fewer steps, best grid": (grid, ""),
     }
-    x = test_set(task)[0]
+    x, common = test_set(task)[0], {"speedup": STEPS / steps, "steps": steps, "calls": "F" * steps}
     return [
-        row(task, way, solved(velocity, x, grid), speedup=STEPS / steps, steps=steps, shift=shift, calls="F" * steps)
-        for way, (grid, shift) in grids.items()
+        row(
+            task,
+            way,
+            solved(velocity, x, times),
+            shift=shift,
+            times=" ".join(f"{t:.5f}" for t in times) if way.endswith("grid") else "",
+            **common,
+        )
+        for way, (times, shift) in grids.items()
     ]
 
 
@@ -348,7 +401,6 @@ def uncalibrated(task: Task) -> list[dict[str, Any]]:
     ):
         times = task.network.grid(steps, shift)
         add("held", times, shift, anchors, (1 / 2, 1.0))
-        add("held, three grids", times, shift, anchors, SCALES)
         # Without coarse calls: the same anchors, the last answer kept between them.
         first = sorted({0, *anchors})
         pattern = Pattern(times, ((SIDE, SIDE),), tuple((0,) if k in first else () for k in range(steps)))
@@ -361,97 +413,103 @@ def fewer_runs(task: Task, seeds: int, speed: float) -> list[dict[str, Any]]:
     """A choice and its weights from fewer calibration runs."""
     velocity = velocity_on(task.network, task.device)
     noise = task.network.start(seeds, CALIBRATION, task.device)
-    found = calibrate(velocity, noise, task.network.times, scales=SCALES, batch=64, model=task.network.name)
-    outcome = chosen_one(task, found, speed)
-    return [outcome_row(task, f"seeds: {seeds}", outcome, aim=speed)]
+    found = calibrate(velocity, noise, task.network.times, scales=SCALES, model=task.network.name)
+    outcome = chosen_one(replace(task, calibration=found), speed, (0, 1, 2))
+    return [outcome_row(task, f"calibrated on {seeds} seeds", outcome, aim=speed, runs=seeds)]
 
 
-def jobs(task: Task, args: argparse.Namespace) -> Iterator[tuple[Callable[..., list[dict[str, Any]]], tuple[Any, ...]]]:
-    """Everything there is to do for one network, the longest first."""
-    if task.network == TRANSFORMER:
+Job = tuple[str, Callable[..., list[dict[str, Any]]], tuple[Any, ...]]
+
+
+def jobs(task: Task, args: argparse.Namespace) -> Iterator[Job]:
+    """Everything there is to do for one network, what matters most first."""
+    small = task.network == TRANSFORMER
+    for speed in SPEEDS if small else FACE_SPEEDS:
+        yield f"chosen {speed}", chosen, (speed, (0, 1, 2), "chosen")
+        yield f"fewer {int(STEPS / speed + 0.1)}", fewer, (int(STEPS / speed + 0.1),)
+        yield f"full size only {speed}", chosen, (speed, (2,), "chosen, full size only")
+        if small and speed == SPEEDS[1]:
+            yield "uncalibrated", uncalibrated, ()
+    if small:
+        for speed in SPEEDS[:5]:
+            yield f"check {speed}", checks, (speed,)
         for speed in RANDOM_AT:
-            yield random_ones, (speed, args.random)
-    for steps in FEWER:
-        yield fewer, (steps, args.tries)
-    for speed in SPEEDS:
-        yield chosen, (speed, (0, 1, 2), "chosen")
-        yield chosen, (speed, (2,), "chosen, full size only")
-    for speed in RANDOM_AT:
-        yield chosen, (speed, (1, 2), "chosen, two grids")
-        yield checks, (speed,)
-    if task.network == TRANSFORMER:
-        yield uncalibrated, ()
-        for seeds in (4, 8, 16, 32):
-            yield fewer_runs, (seeds, 3.0)
+            yield f"random {speed}", random_ones, (speed, args.random)
+        for seeds in (4, 8, 16):
+            yield f"seeds {seeds}", fewer_runs, (seeds, 3.0)
 
 
-TASKS: list[Task] = []
+TASKS: dict[str, Task] = {}
 """Of a worker: given once, so that what is cached for a task stays."""
 
 
 def given(tasks: bytes) -> None:
-    TASKS.extend(pickle.loads(tasks))
+    TASKS.update(pickle.loads(tasks))
 
 
-def done(job: Callable[..., list[dict[str, Any]]], index: int, options: tuple[Any, ...]) -> list[dict[str, Any]]:
-    return job(TASKS[index], *options)
+def done(network: str, job: Job) -> list[dict[str, Any]]:
+    name, function, options = job
+    return [one | {"job": name} for one in function(TASKS[network], *options)]
+
+
+def calibrated(network: Network, args: argparse.Namespace) -> Calibration:
+    """From a file, where one was kept."""
+    file = args.folder / f"{network.name.replace(' ', '_')}_{args.runs}.json"
+    if not file.exists():
+        start = network.start(args.runs, CALIBRATION, args.device)
+        velocity = velocity_on(network, args.device)
+        calibrate(velocity, start, network.times, scales=SCALES, model=network.name).save(file)
+    return Calibration.load(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=512)
+    parser.add_argument("--search", type=int, default=64, help="seeds to search grids for fewer steps on")
     parser.add_argument("--runs", type=int, default=64, help="full runs of the calibration")
     parser.add_argument("--random", type=int, default=500, help="random patterns a speed")
-    parser.add_argument("--tries", type=int, default=150, help="tries of the search for a grid for fewer steps")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop handing out jobs after so long")
     parser.add_argument("--faces", type=Path, help="weights of the pretrained denoiser")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="for the reference pictures of this run")
-    parser.add_argument("--calibration", type=Path, help="write the transformer's calibration here")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=("transformer", "faces"), help="one of the networks")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/two_grids"), help="what is made once lies here")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="rows are added here; jobs that have theirs are done")
     args = parser.parse_args()
     began = time.monotonic()
+    args.folder.mkdir(parents=True, exist_ok=True)
 
-    networks = [TRANSFORMER]
+    networks = [] if args.only == "faces" else [TRANSFORMER]
     if args.faces:
         networks.append(Network("face denoiser", 1, 1.0, first=2 / 3, weights=args.faces))
-    tasks = []
-    for network in networks:
-        velocity = velocity_on(network, args.device)
-        start = network.start(args.runs, CALIBRATION, args.device)
-        found = calibrate(velocity, start, network.times, scales=SCALES, batch=64, model=network.name)
-        if args.calibration and network == TRANSFORMER:
-            found.save(args.calibration)
-        pictures = solved(velocity, network.start(args.seeds, TEST, args.device), network.times).float().cpu().numpy()
-        file = args.folder / f"two_grids_{hashlib.sha256(network.name.encode()).hexdigest()[:8]}.npy"
-        np.save(file, pictures)
-        tasks.append(Task(network, found, args.seeds, args.device, str(file)))
-    print(f"calibrated after {time.monotonic() - began:.0f} s", flush=True)
-
-    rows: list[dict[str, Any]] = []
+    tasks = {
+        network.name: Task(network, calibrated(network, args), args.seeds, args.search, args.device, args.folder)
+        for network in networks
+    }
+    there = []
+    if args.out.exists():
+        with args.out.open(newline="") as lines:
+            there = [(one["network"], one["job"], int(one["samples"])) for one in csv.DictReader(lines)]
+    else:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(",".join(COLUMNS) + "\n")
+    device = torch.cuda.get_device_name() if args.device == "cuda" else None
+    common = {"precision": "TF32" if args.device == "cuda" else "float32", **environment(device)}
     spawn = get_context("spawn")
     with ProcessPoolExecutor(
         args.workers, mp_context=spawn, initializer=given, initargs=(pickle.dumps(tasks),)
     ) as pool:
-        pending = [
-            (pool.submit(done, job, index, options), job, options)
-            for index, task in enumerate(tasks)
-            for job, options in jobs(task, args)
-        ]
-        for future, job, options in pending:
-            if time.monotonic() - began > args.seconds and future.cancel():
-                continue
-            rows += future.result()
-            print(f"{time.monotonic() - began:.0f} s: {job.__name__} {options}", flush=True)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else None
-    common = {"runs": args.runs, "precision": "TF32" if args.device == "cuda" else "float32", **environment(device)}
-    names = list(dict.fromkeys(name for one in rows for name in one)) + list(common)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as out:
-        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(one | common for one in rows)
+        pending = {
+            pool.submit(done, network, job): job[0]
+            for network, task in tasks.items()
+            for job in jobs(task, args)
+            if (network, job[0], task.seeds) not in there
+        }
+        for future in as_completed(pending):
+            with args.out.open("a", newline="") as out:
+                csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n").writerows(
+                    one | common for one in future.result()
+                )
+            print(f"{time.monotonic() - began:.0f} s: {pending[future]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import BASES, DCT, Basis, check_state, corner, size_ratio, working_dtype
-from spectral_pd.schedule import Cost, check_stage_scales, check_times, checked_cost, stage_shape, token_cost
+from spectral_pd import inputs
+from spectral_pd.bases import BASES, DCT, Basis, corner, size_ratio
+from spectral_pd.inputs import working_dtype
+from spectral_pd.plan import Cost
+from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
 from spectral_pd.two_grids import FEATURES, Pattern, PredictedRule, Predictor, Shape, TwoGrids, anchored, make_bands
 
@@ -158,10 +161,10 @@ def calibrate(
     >>> found.moments.shape[1], found.gain.shape[:2]
     (13, torch.Size([6, 2]))
     """
-    times = check_times(times)
-    check_state(noise, "noise", dims)
+    times = inputs.times(times, "times")
+    inputs.state(noise, "noise", dims)
     full = tuple(noise.shape[-dims:])
-    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in check_stage_scales(scales, dims))
+    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in inputs.stage_scales(scales, dims))
     if solver == "heun":
         raise ValueError("solver = 'heun' calls twice a step; calibrate with 'euler' or 'dpmpp_2m'")
     step_with = find_solver(solver)
@@ -333,7 +336,7 @@ def refine(
         As :func:`calibrate`.
     """
     solver, basis, dims = find_solver(calibration.solver), BASES[calibration.basis], len(calibration.shapes[-1])
-    x = check_state(noise, "noise", dims).to(working_dtype(noise.dtype))
+    x = inputs.state(noise, "noise", dims).to(working_dtype(noise.dtype))
     targets: list[Tensor] = []
 
     def watched(x: Tensor, t: float) -> Tensor:
@@ -561,13 +564,13 @@ def choose_pattern(
         raise ValueError(f"speedup = {speedup} must lie between 1 and the number of steps, {steps}")
     fn = token_cost(calibration.shapes[-1]) if cost is None else cost
     allowed = tuple(range(count)) if grids is None else tuple(grids)
-    price = [0.0, *(checked_cost(fn, shape) / checked_cost(fn, calibration.shapes[-1]) for shape in calibration.shapes)]
+    price = [0.0, *(inputs.cost(fn, shape) / inputs.cost(fn, calibration.shapes[-1]) for shape in calibration.shapes)]
     options = [0, *(g + 1 for g in allowed)]  # 0: no call
 
     def errors(choices: list[tuple[int, ...]]) -> list[float]:
         found: list[float] = []
-        for begin in range(0, len(choices), 256):
-            index = torch.tensor(choices[begin : begin + 256], device=device)
+        for begin in range(0, len(choices), 32):
+            index = torch.tensor(choices[begin : begin + 32], device=device)
             called = torch.nn.functional.one_hot(index, count + 1)[..., 1:].bool()
             found += simulate(calibration, called)[0].tolist()
         return found
@@ -586,7 +589,7 @@ def choose_pattern(
             for _ in range(rounds):
                 near = list(_exchanges(best, within))
                 order = torch.randperm(len(near), generator=generator).tolist()
-                new = [near[i] for i in order if near[i] not in known and spent(near[i]) <= budget + 1e-9][:384]
+                new = [near[i] for i in order if near[i] not in known and spent(near[i]) <= budget + 1e-9][:128]
                 known.update(zip(new, errors(new), strict=True))
                 better = min(new, key=known.__getitem__, default=best)
                 if known[better] < known[best]:

@@ -32,10 +32,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_pd.bases import DCT, Basis, check_basis, check_target, corner, size_ratio, working_dtype
-from spectral_pd.schedule import check_stage_scales, check_times, checked_cost, stage_shape, token_cost
+from spectral_pd import inputs
+from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
+from spectral_pd.inputs import working_dtype
+from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import Velocity
-from spectral_pd.theory import align_scale, align_time, check_shape
+from spectral_pd.theory import align_scale, align_time
 
 Shape = tuple[int, ...]
 
@@ -70,8 +72,8 @@ class Pattern:
     calls: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", check_times(self.times))
-        shapes = tuple(check_shape(shape, "shapes") for shape in self.shapes)
+        object.__setattr__(self, "times", inputs.times(self.times, "times"))
+        shapes = tuple(inputs.shape(shape, "shapes") for shape in self.shapes)
         object.__setattr__(self, "shapes", shapes)
         if not shapes:
             raise ValueError("shapes is empty; pass the grids, coarse to fine, the full size last")
@@ -112,8 +114,8 @@ class Pattern:
         1.5
         """
         cost = token_cost(self.shape) if fn is None else fn
-        full = checked_cost(cost, self.shape)
-        return sum(checked_cost(cost, self.shapes[g]) for step in self.calls for g in step) / full
+        full = inputs.cost(cost, self.shape)
+        return sum(inputs.cost(cost, self.shapes[g]) for step in self.calls for g in step) / full
 
     def speedup(self, fn: Callable[[Shape], float] | None = None, *, steps: int | None = None) -> float:
         """Cost of a full run of `steps` (default: the pattern's own number) over the pattern's."""
@@ -166,12 +168,12 @@ def anchored(
     >>> anchored((1.0, 0.75, 0.5, 0.25, 0.0), (64, 64), anchors=(0, 3)).calls
     ((0, 1), (0,), (0,), (1,))
     """
-    times, full = check_times(times), check_shape(shape)
+    times, full = inputs.times(times, "times"), inputs.shape(shape, "shape")
     steps = len(times) - 1
     chosen = {int(k) for k in anchors}
     if not chosen <= set(range(steps)):
         raise ValueError(f"anchors = {tuple(anchors)} must be steps, 0 to {steps - 1}")
-    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in check_stage_scales(scales, len(full)))
+    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in inputs.stage_scales(scales, len(full)))
     every = tuple(range(len(shapes)))
     calls = [
         ((0,) if k not in chosen else every if k + 1 < steps and k + 1 not in chosen else every[-1:])
@@ -214,7 +216,7 @@ def make_bands(shapes: Sequence[Shape], *, basis: Basis = DCT, least: int = 16) 
     """
     full = shapes[-1]
     for coarse in shapes[:-1]:
-        check_target(basis, "shapes", coarse, full)
+        basis.reach(coarse, full)
         if not basis.nested(coarse, full):
             raise ValueError(f"{basis} is not nested from {coarse} to {full}; use DCT, or grow all axes by one factor")
     owner = torch.full(full, len(shapes) - 1, device="cpu")
@@ -300,9 +302,9 @@ class TwoGrids:
             raise TypeError(f"velocity is {type(velocity).__name__}; pass a callable velocity(x, t)")
         if not isinstance(pattern, Pattern):
             raise TypeError(f"pattern is {type(pattern).__name__}; pass a Pattern, e.g. from anchored(...)")
-        check_basis(basis)
+        BASIS(basis, "basis")
         for coarse in pattern.shapes[:-1]:
-            check_target(basis, "shapes", coarse, pattern.shape)
+            basis.reach(coarse, pattern.shape)
         self.velocity, self.pattern, self.basis = velocity, pattern, basis
         self.rule: _Held | PredictedRule
         if predictor is None:
@@ -353,8 +355,8 @@ class TwoGrids:
     def _coarse(self, x: Tensor, t: float, grid: Shape) -> Tensor:
         """Denoised estimate on a coarse grid, of the low band of x at the local time."""
         ratio = size_ratio(grid, self.pattern.shape)
-        tau = align_time(t, 1 / ratio)
-        y = self.basis.restrict(x, grid) / align_scale(tau, ratio)
+        tau = align_time.bare(t, 1 / ratio)
+        y = self.basis.restrict(x, grid) / align_scale.bare(tau, ratio)
         return y - tau * self.velocity(y, tau)
 
 
