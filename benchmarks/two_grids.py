@@ -2,21 +2,21 @@ r"""Two grids at once on small networks: what the same picture costs, by every w
 
     python benchmarks/two_grids.py [--device cuda] [--seeds 512] [--faces WEIGHTS]
 
-Rows are added as jobs end; a run that was stopped goes on where it was.
+Rows are added as jobs end; a run that was stopped goes on where it was. The reference is the full run: 20 steps of
+DPM-Solver++(2M) at 64x64. Ways to do it for less, from the same noise:
 
-The reference is the full run: 20 steps of DPM-Solver++(2M) at 64x64. Ways to do it for less, from the same noise:
+    chosen         the pattern :func:`spectral_pd.calibrate.choose_pattern` finds at a speedup, on the full run's own time grid;
+                   and with full-size calls only, the control that shows what coarse calls add
+    fewer steps    the plain solver on its best shift, and on its best grid, searched on other seeds
+    progressive    one transition; held: anchors without calibration; held, no coarse calls: the plain cache of the last answer
+    check          patterns drawn at random, for the prediction of PSNR
+    random         patterns of the choice's cost, weights fitted too: can luck beat the choice?
+    part           the chosen pattern with fewer kinds of features
+    calibrated on  weights and choice from other numbers of calibration runs
 
-    chosen             the pattern :func:`spectral_pd.calibrate.choose_pattern` finds at a speedup, with fitted weights, run on the full run's own time grid;
-                       also with two grids only, and with full-size calls only (what the weights do without a coarse call)
-    random             patterns of the same cost, weights fitted too: can luck beat the choice?
-    fewer steps        the plain solver on its best grid: the shift, then every time by itself, searched on other seeds
-    held               anchors and coarse calls without calibration, on a grid of their own; and the same without coarse calls
-    progressive        one transition
-    check              patterns drawn at random for the prediction of PSNR
-    part, seeds        the chosen pattern with fewer kinds of features, and with weights from fewer calibration runs
-
-Costs are counted FLOPs of one call. PSNR (median), SSIM, spectrum and sliced Wasserstein are to the reference pictures of the same seeds, with 95 %
-intervals; std is the pictures' standard deviation over the reference's. --faces adds the pretrained denoiser of grey faces (local-probability-models-of-images).
+Costs are counted FLOPs of one call. PSNR (median), SSIM, spectrum and sliced Wasserstein are to the reference pictures of the
+same seeds, with 95 % intervals (bootstrap over seeds); std is the pictures' standard deviation over the reference's. --faces
+adds the pretrained denoiser of grey faces (local-probability-models-of-images).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from spectral_pd import shift_times
 from spectral_pd.calibrate import Calibration, Outcome, calibrate, choose_pattern, forecast, refine, simulate
 from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
-from spectral_pd.two_grids import Pattern, Predictor, TwoGrids, anchored
+from spectral_pd.two_grids import Pattern, Predictor, TwoGrids, anchored, held
 
 RESULTS = Path(__file__).parent / "results" / "two_grids.csv"
 STEPS, SIDE, SCALES = 20, 64, (1 / 4, 1 / 2, 1.0)
@@ -153,10 +153,9 @@ def solved(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
     return x
 
 
-def ran(task: Task, pattern: Pattern, start: Tensor, predictor: Predictor | None = None) -> Tensor:
+def ran(task: Task, predictor: Predictor, start: Tensor) -> Tensor:
     """The picture a pattern leads to."""
-    two = TwoGrids(velocity_on(task.network, task.device), pattern, predictor=predictor)
-    return solved(two, start, pattern.times)
+    return solved(TwoGrids(velocity_on(task.network, task.device), predictor), start, predictor.pattern.times)
 
 
 def kept(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,7 +237,7 @@ def outcome_row(task: Task, way: str, outcome: Outcome, **facts: Any) -> dict[st
     return row(
         task,
         way,
-        ran(task, outcome.pattern, start, outcome.predictor),
+        ran(task, outcome.predictor, start),
         speedup=STEPS / outcome.cost,
         steps=STEPS,
         calls=text(outcome.pattern),
@@ -250,9 +249,8 @@ def outcome_row(task: Task, way: str, outcome: Outcome, **facts: Any) -> dict[st
 @kept
 def choices(task: Task, speed: float) -> dict[str, Outcome]:
     """The best pattern of all grids, and of full-size calls only, each out of a shortlist run on the calibration's seeds."""
-    options = {"cost": task.cost, "device": task.device, "keep": SHORT}
-    every = choose_pattern(task.calibration, speed, **options)
-    alone = choose_pattern(task.calibration, speed, grids=(len(SCALES) - 1,), **options)
+    every = choose_pattern(task.calibration, speed, cost=task.cost, keep=SHORT)
+    alone = choose_pattern(task.calibration, speed, cost=task.cost, keep=SHORT, grids=(len(SCALES) - 1,))
     start = task.network.start(min(2 * task.search, task.calibration.seeds), CALIBRATION, task.device)
     patterns = list(dict.fromkeys(one.pattern for one in (*every, *alone)))
     refined = refine(velocity_on(task.network, task.device), start, task.calibration, patterns, cost=task.cost)
@@ -268,7 +266,7 @@ def chosen(task: Task, speed: float) -> list[dict[str, Any]]:
 def parts(task: Task, speed: float) -> list[dict[str, Any]]:
     """The choice with one kind of feature after another."""
     outcome, rows = choices(task, speed)["chosen"], []
-    called = torch.zeros(1, STEPS, len(SCALES), dtype=torch.bool, device=task.device)
+    called = torch.zeros(1, STEPS, len(SCALES), dtype=torch.bool)
     for k, step in enumerate(outcome.pattern.calls):
         called[0, k, list(step)] = True
     calls = [4 + 3 * g + i for g in range(3) for i in (0, 1)]
@@ -279,18 +277,18 @@ def parts(task: Task, speed: float) -> list[dict[str, Any]]:
         "and the calls before": [0, 1, *range(4, 13)],
         "and the last estimates": list(range(13)),
     }.items():
-        error, weights = simulate(task.calibration, called, weights=True, features=features)
+        error, weights = simulate(task.calibration, called, features=features)
         predicted = 10 * math.log10(4 / float(error)) + task.calibration.spread
-        one = Outcome(Predictor(outcome.pattern, weights[0].cpu()), predicted, outcome.cost)
+        one = Outcome(Predictor(outcome.pattern, weights[0]), predicted, outcome.cost)
         rows.append(outcome_row(task, f"part: {name}", one, aim=speed))
     return rows
 
 
-def drawn(task: Task, speed: float, count: int, seed: int) -> list[tuple[tuple[int, ...], ...]]:
+def drawn(task: Task, speed: float, count: int, seed: int) -> list[Pattern]:
     """Random patterns of (almost) one cost: random numbers of calls on each grid, at random steps."""
     rng = np.random.default_rng(seed)
     price = [task.cost((SIDE // 4,)), task.cost((SIDE // 2,)), 1.0]
-    budget, out = STEPS / speed, []
+    budget, out = STEPS / speed, list[Pattern]()
     while len(out) < count:
         full = int(rng.integers(1, int(budget) + 1))
         half = int(rng.integers(0, min(STEPS - full, int((budget - full) / price[1])) + 1))
@@ -298,7 +296,8 @@ def drawn(task: Task, speed: float, count: int, seed: int) -> list[tuple[tuple[i
         if full + half * price[1] + quarter * price[0] < 0.97 * budget:
             continue
         grids = [2] * full + [1] * half + [0] * quarter + [-1] * (STEPS - full - half - quarter)
-        out.append(tuple(() if g < 0 else (int(g),) for g in rng.permutation(grids)))
+        calls = tuple(() if g < 0 else (int(g),) for g in rng.permutation(grids))
+        out.append(Pattern(task.calibration.times, task.calibration.shapes, calls))
     return out
 
 
@@ -307,10 +306,10 @@ def random_ones(task: Task, speed: float, count: int) -> list[dict[str, Any]]:
     start, reference = search_set(task)
 
     def measured(outcome: Outcome) -> float:
-        return float(psnr(ran(task, outcome.pattern, start, outcome.predictor), reference).median())
+        return float(psnr(ran(task, outcome.predictor, start), reference).median())
 
     choice = choices(task, speed)["chosen"]
-    others = forecast(task.calibration, drawn(task, speed, count, 1), cost=task.cost, device=task.device)
+    others = forecast(task.calibration, drawn(task, speed, count, 1), cost=task.cost)
     values = [measured(one) for one in others]
     best = others[int(np.argmax(values))]
     misses = np.abs([one.psnr - value for one, value in zip(others, values, strict=True)])
@@ -321,7 +320,7 @@ def random_ones(task: Task, speed: float, count: int) -> list[dict[str, Any]]:
 
 def checks(task: Task, speed: float) -> list[dict[str, Any]]:
     """Patterns for the prediction: drawn, not chosen."""
-    from_moments = forecast(task.calibration, drawn(task, speed, 2, 2), cost=task.cost, device=task.device)
+    from_moments = forecast(task.calibration, drawn(task, speed, 2, 2), cost=task.cost)
     return [outcome_row(task, "check", outcome, aim=speed) for outcome in from_moments]
 
 
@@ -390,7 +389,7 @@ def uncalibrated(task: Task) -> list[dict[str, Any]]:
     def add(way: str, times: Sequence[float], shift: float, anchors: Sequence[int], scales: Sequence[float]) -> Pattern:
         pattern = anchored(times, (SIDE, SIDE), anchors=anchors, scales=scales)
         facts = {"speedup": STEPS / pattern.cost(task.cost), "steps": pattern.steps, "shift": shift}
-        out.append(row(task, way, ran(task, pattern, x), calls=text(pattern), **facts))
+        out.append(row(task, way, ran(task, held(pattern), x), calls=text(pattern), **facts))
         return pattern
 
     for coarse in (12, 15):
@@ -407,7 +406,7 @@ def uncalibrated(task: Task) -> list[dict[str, Any]]:
         first = sorted({0, *anchors})
         pattern = Pattern(times, ((SIDE, SIDE),), tuple((0,) if k in first else () for k in range(steps)))
         facts = {"speedup": STEPS / pattern.cost(task.cost), "steps": steps, "shift": shift}
-        out.append(row(task, "held, no coarse calls", ran(task, pattern, x), calls=text(pattern), **facts))
+        out.append(row(task, "held, no coarse calls", ran(task, held(pattern), x), calls=text(pattern), **facts))
     return out
 
 
