@@ -140,7 +140,7 @@ def bands(shapes: Sequence[Shape], basis: Basis, *, least: int = 16) -> tuple[Te
 
     Examples
     --------
-    >>> label, owner = bands(((4, 4), (8, 8)), DCT, least=8)
+    >>> label, owner = bands(((4, 4), (8, 8)), DCT)
     >>> label[0].tolist(), owner.tolist()
     ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1])
     """
@@ -264,7 +264,9 @@ class TwoGrids:
 
     Examples
     --------
-    See :func:`held`.
+    >>> two = TwoGrids(lambda x, t: x, held(anchored((1.0, 0.5, 0.0), (8, 8), anchors=(0, 1))))
+    >>> torch.equal(two(torch.ones(1, 8, 8), 1.0), torch.ones(1, 8, 8))  # a full-size call is the network's own
+    True
     """
 
     def __init__(self, velocity: Velocity, predictor: Predictor) -> None:
