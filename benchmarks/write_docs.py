@@ -541,31 +541,33 @@ def _two_grids(network: str, *ways: str) -> list[dict[str, str]]:
 def _made(data: list[dict[str, str]]) -> str:
     seeds = sorted({int(row["samples"]) for row in data})
     commits = ", ".join(dict.fromkeys(row["commit"] for row in data))
-    return f"Seeds: {' or '.join(map(str, seeds))}; {data[0]['precision']}; torch {data[0]['torch']}, commit {commits}.\n"
+    return (
+        f"Seeds: {' or '.join(map(str, seeds))}; {data[0]['precision']}; torch {data[0]['torch']}, commit {commits}.\n"
+    )
 
 
 def _two_grids_chosen(network: str) -> str:
     """The choice at each speedup, its control, and fewer steps with as many calls or, in fractions, one more."""
     best, shift = (
-        {int(row["steps"]): row for row in _two_grids(network, f"fewer steps, best {kind}")} for kind in ("grid", "shift")
+        {int(row["steps"]): row for row in _two_grids(network, f"fewer steps, best {kind}")}
+        for kind in ("grid", "shift")
     )
     alone = {row["aim"]: row for row in _two_grids(network, "chosen, full size only")}
     header = ["speedup", "calls", "PSNR, dB", "predicted", "full size only", "fewer steps", "best grid", "best shift"]
     header += ["lead, dB", "spectrum", "of fewer steps", "Wasserstein", "of fewer steps"]
     body, shown = [], []
     for row in (row for row in _two_grids(network, "chosen") if row["way"] == "chosen"):
-        steps = next((n for n in sorted(best) if n >= 20 / float(row["aim"]) - 0.2), None)
-        if steps is None:
-            continue
-        control, fewer = alone[row["aim"]], best[steps]
-        shown += [row, control, fewer, shift[steps]]
-        body.append(
-            [f"{float(row['speedup']):.2f}x", f"`{row['calls']}`", _interval(row, "psnr", ".1f")]
-            + [f"{float(row['predicted']):.1f}", f"{float(control['psnr']):.1f}", f"{float(fewer['speedup']):.2f}x"]
-            + [_interval(fewer, "psnr", ".1f"), f"{float(shift[steps]['psnr']):.1f}"]
-            + [f"{float(row['psnr']) - float(fewer['psnr']):+.1f}"]
-            + [f"{float(r[name]):.3f}" for name in ("spectrum", "wasserstein") for r in (row, fewer)]
-        )
+        steps = math.ceil(20 / float(row["aim"]) - 0.2)
+        if steps in best:
+            control, fewer = alone[row["aim"]], best[steps]
+            shown += [row, control, fewer, shift[steps]]
+            body.append(
+                [f"{float(row['speedup']):.2f}x", f"`{row['calls']}`", _interval(row, "psnr", ".1f")]
+                + [f"{float(row['predicted']):.1f}", f"{float(control['psnr']):.1f}", f"{float(fewer['speedup']):.2f}x"]
+                + [_interval(fewer, "psnr", ".1f"), f"{float(shift[steps]['psnr']):.1f}"]
+                + [f"{float(row['psnr']) - float(fewer['psnr']):+.1f}"]
+                + [f"{float(r[name]):.3f}" for name in ("spectrum", "wasserstein") for r in (row, fewer)]
+            )
     return f"{markdown(header, body)}\n{_made(shown)}"
 
 
@@ -584,8 +586,15 @@ def two_grids_ways() -> str:
     data = _two_grids("small transformer", "progressive", "held")
     header = ["way", "steps", "shift", "calls", "speedup", "PSNR, dB", "spectrum", "Wasserstein"]
     body = [
-        [row["way"], row["steps"], f"{float(row['shift']):g}", f"`{row['calls']}`", f"{float(row['speedup']):.2f}x"]
-        + [_interval(row, "psnr", ".1f"), *(f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein"))]
+        [
+            row["way"],
+            row["steps"],
+            f"{float(row['shift']):g}",
+            f"`{row['calls']}`",
+            f"{float(row['speedup']):.2f}x",
+            _interval(row, "psnr", ".1f"),
+            *(f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein")),
+        ]
         for row in data
     ]
     return f"{markdown(header, body)}\n{_made(data)}"
@@ -596,8 +605,13 @@ def two_grids_prediction() -> str:
     data = _two_grids("small transformer", "check")
     miss = [float(row["predicted"]) - float(row["psnr"]) for row in data]
     body = [
-        [f"{float(row['speedup']):.2f}x", f"`{row['calls']}`", f"{float(row['predicted']):.1f}"]
-        + [_interval(row, "psnr", ".1f"), f"{off:+.1f}"]
+        [
+            f"{float(row['speedup']):.2f}x",
+            f"`{row['calls']}`",
+            f"{float(row['predicted']):.1f}",
+            _interval(row, "psnr", ".1f"),
+            f"{off:+.1f}",
+        ]
         for row, off in zip(data, miss, strict=True)
     ]
     table = markdown(["speedup", "calls", "predicted, dB", "measured, dB", "off by"], body)
