@@ -389,7 +389,7 @@ def uncalibrated(task: Task) -> list[dict[str, Any]]:
 
     def add(way: str, times: Sequence[float], shift: float, anchors: Sequence[int], scales: Sequence[float]) -> Pattern:
         pattern = anchored(times, (SIDE, SIDE), anchors=anchors, scales=scales)
-        facts = {"speedup": STEPS / pattern.cost(task.cost), "steps": pattern.steps, "shift": shift}
+        facts = {"speedup": STEPS / pattern.cost(task.cost), "steps": len(pattern.calls), "shift": shift}
         out.append(row(task, way, ran(task, held(pattern), x), calls=text(pattern), **facts))
         return pattern
 
