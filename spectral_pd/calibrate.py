@@ -12,8 +12,8 @@ band by band, hold the drift of the defect, of the high band and of everything e
 ``(Phi M Phi') a = Phi M e_k``;
 
 *a run* is simulated without the network: states and estimates are such rows, moved by the solver itself. A call at a state
-that has left the full run's by ``xi`` answers ``D_k + g_k xi`` plus an error of power ``n_k |xi|^2`` that nothing else knows of,
-with g and n measured on one more run with few anchors;
+that has left the full run's by ``xi`` answers ``D_k + g_k xi`` plus an error of power ``n_k |xi|^2`` that nothing else knows
+of, with g and n measured on one more run with few anchors;
 
 *the error* of the picture, ``xi_N M xi_N'``, predicts the PSNR to the same seed's full run, for hundreds of patterns a second.
 """
@@ -374,6 +374,15 @@ def refine(
     ------
     ValueError, TypeError
         Noise of another size, patterns on other times and grids.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, GaussianField, shift_times
+    >>> field, noise = GaussianField(PRESETS["flux"], (16, 16)), torch.randn(8, 4, 16, 16)
+    >>> found = calibrate(field.velocity, noise, shift_times(6, shift=3.0), scales=(1 / 2, 1))
+    >>> short = [one.pattern for one in choose_pattern(found, 2.0, keep=2)]
+    >>> [one.pattern == pattern for one, pattern in zip(refine(field.velocity, noise, found, short), short, strict=True)]
+    [True, True]
     """
     fitting(patterns, CALIBRATION(calibration, "calibration"))
     x = inputs.full_size(noise, "noise", calibration.shapes[-1], "the calibration's full grid")
