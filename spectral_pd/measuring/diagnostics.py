@@ -223,13 +223,16 @@ def confidence(
     times = [transition_times(law, scales, spectrum.shape, delta=delta) for law in (logs.law, *laws)]
     n = replicates.samples
     bounds = partial(estimate, samples=n, level=level)
-    wider = n / (n - 1) * (student_quantile((1 + level) / 2, n - 1) / NormalDist().inv_cdf((1 + level) / 2)) ** 2
-    spread = wider * np.cov(solutions[:, 0], exponent)
-    return Confidence(
+    estimates = (
         bounds(logs.law.amplitude, amplitude, **LOG),
         bounds(logs.law.exponent, exponent),
         bounds(float(logs.law.r2 or 0.0), r2, **LOG_REST),
         tuple(bounds(t, np.array(rest), **LOGIT) for t, *rest in zip(*times, strict=True)),
+    )
+    wider = n / (n - 1) * (student_quantile((1 + level) / 2, n - 1) / NormalDist().inv_cdf((1 + level) / 2)) ** 2
+    spread = wider * np.cov(solutions[:, 0], exponent)
+    return Confidence(
+        *estimates,
         (float(spread[0, 0]), float(spread[0, 1]), float(spread[1, 1])),
         level,
         replicates.samples,
