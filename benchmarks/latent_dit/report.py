@@ -8,7 +8,7 @@ latent_dit.csv            for each size, samples against training crops and held
                           Wasserstein of the latents, sliced Wasserstein of the decoded pictures; and the same of other
                           training crops, the yardstick. With --run also of the samples that the training drew at its end.
                           Intervals: 95 %, bootstrap over the samples.
-latent_dit_bins.csv       power of every radial bin of the samples, and of the other training crops, over that of training crops.
+latent_dit_bins.csv       power of every radial bin of the samples, and of the other training crops, over that of references.
 latent_dit_neighbours.csv the largest correlation of each sample with any crop of any training photograph, mirrored or not, at
                           16 pixels; beside it those of held-out crops, which the network cannot know, and of training crops.
 latent_dit_agreement.csv  how far a call on the small grid is from what the call on the large one says of the low band,
