@@ -121,11 +121,11 @@ def test_the_source_distribution_holds_what_building_needs(tmp_path):
     archive = source_distribution(source, tmp_path)
     assert not needed_to_build(source) - members(archive)
     assert not [name for name in members(archive) if name.startswith(("tests/", "docs/", "benchmarks/"))]
-    # Negative control: without the manifest, setuptools finds neither the headers nor the backend.
+    # Negative control: without the manifest, setuptools does not find the backend.
     (source / "MANIFEST.in").unlink()
     shutil.rmtree(next(source.glob("*.egg-info")))
     missing = needed_to_build(source) - members(source_distribution(source, tmp_path / "again"))
-    assert {"build_tools/backend.py", "csrc/ops.h", "csrc/cpu_avx2.cpp"} <= missing
+    assert "build_tools/backend.py" in missing
 
 
 def test_the_source_distribution_installs_without_a_compiler(tmp_path):
