@@ -5,10 +5,11 @@
 reads log.csv and weights.safetensors; writes loss.png and samples.jpg beside them, and rows to benchmarks/results:
 
 latent_dit.csv            for each size, samples against training crops and held-out crops: radial spectrum and sliced
-                          Wasserstein of the latents, sliced Wasserstein of the decoded pictures; and the same of other
-                          training crops, the yardstick. With --run also of the samples that the training drew at its end.
-                          Intervals: 95 %, bootstrap over the samples.
+                          Wasserstein of the latents; and the same of as many other training crops, the yardstick.
+                          Samples of 20 steps of DPM-Solver++(2M), or with --run those that the training drew at its end,
+                          32 steps of Euler. Intervals: 95 %, bootstrap over the samples.
 latent_dit_bins.csv       power of every radial bin of the samples, and of the other training crops, over that of references.
+latent_dit_decoded.csv    sliced Wasserstein of what they decode to.
 latent_dit_neighbours.csv the largest correlation of each sample with any crop of any training photograph, mirrored or not, at
                           16 pixels; beside it those of held-out crops, which the network cannot know, and of training crops.
 latent_dit_agreement.csv  how far a call on the small grid is from what the call on the large one says of the low band,
@@ -91,17 +92,16 @@ def interval(rows: Rows, distance: Callable[[Rows], float], draws: int = 40) -> 
     return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
 
 
-def compare(x: Tensor, shown: Tensor, reference: Tensor, reference_shown: Tensor) -> dict[str, float]:
-    """Distances of latents to reference latents, and of what some of both decode to."""
+def compare(x: Tensor, reference: Tensor) -> dict[str, float]:
+    """Distances of latents to reference latents, with the intervals of two."""
     levels = {32: 3, 16: 2, 8: 1}[reference.shape[-1]]  # a level must hold a patch of 7
-    wasserstein, pictures = SlicedWasserstein(reference, levels=levels), SlicedWasserstein(reference_shown)
+    wasserstein = SlicedWasserstein(reference, levels=levels)
     patches, radial = wasserstein.rows(reference), radial_rows(reference)
     mine, power = wasserstein.rows(x), radial_rows(x)
     out = {
         "wasserstein": wasserstein.distance(mine, patches),
         "spectrum": spectrum_distance(power, radial),
         "worst_bin": worst_bin(power, radial),
-        "wasserstein_decoded": pictures.distance(pictures.rows(shown), pictures.rows(reference_shown)),
     }
     for name, low_high in (
         ("wasserstein", interval(mine, lambda rows: wasserstein.distance(rows, patches))),
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True, help="taef1")
     parser.add_argument("--run", type=Path, help="the training's folder: its samples and its ablation")
     parser.add_argument("--samples", type=int, default=48, help="samples, and other training crops")
-    parser.add_argument("--references", type=int, default=128, help="training crops, and held-out crops")
+    parser.add_argument("--references", type=int, default=48, help="training crops, and held-out crops")
     args = parser.parse_args()
     draw_loss()
 
@@ -229,8 +229,36 @@ def main() -> None:
     }
 
     if args.run:
+        at_the_end = load_file(args.run / "samples.safetensors")
+        solver, steps, device = "euler", 32, training["device"]
+    else:
+        solver, steps, device = "dpmpp_2m", STEPS, None
+    rows, bins, drawn = [], [], {}
+    for size in reversed(SIZES):
+        drawn[size] = (
+            at_the_end[str(size)][: args.samples].float() if args.run else draw_samples(model, size, args.samples)
+        )
+        facts = {"size": str(size), "training_steps": str(training["steps"]), "samples": str(args.samples)}
+        facts |= {"references": str(args.references), "solver": solver, "steps": str(steps)}
+        numbers = {
+            f"{what}_{who}_{name}": f"{value:.4f}"
+            for name, sets in references.items()
+            for who, x in (("samples", drawn[size]), ("crops", others[size]))
+            for what, value in compare(x, sets[size]).items()
+        }
+        rows.append(facts | numbers | environment(device))
+        power = radial_rows(references["training"][size]).mean(0)
+        both = zip(radial_rows(drawn[size]).mean(0) / power, radial_rows(others[size]).mean(0) / power, strict=True)
+        bins += [
+            facts | {"bin": str(k), "samples_over": f"{a:.4f}", "crops_over": f"{b:.4f}"} | environment(device)
+            for k, (a, b) in enumerate(both, 1)
+        ]
+    write(RESULTS / "latent_dit.csv", rows)
+    write(RESULTS / "latent_dit_bins.csv", bins)
+
+    if args.run:
         rows = []
-        x0 = references["held_out"][SIZES[0]][:32]
+        x0 = references["held_out"][SIZES[0]][:16]
         networks = {"shrunk pictures": model, "restricted latents": load(args.run / "ablation.safetensors")}
         for small, network in networks.items():
             for time in TIMES:
@@ -241,45 +269,13 @@ def main() -> None:
                     )
         write(RESULTS / "latent_dit_agreement.csv", rows)
 
-    at_the_end = load_file(args.run / "samples.safetensors") if args.run else {}
-    rows, bins, sheets = [], [], {}
-    for size in reversed(SIZES):
-        drawn = {("dpmpp_2m", STEPS, environment()["device"]): draw_samples(model, size, args.samples)}
-        if args.run:
-            drawn["euler", 32, training["device"]] = at_the_end[str(size)].float()
-        shown = {name: decode(sets[size]) for name, sets in references.items()}
-        crops_shown = decode(others[size])
-        yardstick = {
-            f"{what}_crops_{name}": value
-            for name in references
-            for what, value in compare(others[size], crops_shown, references[name][size], shown[name]).items()
-        }
-        power = radial_rows(references["training"][size]).mean(0)
-        for (solver, steps, device), x in drawn.items():
-            pictures = decode(x)
-            sheets.setdefault(size, pictures)
-            found = {
-                f"{what}_samples_{name}": value
-                for name in references
-                for what, value in compare(x, pictures, references[name][size], shown[name]).items()
-            }
-            facts = {"size": str(size), "training_steps": str(training["steps"]), "samples": str(len(x))}
-            facts |= {"references": str(args.references), "solver": solver, "steps": str(steps)}
-            numbers = {name: f"{value:.4f}" for name, value in (found | yardstick).items()}
-            rows.append(facts | numbers | environment(device))
-            both = zip(radial_rows(x).mean(0) / power, radial_rows(others[size]).mean(0) / power, strict=True)
-            bins += [
-                facts | {"bin": str(k), "samples_over": f"{a:.4f}", "crops_over": f"{b:.4f}"} | environment(device)
-                for k, (a, b) in enumerate(both, 1)
-            ]
-        write(RESULTS / "latent_dit.csv", rows)
-        write(RESULTS / "latent_dit_bins.csv", bins)
+    shown = {size: decode(x) for size, x in drawn.items()}
     crops = held_out.crops(8, generator=torch.Generator().manual_seed(0), augmented=False)
-    draw_sheet(HERE / "samples.jpg", [sheets[32], sheets[16][:8], sheets[8][:8], crops])
+    draw_sheet(HERE / "samples.jpg", [shown[32], shown[16][:8], shown[8][:8], crops])
 
     photographs = shrunk_photographs(train)
     sets = {
-        "samples": sheets[SIZES[0]],
+        "samples": shown[SIZES[0]],
         "held-out crops": held_out.crops(DECODED, generator=torch.Generator().manual_seed(7)),
         "training crops": train.crops(DECODED, generator=torch.Generator().manual_seed(8)),
     }
@@ -289,6 +285,19 @@ def main() -> None:
         quantiles = {f"p{q}": f"{float(best.quantile(q / 100)):.3f}" for q in (10, 50, 90, 100)}
         rows.append({"of": name, "pictures": str(len(pictures)), **quantiles, **environment()})
     write(RESULTS / "latent_dit_neighbours.csv", rows)
+
+    rows = []
+    for size in reversed(SIZES):
+        row = {"size": str(size), "pictures": str(len(shown[size])), "solver": solver, "steps": str(steps)}
+        of_crops = decode(others[size])
+        for name, sets in references.items():
+            reference = decode(sets[size])
+            wasserstein = SlicedWasserstein(reference)
+            patches = wasserstein.rows(reference)
+            for who, pictures in (("samples", shown[size]), ("crops", of_crops)):
+                row[f"{who}_{name}"] = f"{wasserstein.distance(wasserstein.rows(pictures), patches):.4f}"
+        rows.append(row | environment(device))
+        write(RESULTS / "latent_dit_decoded.csv", rows)
 
 
 if __name__ == "__main__":
