@@ -518,7 +518,8 @@ def latent_dit_done() -> str:
             ]
         )
     header = ["latents", "worst bin off by", "within 20 %", "Wasserstein to held-out over that between training crops"]
-    return markdown(header + ["within 1.25", "the same of training crops"], body)
+    header += ["within 1.25", "the same of training crops"]
+    return markdown(header, body)
 
 
 def latent_dit_bins() -> str:

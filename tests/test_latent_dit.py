@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-safetensors = pytest.importorskip("safetensors")
-
-from tiny_dit.model import load
-
 from spectral_pd import plan_at, sample, shift_times
 
+safetensors = pytest.importorskip("safetensors")
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from tiny_dit.model import load  # noqa: E402
+
 FOLDER, RESULTS = ROOT / "benchmarks" / "latent_dit", ROOT / "benchmarks" / "results"
 AUTOENCODERS = Path(os.environ.get("SPECTRAL_PD_AUTOENCODERS", ROOT.parent / "shared/data/autoencoders"))
 SIZES = (8, 16, 32)
