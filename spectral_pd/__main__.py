@@ -11,6 +11,8 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -18,30 +20,12 @@ from spectral_pd import __version__
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
-from spectral_pd.power import PRESETS, PowerLaw, Spectrum, load_spectrum
-from spectral_pd.schedule import Cost, Plan, make_plan, shift_times, token_cost
+from spectral_pd.power import PRESETS, Spectrum, load_spectrum
+from spectral_pd.schedule import make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
 
-
-def transformer_cost(args: argparse.Namespace, sizes: Sequence[int]) -> Cost:
-    """Cost of a step by ``--multiple-of`` (the patch), ``--text-tokens`` and ``--attention``, in full-size steps."""
-    return token_cost(sizes, patch=args.multiple_of, text_tokens=args.text_tokens, attention=args.attention)
-
-
-def best_plan(args: argparse.Namespace, spectrum: PowerLaw | Spectrum, sizes: Sequence[int]) -> Plan:
-    """The plan of least predicted error for ``--budget`` full-size steps."""
-    shifts = {"free": None, "shifted": [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]}[args.grid]
-    return optimise_plan(
-        spectrum,
-        sizes,
-        transformer_cost(args, sizes),
-        budget=args.budget,
-        solver=args.solver,
-        scales=args.scales,
-        shifts=shifts,
-        delta=args.delta,
-        multiple_of=args.multiple_of,
-    )
+SHIFTS = {"free": None, "shifted": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)}
+"""Time grids that ``--grid`` lets a plan for a budget choose from."""
 
 
 def run_plan(args: argparse.Namespace) -> None:
@@ -49,25 +33,18 @@ def run_plan(args: argparse.Namespace) -> None:
     if isinstance(spectrum, Spectrum):
         spectrum = spectrum.envelope()  # early enough for every frequency, also where the table rises
     sizes = args.size if len(args.size) > 1 else args.size * 2
+    chosen: dict[str, Any] = {"scales": args.scales, "delta": args.delta, "multiple_of": args.multiple_of}
+    cost = partial(token_cost, sizes, patch=args.multiple_of, text_tokens=args.text_tokens, attention=args.attention)
     if args.budget is not None:
-        print(best_plan(args, spectrum, sizes))
+        shifts = SHIFTS[args.grid]
+        print(optimise_plan(spectrum, sizes, cost(), budget=args.budget, solver=args.solver, shifts=shifts, **chosen))
         return
     if args.mu is not None and args.mu > 700:
         raise ValueError(f"--mu {args.mu:g}: exp(mu) is too large for a shift; FLUX.1 at 1024x1024 has 1.15")
-    shift = math.exp(args.mu) if args.mu is not None else args.shift
-    counted = args.attention or args.text_tokens
-    plan = make_plan(
-        shift_times(args.steps, shift=shift),
-        spectrum,
-        sizes,
-        scales=args.scales,
-        delta=args.delta,
-        multiple_of=args.multiple_of,
-        clock=args.clock,
-        cost=transformer_cost(args, sizes) if counted else None,
-        unreached="force" if args.force else "error",
-    )
-    print(plan)
+    times = shift_times(args.steps, shift=args.shift if args.mu is None else math.exp(args.mu))
+    chosen["cost"] = cost() if args.attention or args.text_tokens else None
+    chosen["unreached"] = "force" if args.force else "error"
+    print(make_plan(times, spectrum, sizes, clock=args.clock, **chosen))
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -90,9 +67,14 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text} (default: {shown})"
 
 
+def add_number(group: Any, flag: str, metavar: str, default: Any, text: str, **more: Any) -> None:
+    """An option for numbers, whole ones where its default is whole."""
+    kind = int if isinstance(default, int) else number
+    group.add_argument(flag, type=kind, metavar=metavar, default=default, help=text, **more)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The argument parser; its help is the command line's manual."""
-    formatter = HelpFormatter
     parser = argparse.ArgumentParser(
         prog="spectral-pd",
         description="Spectral Progressive Diffusion: run the early denoising steps on small grids, exactly.",
@@ -108,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure the radial power spectrum of pictures, stored latents or videos, fit P = A omega^-beta with "
         "intervals, and say where the law fails. Runs on one process, or under torchrun on many.",
         epilog="example: spectral-pd fit photos/ --size 256 --json photos.json --figure photos.png",
-        formatter_class=formatter,
+        formatter_class=HelpFormatter,
     )
     command.add_arguments(fit)
     fit.set_defaults(run=command.run)
@@ -119,54 +101,33 @@ def build_parser() -> argparse.ArgumentParser:
         description="Print the stages, sizes, transition times, steps and predicted speedup of a progressive run. "
         "SMALLER delta: earlier transitions, slower, closer to full resolution.",
         epilog="example: spectral-pd plan --preset flux --size 128 --scales 1/2 1 --steps 50 --mu 1.15",
-        formatter_class=formatter,
+        formatter_class=HelpFormatter,
     )
     source = plan.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--preset", choices=sorted(PRESETS), help="power law of a model; the plan says if it is borrowed"
-    )
+    preset = "power law of a model; the plan says if it is borrowed"
+    source.add_argument("--preset", choices=sorted(PRESETS), help=preset)
     source.add_argument("--spectrum", metavar="JSON", help="what 'fit --json' or 'fit --table' wrote")
-    plan.add_argument(
-        "--size",
-        type=int,
-        nargs="+",
-        metavar="N",
-        required=True,
-        help="full grid (latent size): one side, or every axis, e.g. H W",
-    )
-    plan.add_argument(
-        "--scales", type=number, nargs="+", metavar="S", default=[0.5, 1.0], help="increasing, ending at 1, e.g. 1/2 1"
-    )
-    plan.add_argument("--steps", type=int, metavar="N", default=50, help="solver steps")
+    size = "full grid (latent size): one side, or every axis, e.g. H W"
+    plan.add_argument("--size", type=int, nargs="+", metavar="N", required=True, help=size)
+    add_number(plan, "--scales", "S", [0.5, 1.0], "increasing, ending at 1, e.g. 1/2 1", nargs="+")
+    add_number(plan, "--steps", "N", 50, "solver steps")
     shift = plan.add_mutually_exclusive_group()
-    shift.add_argument(
-        "--shift", type=number, metavar="S", default=1.0, help="resolution shift s of the time grid; 1 is none"
-    )
-    shift.add_argument(
-        "--mu", type=number, metavar="M", help="dynamic shift: s = exp(mu); FLUX.1 at 1024x1024 has 1.15"
-    )
-    plan.add_argument("--delta", type=number, metavar="D", default=0.01, help="tolerated velocity error, inside (0, 1)")
-    plan.add_argument(
-        "--multiple-of", type=int, metavar="N", default=1, help="stage sizes are multiples of this, the patch size"
-    )
+    add_number(shift, "--shift", "S", 1.0, "resolution shift s of the time grid; 1 is none")
+    add_number(shift, "--mu", "M", None, "dynamic shift: s = exp(mu); FLUX.1 at 1024x1024 has 1.15")
+    add_number(plan, "--delta", "D", 0.01, "tolerated velocity error, inside (0, 1)")
+    add_number(plan, "--multiple-of", "N", 1, "stage sizes are multiples of this, the patch size")
     plan.add_argument("--clock", choices=("full", "stage"), default="full", help="'stage' is the paper's")
-    plan.add_argument(
-        "--attention", type=number, metavar="A", default=0.0, help="share of attention in the cost of a full-size step"
-    )
-    plan.add_argument(
-        "--text-tokens", type=int, metavar="N", default=0, help="text tokens that every step also processes"
-    )
+    add_number(plan, "--attention", "A", 0.0, "share of attention in the cost of a full-size step")
+    add_number(plan, "--text-tokens", "N", 0, "text tokens that every step also processes")
     plan.add_argument("--force", action="store_true", help="move a transition never reached to the last step")
     best = plan.add_argument_group(
         "the best plan for a budget",
         "With --budget the steps, the time grid and the transitions are chosen for the least predicted error, sizes among "
         "--scales; --steps, --shift, --mu and --clock are not used, and --delta bounds how late a stage may be left.",
     )
-    best.add_argument("--budget", type=number, metavar="B", help="what the run may cost, in steps at full size")
+    add_number(best, "--budget", "B", None, "what the run may cost, in steps at full size")
     best.add_argument("--solver", choices=sorted(SOLVERS), default="euler", help="solver the plan is for")
-    best.add_argument(
-        "--grid", choices=("free", "shifted"), default="free", help="times: any, or shifted uniform grids"
-    )
+    best.add_argument("--grid", choices=SHIFTS, default="free", help="times: any, or shifted uniform grids")
     plan.set_defaults(run=run_plan)
 
     demo = commands.add_parser(
@@ -175,12 +136,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure photographs that ship with scikit-learn and scikit-image, then sample two models whose exact "
         "denoisers are known (in a checkout also a trained transformer), progressively and at full resolution, from the same "
         "noise.",
-        formatter_class=formatter,
+        formatter_class=HelpFormatter,
     )
     demo.add_argument("--figure", metavar="OUT.png", default="demo.png", help="spectrum, activation curve and samples")
-    demo.add_argument("--size", type=int, metavar="N", default=512, help="side of the Gaussian field")
-    demo.add_argument("--steps", type=int, metavar="N", default=50, help="solver steps")
-    demo.add_argument("--seed", type=int, metavar="N", default=0, help="of crops and noise")
+    add_number(demo, "--size", "N", 512, "side of the Gaussian field")
+    add_number(demo, "--steps", "N", 50, "solver steps")
+    add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
     return parser
 

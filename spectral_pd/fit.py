@@ -25,12 +25,8 @@ weights_word = inputs.choice("uniform", "count", "log")
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted least squares of rows of `y` (..., n) on the columns of `x` (n, p).
-
-    Returns
-    -------
-    Coefficients (..., p), weighted sum of squared residuals (...), R2 about the weighted mean (...).
-    """
+    """Weighted least squares of rows of `y` (..., n) on the columns of `x` (n, p): coefficients (..., p), weighted sum of
+    squared residuals (...), R2 about the weighted mean (...)."""
     root = np.sqrt(weight / weight.sum())
     solution = (y * root) @ np.linalg.pinv(x * root[:, None]).T
     residual = ((y - solution @ x.T) * root) ** 2
@@ -73,10 +69,11 @@ def fit_power_law(
     Parameters
     ----------
     spectrum
-        A measured table.
+        A measured table, without bins of power 0 in the band (constant data have them).
     band
-        (lowest, highest) frequency to use, inclusive, in cycles per shorter side; None uses every bin. On photographs at
-        512 pixels, A without the outermost bins (interpolation, compression, sensor noise) is 0.8 times that of all.
+        (lowest, highest) frequency to use, inclusive, in cycles per shorter side: at least 2 bins. None uses every bin. On
+        photographs at 512 pixels, A without the outermost bins (interpolation, compression, sensor noise) is 0.8 times that
+        of all.
     weights
         ``"uniform"``: every bin alike, as published fits; most bins lie at high omega. ``"count"``: by number of
         coefficients, which leans on the highest frequencies even more: on the same photographs 3 times the A.
@@ -85,13 +82,6 @@ def fit_power_law(
     frequency
         Where a bin of a measured spectrum lies: ``"effective"``, where the law itself has the bin's mean power (unbiased),
         or ``"centre"``, at k, as in published fits (see the module's text). Tables without a binning have only centres.
-
-    Raises
-    ------
-    TypeError
-        Not a Spectrum.
-    ValueError
-        Fewer than 2 bins in the band, or bins of power 0 (constant data); unknown `weights` or `frequency`.
 
     Examples
     --------
@@ -102,16 +92,16 @@ def fit_power_law(
     """
     inside = fit_band(spectrum, band)
     weight, y = fit_weights(spectrum, weights)[inside], np.log(spectrum.power[inside])
-    omega = spectrum.frequency[inside]
-    exponent = 0.0
+    omega, exponent = spectrum.frequency[inside], 0.0
+    binning = spectrum.binning if frequency == "effective" else None
     # Effective frequencies depend on the exponent weakly, so a few rounds find the pair that agrees.
     for _ in range(100):
-        if frequency == "effective" and spectrum.binning is not None:
-            omega = spectrum.binning.effective_frequency(exponent)[inside]
+        if binning is not None:
+            omega = binning.effective_frequency(exponent)[inside]
         x = np.log(omega)
-        (intercept, slope), _, r2 = least_squares(np.stack([np.ones_like(x), x], 1), y, weight)
+        (intercept, slope), _, r2 = least_squares(np.vander(x, 2, increasing=True), y, weight)
         previous, exponent = exponent, -float(slope)
-        if abs(exponent - previous) < 1e-13 or spectrum.binning is None or frequency == "centre":
+        if binning is None or abs(exponent - previous) < 1e-13:
             break
     basis = "" if spectrum.binning is None else spectrum.binning.basis.name
     return PowerLaw(float(np.exp(intercept)), exponent, r2=float(r2), shape=spectrum.shape, basis=basis)
@@ -150,17 +140,15 @@ def fit_spectrum(
     latents
         One tensor (..., *grid), or an iterable of such tensors with one grid (a list, a generator), or of tuples that begin
         with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measuring.measure`.
-    basis, dims
+    basis, dims, channels
         As :func:`power_spectrum`.
     band, weights
         As :func:`fit_power_law`.
-    channels
-        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
 
     Raises
     ------
-    ValueError, TypeError
-        No tensors, mixed grids, NaN, integer tensors, constant data.
+    ValueError
+        No tensor at all.
 
     Examples
     --------

@@ -28,10 +28,9 @@ from spectral_pd.power import Binning, Spectrum, bin_numbers, sectors
 from spectral_pd.theory import max_frequency
 
 Channels = Literal["mean", "max"]
-_ordinary = torch.inference_mode(
-    False
-)  # a meter outlives the block it is made or fed in: its tables are ordinary tensors
 channels_word = inputs.choice("mean", "max")
+# A meter outlives the block it is made or fed in: its tables are ordinary tensors.
+_ordinary = torch.inference_mode(False)
 
 # P(Poisson(1) <= k) times 2^32, rounded down: a 32-bit word at or above entry k counts at least k + 1.
 _POISSON = torch.tensor(
@@ -46,20 +45,8 @@ def poisson_weights(index: Tensor, replicates: int, *, seed: int = 0) -> Tensor:
     """How often each bootstrap replicate counts each sample: independent Poisson(1) numbers by address.
 
     Philox4x32-10 with key `seed` and counter (index, index >> 32, replicate >> 2, stream), word ``replicate & 3``,
-    inverted through the Poisson distribution.
-
-    Parameters
-    ----------
-    index
-        int64 global sample numbers, shape (n,), at least 0. Equal numbers get equal weights.
-    replicates
-        Number of replicates B.
-    seed
-        64-bit key.
-
-    Returns
-    -------
-    float64 of shape (B, n).
+    inverted through the Poisson distribution. `index` are the samples' global numbers, int64 (n,), at least 0; equal ones get
+    equal weights. `seed` has 64 bits. Returns float64 of shape (replicates, n).
     """
     index = index.to(torch.int64)
     blocks = torch.arange((replicates + 3) // 4, device=index.device)[:, None]
@@ -72,23 +59,9 @@ def poisson_weights(index: Tensor, replicates: int, *, seed: int = 0) -> Tensor:
 def radial_sums(planes: Tensor, basis: Basis, bins: Tensor, columns: int) -> Tensor:
     """Power of every plane summed over bins: ``out[p, j] = sum over coefficients c with bins[c] = j of |c|^2``.
 
-    Each plane is centred before the transform (a large mean would cost digits in every bin). Transforms run in float32
-    or better, sums in float64. Planes are worked through in blocks of about a megabyte, which stay in cache.
-
-    Parameters
-    ----------
-    planes
-        (P, *grid), real floating point.
-    basis
-        Orthonormal basis.
-    bins
-        int64 of shape (prod(grid),): the column of each coefficient.
-    columns
-        Number of columns.
-
-    Returns
-    -------
-    float64 of shape (P, columns) on the device of `planes`.
+    `planes` are (P, *grid), real floating point; `bins` int64 (prod(grid),), the column of each coefficient; the sums float64
+    (P, columns), on the device of `planes`. Each plane is centred before the transform (a large mean would cost digits in
+    every bin). Transforms run in float32 or better, in blocks of about a megabyte, which stay in cache.
     """
     dims = planes.ndim - 1
     axes = tuple(range(1, dims + 1))
@@ -131,14 +104,14 @@ class SpectrumMeter:
     """Streaming measurement: feed batches, read the spectrum at any time.
 
     Keeps a float64 table of summed power per channel, direction and radial bin, and one per bootstrap replicate, so memory
-    does not grow with the stream and the order of batches does not matter beyond float64 rounding. Power is linear in the
-    sums: meters of parts of the data add up (:meth:`merge`, :meth:`sync`).
+    does not grow with the stream and the order of batches does not matter beyond float64 rounding. Meters of parts of the
+    data add up (:meth:`merge`, :meth:`sync`).
 
     Parameters
     ----------
     shape
-        The grid of every sample, e.g. (64, 64). Another grid is refused, not binned along: the same picture has another
-        power on it, and averages over different content; use one meter a grid.
+        The grid of every sample, e.g. (64, 64), at least 2 a side. Another grid is refused, not binned along: the same
+        picture has another power on it, and averages over different content; use one meter a grid.
     basis
         DCT (default), FOURIER, HAAR or another :class:`~spectral_pd.bases.Basis`. DCT sees the picture continued by
         even reflection, Fourier continued periodically: the seam adds power at high omega along the axes. Haar
@@ -147,11 +120,6 @@ class SpectrumMeter:
         Number B of bootstrap replicates for :meth:`replicates`, e.g. 200; 0 keeps none.
     seed
         64-bit seed of the bootstrap.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A bad shape, or one whose shorter side has fewer than 2 samples (no radial bin); `replicates` 1 or negative.
 
     Examples
     --------
@@ -178,14 +146,17 @@ class SpectrumMeter:
         self._bins = torch.where(bins >= 1, sector * last + bins - 1, self._columns).flatten()
         self._frames = 0
         self._counted = False
-        self._power = torch.zeros((0, self._columns), dtype=torch.float64, device="cpu")
-        self._replicates = torch.zeros((replicates, self._columns), dtype=torch.float64, device="cpu")
-        self._weight = torch.zeros(replicates, dtype=torch.float64, device="cpu")
+        sizes = {
+            "power": (0, self._columns),
+            "replicate_power": (replicates, self._columns),
+            "replicate_weight": (replicates,),
+        }
+        self._sums = {name: torch.zeros(size, dtype=torch.float64, device="cpu") for name, size in sizes.items()}
 
     @property
     def bootstrap(self) -> int:
         """Number of bootstrap replicates kept."""
-        return len(self._replicates)
+        return len(self._sums["replicate_weight"])
 
     @property
     def planes(self) -> int:
@@ -209,12 +180,7 @@ class SpectrumMeter:
             counting. Give it when several meters share one data set. Samples with equal numbers are resampled together:
             frames of one clip are not independent and should share one.
 
-        Raises
-        ------
-        TypeError
-            Integer or complex tensors, or no tensor.
-        ValueError
-            Another grid or number of channels, an empty batch, NaN or infinity, a bad index (the meter is left as it was).
+        A batch that is refused (another grid or number of channels, NaN) leaves the meter as it was.
         """
         spectra.measured_batch(batch, self.shape, self.channels)
         dims = len(self.shape)
@@ -225,28 +191,31 @@ class SpectrumMeter:
         frames = planes.shape[2]
         total, each = self._tables(planes)
         spectra.summed(total, planes)
-        if self.channels is None:
-            self.channels = channels
-            self._power = torch.zeros((channels, self._columns), dtype=torch.float64, device=batch.device)
+        sums = {"power": total}
+        if self.bootstrap:
+            weights = poisson_weights(numbers, self.bootstrap, seed=self.seed).to(batch.device)
+            sums |= {"replicate_power": weights @ each, "replicate_weight": weights.sum(1) * frames}
         # Also from the CPU, where a loaded state lies: a run that goes on must round like one that never stopped.
-        tables = (self._power, self._replicates, self._weight)
-        self._power, self._replicates, self._weight = (table.to(batch.device) for table in tables)
-        self._power += total
-        if len(self._replicates):
-            weights = poisson_weights(numbers, len(self._replicates), seed=self.seed).to(batch.device)
-            self._replicates += weights @ each
-            self._weight += weights.sum(1) * frames
+        self._add(sums, batch.device)
         self.samples += samples
         self._frames += samples * frames
         self._counted |= index is None
         return self
+
+    def _add(self, sums: Mapping[str, Tensor], device: torch.device) -> None:
+        """Add to the tables, which go to `device`; the first data say how many channels there are."""
+        if self.channels is None:
+            self.channels = len(sums["power"])
+            self._sums["power"] = torch.zeros_like(sums["power"])
+        for name, table in sums.items():
+            self._sums[name] = self._sums[name].to(device) + table.to(device)
 
     def _tables(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Binned power of planes (samples, channels, frames, *grid), frames summed: a table a channel (summed over
         samples), and for the bootstrap a table a sample (mean over channels; empty without replicates)."""
         self._bins = self._bins.to(planes.device)
         columns = self._columns + 1
-        if not len(self._replicates) and self.basis == DCT and ops.usable("power_map", planes, grids=(self.shape,)):
+        if not self.bootstrap and self.basis == DCT and ops.usable("power_map", planes, grids=(self.shape,)):
             # Binning is linear: one map a channel of all samples and frames, binned once.
             if planes.shape[2] == 1:
                 maps = ops.power_map(planes, planes.shape[1])
@@ -267,10 +236,8 @@ class SpectrumMeter:
         else:
             numbers = index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
         if numbers.shape != (samples,) or numbers.is_floating_point() or bool((numbers < 0).any()):
-            raise ValueError(
-                f"index must be an int or {samples} ints, one for each sample, at least 0; got {index!r} for a batch of "
-                f"{samples}"
-            )
+            found = f"got {index!r} for a batch of {samples}"
+            raise ValueError(f"index must be an int or {samples} ints, one for each sample, at least 0; {found}")
         return numbers
 
     def _check_same(self, settings: Mapping[str, Any], verb: str) -> None:
@@ -285,13 +252,13 @@ class SpectrumMeter:
         return {
             "shape": self.shape,
             "basis": self.basis.name,
-            "replicates": len(self._replicates),
+            "replicates": self.bootstrap,
             "seed": self.seed,
             "channels": self.channels,
         }
 
     def _check_numbered(self, others: bool) -> None:
-        if len(self._replicates) and (self._counted or others):
+        if self.bootstrap and (self._counted or others):
             raise ValueError(
                 "bootstrap weights come from global sample numbers, and meters that counted for themselves both began at "
                 "0: pass update(batch, index=...) with the samples' places in the whole data set, or use replicates=0"
@@ -300,26 +267,13 @@ class SpectrumMeter:
     @_ordinary
     @torch.no_grad()
     def merge(self, other: SpectrumMeter) -> SpectrumMeter:
-        """Add what another meter has seen. Returns self.
-
-        Raises
-        ------
-        ValueError
-            The other meter has another grid, basis, number of channels, bootstrap or seed; or either counted its samples
-            for itself although there is a bootstrap.
-        """
+        """Add what another meter has seen, one with the same settings; with a bootstrap both were told their samples' numbers.
+        Returns self."""
         self._check_same(other._settings(), "merge")
         if self.samples and other.samples:
             self._check_numbered(other._counted)
         if other.channels is not None:
-            if self.channels is None:
-                self.channels = other.channels
-                self._power = torch.zeros_like(other._power)
-                self._replicates, self._weight = (t.to(other._power.device) for t in (self._replicates, self._weight))
-            device = self._power.device
-            self._power = self._power + other._power.to(device)
-            self._replicates = self._replicates + other._replicates.to(device)
-            self._weight = self._weight + other._weight.to(device)
+            self._add(other._sums, (other if self.channels is None else self)._sums["power"].device)
         self.samples += other.samples
         self._frames += other._frames
         self._counted |= other._counted
@@ -331,14 +285,9 @@ class SpectrumMeter:
         """A new meter with the sum over all processes of `group` (default: the world); this one is left as it was.
 
         Every process calls it, those without data too. One all-reduce of a few kilobytes (gloo or nccl). Without an
-        initialised process group the result is a copy.
-
-        Raises
-        ------
-        ValueError
-            Processes disagree about grid, basis, channels, bootstrap or seed, or counted samples for themselves.
+        initialised process group the result is a copy. ValueError where :meth:`merge` has it.
         """
-        total = SpectrumMeter(self.shape, basis=self.basis, replicates=len(self._replicates), seed=self.seed)
+        total = SpectrumMeter(self.shape, basis=self.basis, replicates=self.bootstrap, seed=self.seed)
         if not (dist.is_available() and dist.is_initialized()):
             total.load_state_dict(self.state_dict())
             return total
@@ -354,18 +303,18 @@ class SpectrumMeter:
             return total
         if len(set(known)) > 1:
             raise ValueError(f"cannot sync: ranks measured {known} channels; they must agree")
-        power = (
-            self._power if self.channels is not None else torch.zeros((known[0], self._columns), dtype=torch.float64)
-        )
-        parts = [power, self._replicates, self._weight, torch.tensor([self.samples, self._frames], dtype=torch.float64)]
+        parts = {**self._sums, "seen": torch.tensor([self.samples, self._frames], dtype=torch.float64)}
+        if self.channels is None:
+            parts["power"] = torch.zeros((known[0], self._columns), dtype=torch.float64)
         nccl = dist.get_backend(group) == "nccl"
         device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-        flat = torch.cat([part.to(device).flatten() for part in parts])
+        flat = torch.cat([part.to(device).flatten() for part in parts.values()])
         dist.all_reduce(flat, group=group)
-        pieces = [p.reshape(t.shape) for p, t in zip(flat.split([t.numel() for t in parts]), parts, strict=True)]
-        total.channels = known[0]
-        total._power, total._replicates, total._weight = (p.to(self._power.device) for p in pieces[:3])
-        total.samples, total._frames = (int(v) for v in pieces[3])
+        sums = flat.to(self._sums["power"].device).split([part.numel() for part in parts.values()])
+        for (name, part), piece in zip(parts.items(), sums, strict=True):
+            parts[name] = piece.reshape(part.shape)
+        total.samples, total._frames = (int(v) for v in parts.pop("seen"))
+        total.channels, total._sums = known[0], parts
         total._counted = any(counted for _, counted in everyone)
         return total
 
@@ -379,11 +328,6 @@ class SpectrumMeter:
             ``"mean"`` over channels, as published fits; ``"max"``, at each frequency the power of the channel that has most
             there. More power activates earlier, so a plan made from the maximum grows as early as the first channel needs
             it: larger t, slower, and delta bounds every channel instead of their average.
-
-        Raises
-        ------
-        ValueError
-            Nothing has been measured yet; another word for `channels`.
         """
         rows = self._measured()
         if channels == "mean":
@@ -405,55 +349,42 @@ class SpectrumMeter:
         return self._directions(self._measured().mean(0, keepdim=True))[0]
 
     def replicates(self) -> Replicates:
-        """The bootstrap replicates of :meth:`result`.
-
-        Raises
-        ------
-        ValueError
-            Nothing measured, no replicates asked for, or every replicate empty.
-        """
+        """The bootstrap replicates of :meth:`result`; ValueError where none were asked for, or they have nothing to count."""
         self._measured()
-        if not len(self._replicates):
+        if not self.bootstrap:
             raise ValueError("this meter keeps no bootstrap; make it with SpectrumMeter(shape, replicates=200)")
-        full = self._weight > 0  # with one or two samples a replicate may have drawn none
+        weight = self._sums["replicate_weight"]
+        full = weight > 0  # with one or two samples a replicate may have drawn none
         if int(full.sum()) < 2:
             raise ValueError(f"{self.samples} samples give no bootstrap spread; measure more samples")
-        rows = self._replicates[full] / self._weight[full, None]
-        sums, counts = self._bin_counts()
-        power = rows.unflatten(1, self._layout).sum(1).cpu().numpy()[:, sums] / counts[sums]
+        rows = self._sums["replicate_power"][full] / weight[full, None]
+        counts = self._counts().sum(0)
+        power = rows.unflatten(1, self._layout).sum(1).cpu().numpy()[:, counts > 0] / counts[counts > 0]
         # Var(sum_i w_i m_i) = sum m_i^2 for Poisson(1) weights w of clusters of m_i planes: Kish's effective number.
-        spread = float(self._weight.var(correction=0)) or float("inf")
+        spread = float(weight.var(correction=0)) or float("inf")
         return Replicates(power, self._directions(rows), min(float(self.samples), self._frames**2 / spread))
 
     def _measured(self) -> Tensor:
         """Power summed over coefficients, mean over samples and frames: (channels, columns)."""
         if self.samples == 0:
             raise ValueError("no samples yet; call update(batch) first")
-        return self._power / self._frames
+        return self._sums["power"] / self._frames
 
-    def _bin_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(which bins hold coefficients, how many in each), over all directions."""
-        counts = torch.bincount(self._bins.cpu(), minlength=self._columns + 1)[:-1].reshape(self._layout).sum(0).numpy()
-        return counts > 0, counts
+    def _counts(self) -> np.ndarray:
+        """How many coefficients each direction and bin holds; no direction comes first: (1 + axes, bins)."""
+        return torch.bincount(self._bins.cpu(), minlength=self._columns + 1)[:-1].reshape(self._layout).numpy()
 
     def _table(self, sums: Tensor, planes: int) -> Spectrum:
-        filled, counts = self._bin_counts()
-        power = sums.unflatten(0, self._layout).sum(0).cpu().numpy()
-        k = np.arange(1, len(counts) + 1, dtype=np.float64)
-        return Spectrum(
-            k[filled],
-            power[filled] / counts[filled],
-            counts[filled] * float(planes),
-            self.shape,
-            Binning(self.basis, self.shape),
-        )
+        counts = self._counts().sum(0)
+        filled = counts.nonzero()[0]
+        power = sums.unflatten(0, self._layout).sum(0).cpu().numpy()[filled] / counts[filled]
+        return Spectrum(filled + 1, power, counts[filled] * float(planes), self.shape, Binning(self.basis, self.shape))
 
     def _directions(self, rows: Tensor) -> np.ndarray:
         """(rows, axes, K) mean power in the directional sectors."""
-        filled, _ = self._bin_counts()
-        counts = torch.bincount(self._bins.cpu(), minlength=self._columns + 1)[:-1].reshape(self._layout).numpy()
-        table = rows.unflatten(1, self._layout).cpu().numpy()[:, 1:, filled]
-        return table / counts[None, 1:, filled]
+        counts = self._counts()
+        filled = counts.sum(0) > 0
+        return rows.unflatten(1, self._layout).cpu().numpy()[:, 1:, filled] / counts[1:, filled]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on later; tensors are copies on the CPU. ``torch.save`` takes it."""
@@ -462,21 +393,13 @@ class SpectrumMeter:
             "samples": self.samples,
             "frames": self._frames,
             "counted": self._counted,
-            "power": self._power.cpu().clone(),
-            "replicate_power": self._replicates.cpu().clone(),
-            "replicate_weight": self._weight.cpu().clone(),
+            **{name: table.cpu().clone() for name, table in self._sums.items()},
         }
 
     @_ordinary
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            The state is of another grid, basis, bootstrap or seed, or incomplete.
-        """
+        """Continue from what :meth:`state_dict` returned; ValueError where it is of other settings, or incomplete."""
         missing = sorted(set(self.state_dict()) - set(state))
         if missing:
             raise ValueError(f"state lacks {missing}; pass what SpectrumMeter.state_dict() returned")
@@ -484,9 +407,7 @@ class SpectrumMeter:
         self._check_same({"shape": tuple(state["shape"]), **settings}, "load the state")
         self.channels, self.samples = state["channels"], int(state["samples"])
         self._frames, self._counted = int(state["frames"]), bool(state["counted"])
-        self._power, self._replicates, self._weight = (
-            state[name].clone() for name in ("power", "replicate_power", "replicate_weight")
-        )
+        self._sums = {name: state[name].clone() for name in self._sums}
 
 
 @door(channels=channels_word)
@@ -497,17 +418,10 @@ def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2, channels: Ch
     ----------
     x
         Samples (samples, channels, ..., *grid) or (samples, *grid), floating point.
-    basis
-        DCT (default), FOURIER, HAAR or another basis.
+    basis, channels
+        As :class:`SpectrumMeter` and its :meth:`~SpectrumMeter.result`.
     dims
         Number of trailing spectral axes.
-    channels
-        ``"mean"`` over channels, or at each frequency the strongest, ``"max"``: see :meth:`SpectrumMeter.result`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :class:`SpectrumMeter` and its ``update``.
 
     Examples
     --------

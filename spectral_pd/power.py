@@ -141,10 +141,10 @@ def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
 
 def _in_kind(omega: Any, formula: Callable[[np.ndarray], np.ndarray]) -> Any:
     """`formula` of `omega` as a float64 array, returned as the kind `omega` is: tensor, numpy array or float."""
+    values = formula(spectra.float64(omega, "omega"))
     if isinstance(omega, Tensor):
         dtype = omega.dtype if omega.is_floating_point() else torch.float64
-        return torch.from_numpy(formula(spectra.float64(omega, "omega"))).to(dtype=dtype, device=omega.device)
-    values = formula(spectra.float64(omega, "omega"))
+        return torch.from_numpy(values).to(dtype=dtype, device=omega.device)
     return values if isinstance(omega, np.ndarray) else float(values)
 
 
@@ -177,12 +177,6 @@ class PowerLaw(RadialSpectrum):
     covariance
         How far other data of the same kind may lie: ``(var log A, cov(log A, beta), var beta)`` of the fit over the samples,
         factors for few samples included, so that normal quantiles of it give honest intervals. None when unknown.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Amplitude not positive and finite, exponent not finite, a bad shape or kind, a description that is no text, no
-        covariance.
 
     Examples
     --------
@@ -266,12 +260,8 @@ def _read(path: str | Path, cls: type[PowerLaw | Spectrum], *more: str) -> dict[
 def bin_numbers(frequency: Tensor) -> Tensor:
     """Radial bin ``k = floor(omega + 1/2)`` of every coefficient of a grid, int64; -1 beyond ``floor(omega_max)``.
 
-    Bin 0 holds the mean and, of a basis with frequencies below half a cycle, those; no spectrum counts it.
-
-    Parameters
-    ----------
-    frequency
-        ``basis.frequency(shape)``.
+    `frequency` is ``basis.frequency(shape)``. Bin 0 holds the mean and, of a basis with frequencies below half a cycle,
+    those; no spectrum counts it.
 
     Examples
     --------
@@ -283,16 +273,10 @@ def bin_numbers(frequency: Tensor) -> Tensor:
 
 
 def radial_bins(power: Tensor, frequency: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average a map of coefficients over the radial bins (:func:`bin_numbers`).
+    """Average a map of power over the radial bins (:func:`bin_numbers`) of a map of frequencies of the same shape.
 
-    Parameters
-    ----------
-    power, frequency
-        Maps of one shape: power and radial frequency (cycles per shorter side) of each coefficient.
-
-    Returns
-    -------
-    Frequencies k, mean power and number of coefficients of the bins that hold any (Haar's octaves leave gaps), float64.
+    Returns frequencies k, mean power and number of coefficients of the bins that hold any (Haar's octaves leave gaps),
+    float64.
     """
     bins = bin_numbers(frequency).flatten()
     inside = bins >= 1
@@ -354,11 +338,8 @@ class Binning:
         bins, sector, frequency = _binned(self.basis, self.shape)
         last = math.floor(max_frequency(self.shape))
         cells, size = sector * last + bins - 1, (sector.max() + 1) * last
-        power, count = (
-            np.bincount(cells, weights=weights, minlength=size).reshape(-1, last)[1:]
-            for weights in (frequency**-exponent, None)
-        )
-        return power / count
+        power, count = (np.bincount(cells, weights, size) for weights in (frequency**-exponent, None))
+        return (power[last:] / count[last:]).reshape(-1, last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,9 +349,9 @@ class Spectrum(RadialSpectrum):
     Parameters
     ----------
     frequency
-        Bin centres in cycles per shorter side, increasing, float64 numpy array.
+        Bin centres in cycles per shorter side, above 0 and increasing, float64 numpy array.
     power
-        Mean power of each bin.
+        Mean power of each bin, at least 0.
     count
         Number of coefficients averaged in each bin (samples x channels x coefficients).
     shape
@@ -378,11 +359,6 @@ class Spectrum(RadialSpectrum):
     binning
         Which coefficients each bin averages; lets :func:`fit_power_law` place a bin where the law has its mean. None for
         a table of powers at exactly `frequency`.
-
-    Raises
-    ------
-    ValueError
-        Lengths differ, frequencies not positive and increasing, power negative or not finite, empty.
 
     Examples
     --------
@@ -399,36 +375,29 @@ class Spectrum(RadialSpectrum):
 
     def __post_init__(self) -> None:
         # Copies: ours are read-only, the caller's stay as they are.
-        frequency, power, count = spectra.table(self.frequency, self.power, self.count)
-        for name, value in (("frequency", frequency), ("power", power), ("count", count)):
+        columns = spectra.table(self.frequency, self.power, self.count)
+        shape = inputs.shape(self.shape, "shape")
+        for name, value in zip(("frequency", "power", "count", "shape"), (*columns, shape), strict=True):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "shape", inputs.shape(self.shape, "shape"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))  # a copy's arrays are read-only as well
 
     @door(omega=spectra.frequency)
     def __call__(self, omega: Any) -> Any:
-        """Power at `omega` by straight lines in log-log between bin centres.
+        """Power at `omega` by straight lines in log-log between bin centres; ValueError where bins have power 0.
 
         Below the first bin its power is held (the lowest octaves of Haar and the first half cycle of DCT have no bin of their
-        own, and every plan asks from 0.5 cycles on), above the last one over half a cycle. Returns the kind given: float,
-        numpy array or tensor.
-
-        Raises
-        ------
-        ValueError
-            `omega` not positive, or more than half a cycle above the table; power 0 in the table.
+        own, and every plan asks from 0.5 cycles on), above the last one over half a cycle; further up is a ValueError.
         """
         if (self.power == 0).any():
             raise ValueError("the table has bins of power 0, which no frequency activates; measure more samples")
 
         def interpolated(w: np.ndarray) -> np.ndarray:
-            if w.size and w.max() > self.frequency[-1] + 0.5:
-                raise ValueError(
-                    f"omega = {w.max():g} lies above the measured range, which ends at {self.frequency[-1] + 0.5:g} cycles; "
-                    f"measure on a larger grid, or fit a power law with fit_power_law(spectrum)"
-                )
+            end = self.frequency[-1] + 0.5
+            if w.size and w.max() > end:
+                found = f"omega = {w.max():g} lies above the measured range, which ends at {end:g} cycles"
+                raise ValueError(f"{found}; measure on a larger grid, or fit a power law with fit_power_law(spectrum)")
             return np.exp(np.interp(np.log(w), np.log(self.frequency), np.log(self.power)))
 
         return _in_kind(omega, interpolated)
@@ -454,15 +423,8 @@ class Spectrum(RadialSpectrum):
 
     @classmethod
     def load(cls, path: str | Path, *, basis: Basis | None = None) -> Spectrum:
-        """Read what :meth:`save` wrote; ValueError for anything else.
-
-        Parameters
-        ----------
-        path
-            A JSON file.
-        basis
-            The basis it was measured in, when that is not DCT, HAAR or FOURIER.
-        """
+        """Read what :meth:`save` wrote; ValueError for anything else. `basis` is the one it was measured in, when that is not
+        DCT, HAAR or FOURIER."""
         data = _read(path, cls)
         binning = data.pop("binning", None)
         with spectra.naming(str(path)):
@@ -471,20 +433,13 @@ class Spectrum(RadialSpectrum):
                 name = spectra.json_field(binning, "basis", "binning")
                 if name not in known:
                     raise ValueError(f"it was measured in the basis {name!r}; pass that Basis as basis=")
-                binning = Binning(
-                    known[name], inputs.shape(spectra.json_field(binning, "shape", "binning"), "binning's shape")
-                )
+                shape = inputs.shape(spectra.json_field(binning, "shape", "binning"), "binning's shape")
+                binning = Binning(known[name], shape)
             return cls(**data, binning=binning)
 
 
 def load_spectrum(path: str | Path) -> PowerLaw | Spectrum:
-    """What a JSON file holds, a power law or a measured table: what ``spectral-pd plan --spectrum`` takes.
-
-    Raises
-    ------
-    ValueError
-        Neither; as :meth:`PowerLaw.load` and :meth:`Spectrum.load`.
-    """
+    """What a JSON file holds, a power law or a measured table: what ``spectral-pd plan --spectrum`` takes."""
     try:
         kind = json.loads(Path(path).read_bytes())["type"]
     except (ValueError, KeyError, TypeError, IndexError):

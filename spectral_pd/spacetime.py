@@ -51,11 +51,6 @@ class SpaceTimeSpectrum(AnySpectrum):
     shape
         The grid (frames, height, width) it belongs to.
 
-    Raises
-    ------
-    ValueError
-        Sizes that do not agree, frequencies not increasing from 0, power not positive and finite, a grid not of 3 axes.
-
     Examples
     --------
     >>> table = SpaceTimeSpectrum(np.arange(4.0), np.arange(5.0), np.ones((4, 5)), (8, 8, 8))
@@ -112,14 +107,8 @@ def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectru
     clips
         (..., frames, height, width), real floating point; at least 2 frames.
     basis
-        DCT (default: even reflection, no jump from the last frame to the first) or FOURIER.
-
-    Raises
-    ------
-    TypeError
-        Integer or complex input.
-    ValueError
-        Fewer than 3 axes, one frame, NaN, Haar, constant clips.
+        DCT (default: even reflection, no jump from the last frame to the first) or FOURIER; ValueError for Haar, whose
+        functions have no frequency along single axes.
 
     Examples
     --------
@@ -152,13 +141,8 @@ def spacetime_spectrum(clips: Tensor, *, basis: Basis = DCT) -> SpaceTimeSpectru
 def latent_frames(frames: int, *, stride: int = 4) -> int:
     """Latent frames of a video of `frames` frames under a causal autoencoder: the first frame alone, then `stride` at a time.
 
-    WAN 2.1: ``4 k + 1`` frames are ``k + 1`` latent frames, 81 are 21. So every number of latent frames is legal for a stage,
-    and stands for ``4 (n - 1) + 1`` frames.
-
-    Raises
-    ------
-    ValueError
-        `frames` is not ``stride k + 1``.
+    `frames` are ``stride k + 1``. WAN 2.1: ``4 k + 1`` frames are ``k + 1`` latent frames, 81 are 21. So every number of latent
+    frames is legal for a stage, and stands for ``4 (n - 1) + 1`` frames.
 
     Examples
     --------

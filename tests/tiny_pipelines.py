@@ -1733,11 +1733,12 @@ def modular(name: str, family: Family, *, guided: bool = True) -> Family:
     """A modular pipeline's denoising blocks around the components of a family's plain pipeline, called with embeddings."""
 
     def build() -> Any:
-        blocks = getattr(diffusers, name)().blocks
+        cls = getattr(diffusers, name)
+        blocks = cls().blocks
         for block in list(blocks.sub_blocks):
             if block != "denoise":
                 blocks.sub_blocks.pop(block)
-        pipe = blocks.init_pipeline()
+        pipe = cls(blocks=blocks)
         parts = {key: value for key, value in family.pipe.components.items() if value is not None}
         pipe.update_components(**{key: value for key, value in parts.items() if key in pipe._component_specs})
         return pipe

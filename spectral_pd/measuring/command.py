@@ -85,11 +85,6 @@ def run(args: argparse.Namespace) -> None:
     """``spectral-pd fit``: measure, print the report, write the files asked for (the first process does).
 
     Everything that can be known to fail does so before the first sample is read.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError, ModuleNotFoundError
-        One line of text each; the command line prints it.
     """
     given = {option.name: getattr(args, option.name) for option in fields(Options) if option.metadata["help"]}
     if given["device"] == "cuda" and "LOCAL_RANK" in os.environ:
@@ -106,9 +101,8 @@ def run(args: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
             source=" ".join(args.sources) + (f" through {args.vae}" if args.vae else ""),
         )
-        first = rank_and_world()[0] == 0
-    if not first:
-        return
+        if rank_and_world()[0] > 0:
+            return
     print(measurement)
     if outputs["json"]:
         measurement.save(outputs["json"])

@@ -176,34 +176,20 @@ def small_transformer(folder: Path = TRANSFORMER) -> tuple[Velocity, PowerLaw] |
 def table(runs: Sequence[Run]) -> str:
     """The comparison as text, against the first run: median PSNR, share of items within 30 dB, spectrum error."""
     reference = runs[0]
-    header = ["", "steps", "Mpixels", "time ratio", "PSNR dB", "same picture", "spectrum error"]
-    rows = []
+    rows = [("", "steps", "Mpixels", "time ratio", "PSNR dB", "same picture", "spectrum error")]
     for run in runs:
         pixels = run.plan.cost(lambda shape: float(np.prod(shape))) * run.states.shape[0] / 1e6
         distance = psnr(run.states, reference.states)
-        rows.append(
-            [
-                run.name,
-                "+".join(map(str, run.plan.split)),
-                f"{pixels:.2f}",
-                f"{reference.seconds / run.seconds:.2f}x",
-                *(
-                    ("-", "-", "-")
-                    if run is reference
-                    else (
-                        f"{distance.median():.1f}",
-                        f"{(distance > 30).double().mean():.0%}",
-                        f"{spectrum_error(run.states, reference.states):.4f}",
-                    )
-                ),
-            ]
-        )
-    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in [header, *rows]
-    ]
-    return "\n".join(lines)
+        same = f"{(distance > 30).double().mean():.0%}"
+        compared = (f"{distance.median():.1f}", same, f"{spectrum_error(run.states, reference.states):.4f}")
+        ratio = f"{reference.seconds / run.seconds:.2f}x"
+        quality = ("-", "-", "-") if run is reference else compared
+        rows.append((run.name, "+".join(map(str, run.plan.split)), f"{pixels:.2f}", ratio, *quality))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join((name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))))
+        for name, *cells in rows
+    )
 
 
 def what_a_trained_network_gives(results: Sequence[Sequence[Run]]) -> str:
@@ -222,27 +208,10 @@ def what_a_trained_network_gives(results: Sequence[Sequence[Run]]) -> str:
 def run_demo(
     figure: str | Path | None = None, *, size: int = 512, steps: int = 50, samples: int = 8, seed: int = 0
 ) -> str:
-    """Measure the photographs, plan, sample, and return the report; optionally draw the figure.
+    """Measure the photographs, plan, sample, and return the report; with a path as `figure`, draw that too.
 
-    Parameters
-    ----------
-    figure
-        Where to write the picture; None writes none.
-    size
-        Side of the Gaussian field in pixels.
-    steps
-        Steps of the time grid.
-    samples
-        Samples of the trained transformer, 3x64x64 in 16 steps.
-    seed
-        Of crops and noise.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        The demo extra is not installed.
-    ValueError, OSError
-        A figure that cannot be written, or of an unknown format.
+    `size` is the side of the Gaussian field in pixels, `steps` those of its time grid, `samples` how many the trained
+    transformer makes (3x64x64, in 16 steps), `seed` that of crops and noise.
     """
     if figure is not None:
         storage.figure_file(figure, "figure")  # now, not after a minute of sampling
@@ -271,35 +240,21 @@ def run_demo(
     patches = halved(random_crops(list(pictures.values()), 2100, 64, generator=generator)).mean(1, keepdim=True)
     dataset = FiniteDataset(patches, 0.05)
     patch_spectrum = power_spectrum(patches)
-    groups: list[tuple[str, list[Run], Velocity, Tensor]] = [
-        (
-            f"Gaussian field with the photographs' spectrum, 3x{size}x{size}",
-            candidates(law, (size, size), steps=steps, shift=shift, scales=(1 / 4, 1 / 2, 1), delta=0.01),
-            gaussian.velocity,
-            torch.randn(1, 3, size, size, generator=generator),
-        ),
-        (
-            f"finite data set of {len(patches)} photograph crops, posterior mean, 64 samples of 32x32",
-            candidates(patch_spectrum, (32, 32), steps=steps, shift=shift, scales=(1 / 2, 1), delta=0.001),
-            dataset.velocity,
-            torch.randn(64, 1, 32, 32, generator=generator),
-        ),
-    ]
+    title = f"Gaussian field with the photographs' spectrum, 3x{size}x{size}"
+    runs = candidates(law, (size, size), steps=steps, shift=shift, scales=(1 / 4, 1 / 2, 1), delta=0.01)
+    groups = [(title, runs, gaussian.velocity, torch.randn(1, 3, size, size, generator=generator))]
+    title = f"finite data set of {len(patches)} photograph crops, posterior mean, 64 samples of 32x32"
+    runs = candidates(patch_spectrum, (32, 32), steps=steps, shift=shift, scales=(1 / 2, 1), delta=0.001)
+    groups.append((title, runs, dataset.velocity, torch.randn(64, 1, 32, 32, generator=generator)))
     trained = small_transformer()
     if trained is None:
-        report += [
-            "",
-            "the trained transformer is only in a checkout of the repository: its third comparison is left out",
-        ]
+        left_out = "the trained transformer is only in a checkout of the repository: its third comparison is left out"
+        report += ["", left_out]
     else:
-        groups.append(
-            (
-                f"small transformer trained on photograph crops, {samples} samples of 3x64x64",
-                candidates(trained[1], (64, 64), steps=16, shift=2.0, scales=(1 / 2, 1), delta=0.01),
-                trained[0],
-                torch.randn(samples, 3, 64, 64, generator=generator),
-            )
-        )
+        velocity, spectrum = trained
+        title = f"small transformer trained on photograph crops, {samples} samples of 3x64x64"
+        runs = candidates(spectrum, (64, 64), steps=16, shift=2.0, scales=(1 / 2, 1), delta=0.01)
+        groups.append((title, runs, velocity, torch.randn(samples, 3, 64, 64, generator=generator)))
     total = sum(run.plan.nfe for _, runs, _, _ in groups for run in runs)
     results = []
     with tqdm(total=total, desc="sampling", unit="step") as bar:

@@ -23,7 +23,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -35,19 +37,17 @@ from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
 
 REPLICATES = inputs.instance(Replicates, "meter.replicates()")
+LOG: dict[str, Any] = {"scale": np.log, "inverse": np.exp}
+LOGIT: dict[str, Any] = {"scale": lambda p: np.log(p) - np.log1p(-p), "inverse": lambda x: 1 / (1 + np.exp(-x))}
+LOG_REST: dict[str, Any] = {"scale": lambda r: -np.log(np.maximum(1 - r, 1e-15)), "inverse": lambda x: 1 - np.exp(-x)}
+"""Scales on which amplitudes and ratios, times, and R2 are nearly normal."""
 
 
 def student_quantile(probability: float, freedom: float) -> float:
     """Quantile of Student's t by its expansion around the normal's (Abramowitz and Stegun 26.7.5).
 
-    Four terms: 1 % at 3 degrees of freedom, 1e-4 from 7 on, and 11 % too small at 1.
-
-    Parameters
-    ----------
-    probability
-        Inside (0, 1).
-    freedom
-        Degrees of freedom, above 0; need not be whole.
+    `probability` is inside (0, 1); `freedom`, the degrees of freedom, above 0 and not always whole. Four terms: 1 % at 3
+    degrees of freedom, 1e-4 from 7 on, and 11 % too small at 1.
 
     Examples
     --------
@@ -64,17 +64,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval.
-
-    Attributes
-    ----------
-    value
-        Computed from all samples.
-    low, high
-        Ends of the interval.
-    error
-        Standard error, on the scale of `value`.
-    """
+    """A number: its `value` from all samples, the ends `low` and `high` of its interval, its standard `error`."""
 
     value: float
     low: float
@@ -115,11 +105,6 @@ def estimate(
     scale, inverse
         An increasing function on whose scale the quantity is nearly normal, and its inverse.
 
-    Raises
-    ------
-    ValueError
-        `level` outside (0, 1), fewer than 2 samples or usable replicates.
-
     Examples
     --------
     >>> str(estimate(2.0, np.array([1.9, 2.0, 2.1]), samples=100.0))
@@ -127,19 +112,11 @@ def estimate(
     """
     usable = replicates[np.isfinite(replicates)]
     spectra.estimable(samples, usable.size, replicates.size)
-    spread = float(np.std(scale(usable), ddof=1)) * math.sqrt(samples / (samples - 1))
+    spread, error = (float(np.std(x, ddof=1)) * math.sqrt(samples / (samples - 1)) for x in (scale(usable), usable))
     reach = student_quantile((1 + level) / 2, samples - 1) * spread
     centre = float(scale(np.asarray(value)))
     low, high = (float(inverse(np.asarray(centre + sign * reach))) for sign in (-1, 1))
-    return Estimate(float(value), low, high, float(np.std(usable, ddof=1)) * math.sqrt(samples / (samples - 1)))
-
-
-def _logit(p: np.ndarray) -> np.ndarray:
-    return np.log(p) - np.log1p(-p)
-
-
-def _logistic(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    return Estimate(float(value), low, high, error)
 
 
 @dataclass(frozen=True)
@@ -186,6 +163,11 @@ class _Logs:
     weight: np.ndarray
     law: PowerLaw
 
+    @property
+    def rows(self) -> np.ndarray:
+        """The table, then its replicates: (1 + B, K)."""
+        return np.vstack([self.y, self.replicates])
+
 
 def _logs(
     spectrum: Spectrum, replicates: Replicates | None, band: tuple[float, float] | None, weights: Weights
@@ -197,9 +179,8 @@ def _logs(
     spectra.same_bins(power.shape[1], len(omega))
     power = power[:, inside]
     logs = np.log(power[(power > 0).all(1)])
-    return _Logs(
-        np.log(omega[inside]), np.log(spectrum.power[inside]), logs, fit_weights(spectrum, weights)[inside], law
-    )
+    weight = fit_weights(spectrum, weights)[inside]
+    return _Logs(np.log(omega[inside]), np.log(spectrum.power[inside]), logs, weight, law)
 
 
 @door(replicates=REPLICATES)
@@ -226,11 +207,6 @@ def confidence(
     level
         Coverage, inside (0, 1).
 
-    Raises
-    ------
-    ValueError, TypeError
-        Fewer than 2 effective samples, bad arguments.
-
     Examples
     --------
     >>> from spectral_pd import GaussianField, SpectrumMeter
@@ -241,33 +217,22 @@ def confidence(
     True
     """
     logs = _logs(spectrum, replicates, band, weights)
-    solutions, _, r2 = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), logs.replicates, logs.weight)
+    solutions, _, r2 = least_squares(np.vander(logs.x, 2, increasing=True), logs.replicates, logs.weight)
     amplitude, exponent = np.exp(solutions[:, 0]), -solutions[:, 1]
-    n = replicates.samples
-    times = transition_times(logs.law, scales, spectrum.shape, delta=delta)
     laws = [replace(logs.law, amplitude=a, exponent=b) for a, b in zip(amplitude, exponent, strict=True)]
-    replicate_times = np.array([transition_times(law, scales, spectrum.shape, delta=delta) for law in laws])
-    quantile = (1 + level) / 2
-    wider = n / (n - 1) * (student_quantile(quantile, n - 1) / NormalDist().inv_cdf(quantile)) ** 2
+    times = [transition_times(law, scales, spectrum.shape, delta=delta) for law in (logs.law, *laws)]
+    n = replicates.samples
+    bounds = partial(estimate, samples=n, level=level)
+    wider = n / (n - 1) * (student_quantile((1 + level) / 2, n - 1) / NormalDist().inv_cdf((1 + level) / 2)) ** 2
     spread = wider * np.cov(solutions[:, 0], exponent)
     return Confidence(
-        estimate(logs.law.amplitude, amplitude, n, level=level, scale=np.log, inverse=np.exp),
-        estimate(logs.law.exponent, exponent, n, level=level),
-        estimate(
-            float(logs.law.r2 or 0.0),
-            r2,
-            n,
-            level=level,
-            scale=lambda v: -np.log(np.maximum(1 - v, 1e-15)),
-            inverse=lambda v: 1 - np.exp(-v),
-        ),
-        tuple(
-            estimate(t, column, n, level=level, scale=_logit, inverse=_logistic)
-            for t, column in zip(times, replicate_times.reshape(len(laws), len(times)).T, strict=True)
-        ),
+        bounds(logs.law.amplitude, amplitude, **LOG),
+        bounds(logs.law.exponent, exponent),
+        bounds(float(logs.law.r2 or 0.0), r2, **LOG_REST),
+        tuple(bounds(t, np.array(rest), **LOGIT) for t, *rest in zip(*times, strict=True)),
         (float(spread[0, 0]), float(spread[0, 1]), float(spread[1, 1])),
         level,
-        n,
+        replicates.samples,
         len(laws),
     )
 
@@ -331,7 +296,7 @@ def curvature(
     logs = _logs(spectrum, replicates, band, weights)
     spectra.enough_bins(len(logs.x), 3, "a parabola")
     x = logs.x - logs.x.mean()
-    columns = np.stack([np.ones_like(x), x, x**2], 1)
+    columns = np.vander(x, 3, increasing=True)
     (_, slope, coefficient), _, _ = least_squares(columns, logs.y, logs.weight)
     rows, _, _ = least_squares(columns, logs.replicates, logs.weight)
     return Curvature(
@@ -343,16 +308,12 @@ def curvature(
 
 @dataclass(frozen=True)
 class BrokenPowerLaw:
-    """Two power laws joined at `frequency`: ``A omega^-below`` up to it, ``omega^-above`` beyond.
+    """Two power laws joined at `frequency` (cycles per shorter side): ``A omega^-below`` up to it, ``omega^-above`` beyond.
 
     Attributes
     ----------
-    frequency
-        The break, cycles per shorter side.
     amplitude
         Power at omega = 1 of the lower branch.
-    below, above
-        The exponents.
     difference
         ``above - below`` with its interval; the break is searched again in every replicate.
     evidence
@@ -397,17 +358,16 @@ def broken_power_law(
     logs = _logs(spectrum, replicates, band, weights)
     count = len(logs.x)
     spectra.enough_bins(count, 8, "a break")
-    _, rest_one, _ = least_squares(np.stack([np.ones(count), logs.x], 1), logs.y, logs.weight)
-    rows = np.vstack([logs.y, logs.replicates])
-    best = np.full(len(rows), np.inf)
-    found = np.zeros((len(rows), 4))
+    _, rest_one, _ = least_squares(np.vander(logs.x, 2, increasing=True), logs.y, logs.weight)
+    rows = logs.rows
+    best, found = np.full(len(rows), np.inf), np.zeros((len(rows), 4))
     # Candidate breaks: bins, thinned to at most 64 evenly in log omega (a break has no finer meaning than that).
     candidates = logs.x[2:-3]
     if len(candidates) > 64:
         wanted = np.linspace(candidates[0], candidates[-1], 64)
         candidates = np.unique(candidates[np.searchsorted(candidates, wanted)])
     for at in candidates:
-        columns = np.stack([np.ones(count), logs.x, np.maximum(logs.x - at, 0)], 1)
+        columns = np.column_stack([np.ones(count), logs.x, np.maximum(logs.x - at, 0)])
         solution, rest, _ = least_squares(columns, rows, logs.weight)
         better = rest < best
         best = np.where(better, rest, best)
@@ -426,12 +386,10 @@ def broken_power_law(
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """``P = A omega^-beta + N``.
+    """``P = A omega^-beta + N``: a law with `amplitude` and `exponent` above a floor.
 
     Attributes
     ----------
-    amplitude, exponent
-        The law above the floor.
     power
         N, at least 0.
     share
@@ -467,11 +425,10 @@ def noise_floor(
     """
     logs = _logs(spectrum, replicates, band, weights)
     spectra.enough_bins(len(logs.x), 4, "a law with a floor")
-    rows = np.vstack([logs.y, logs.replicates])
+    rows = logs.rows
     lowest = np.exp(rows.min(1, keepdims=True))
-    start, _, _ = least_squares(np.stack([np.ones_like(logs.x), logs.x], 1), rows, logs.weight)
-    best = np.full(len(rows), np.inf)
-    found = np.zeros((len(rows), 3))
+    start, _, _ = least_squares(np.vander(logs.x, 2, increasing=True), rows, logs.weight)
+    best, found = np.full(len(rows), np.inf), np.zeros((len(rows), 3))
     for fraction in np.concatenate([[0.0], np.geomspace(1e-3, 0.999, 48)]):
         floor = fraction * lowest
         theta = start.copy()
@@ -491,21 +448,15 @@ def noise_floor(
         best = np.where(better, error, best)
         found[better] = np.column_stack([theta, floor])[better]
     share = found[:, 2] / (np.exp(found[:, 0] + found[:, 1] * logs.x[-1]) + found[:, 2])
-    bounded = estimate(float(share[0]), share[1:], replicates.samples, level=level)
-    return NoiseFloor(
-        float(np.exp(found[0, 0])),
-        float(-found[0, 1]),
-        float(found[0, 2]),
-        replace(bounded, low=max(bounded.low, 0.0), high=min(bounded.high, 1.0)),
-    )
+    bounds = estimate(float(share[0]), share[1:], replicates.samples, level=level)
+    inside = replace(bounds, low=max(bounds.low, 0.0), high=min(bounds.high, 1.0))
+    return NoiseFloor(float(np.exp(found[0, 0])), float(-found[0, 1]), float(found[0, 2]), inside)
 
 
 def both_axes_hold_power(spectrum: Spectrum, directional: np.ndarray) -> bool:
     """Whether every bin has power along either axis, above the rounding of the transform (squared, 1e-14 in float32).
 
-    Not so for stripes and for data that are constant along an axis.
-
-    Parameters as :func:`anisotropy`.
+    Not so for stripes and for data that are constant along an axis: `spectrum` and `directional` are those of a meter.
 
     Examples
     --------
@@ -542,8 +493,7 @@ def anisotropy(
     Raises
     ------
     ValueError
-        Not two spectral axes, or a basis without directions (Haar); no power along an axis, where there is no ratio; as
-        :func:`confidence`.
+        No power along an axis, where there is no ratio.
 
     Examples
     --------
@@ -555,16 +505,15 @@ def anisotropy(
     True
     """
     spectra.two_axes(0 if spectrum.binning is None else directional.shape[0])
-    law = fit_power_law(spectrum, band=band)
-    inside = fit_band(spectrum, band)
     assert spectrum.binning is not None
-    model = np.log(spectrum.binning.directional_power(law.exponent))[:, inside]
+    exponent, inside = fit_power_law(spectrum, band=band).exponent, fit_band(spectrum, band)
+    model = np.log(spectrum.binning.directional_power(exponent))[:, inside]
     rows = np.concatenate([directional[None], replicates.directional])[:, :, inside]
     if not both_axes_hold_power(spectrum, directional):
         raise ValueError("some bins hold no power along one of the axes: stripes, or data constant along it")
     logs = np.log(rows[(rows > 0).all((1, 2))]) - model
     ratios = np.exp((logs[:, 1] - logs[:, 0]).mean(1))
-    return estimate(float(ratios[0]), ratios[1:], replicates.samples, level=level, scale=np.log, inverse=np.exp)
+    return estimate(float(ratios[0]), ratios[1:], replicates.samples, level=level, **LOG)
 
 
 def transition_shift(
@@ -572,18 +521,8 @@ def transition_shift(
 ) -> tuple[float, ...]:
     """How much later (in t, positive is nearer to noise) the law leaves each scale than the measured table does.
 
-    The table is taken as its monotone envelope.
-
-    Parameters
-    ----------
-    spectrum, law
-        A measured table and a law fitted to it.
-    scales, delta
-        As :func:`~spectral_pd.theory.transition_times`, whose errors these are.
-
-    Returns
-    -------
-    One number for each scale but the last.
+    One number for each scale but the last, of a law fitted to the table `spectrum`, which is taken as its monotone envelope;
+    `scales` and `delta` are those of :func:`~spectral_pd.theory.transition_times`.
 
     Examples
     --------

@@ -16,23 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from spectral_pd import inputs
-from spectral_pd.fit import fit_power_law
+from spectral_pd.fit import fit_band, fit_power_law
 from spectral_pd.inputs import door, storage
-from spectral_pd.measuring.diagnostics import (
-    BrokenPowerLaw,
-    Confidence,
-    Curvature,
-    Estimate,
-    NoiseFloor,
-    anisotropy,
-    both_axes_hold_power,
-    broken_power_law,
-    confidence,
-    curvature,
-    noise_floor,
-    residuals,
-    transition_shift,
-)
+from spectral_pd.measuring import diagnostics
 from spectral_pd.measuring.options import Options, chosen
 from spectral_pd.measuring.sources import open_source
 from spectral_pd.measuring.stream import accumulate, rank_and_world
@@ -77,11 +63,11 @@ class Measurement:
     planes: int
     skipped: int
     settings: Mapping[str, Any]
-    confidence: Confidence | None
-    curvature: Curvature | None
-    broken: BrokenPowerLaw | None
-    floor: NoiseFloor | None
-    anisotropy: Estimate | None
+    confidence: diagnostics.Confidence | None
+    curvature: diagnostics.Curvature | None
+    broken: diagnostics.BrokenPowerLaw | None
+    floor: diagnostics.NoiseFloor | None
+    anisotropy: diagnostics.Estimate | None
     shift: tuple[float, ...]
     replicates: Replicates | None
     notes: tuple[str, ...] = ()
@@ -89,55 +75,46 @@ class Measurement:
 
     def __str__(self) -> str:
         s, law, omega = self.settings, self.law, self.spectrum.frequency
-        grid = inputs.shown(self.spectrum.shape)
+        grid, sure = inputs.shown(self.spectrum.shape), self.confidence
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        band = f"band {s['band'][0]:g} to {s['band'][1]:g}" if s["band"] else "all bins"
         lines = [
             f"{self.samples} samples, {self.planes} planes of {grid}, {len(self.channels)} channels, basis {s['basis']}"
-            + (f", {self.skipped} skipped" if self.skipped else ""),
+            f"{skipped}",
             f"P(omega) = A omega^-beta, omega in cycles per shorter side ({omega[0]:g} to {omega[-1]:g}), orthonormal; A "
             f"belongs to {grid}",
-            f"fit: weights {s['weights']}"
-            + (f", band {s['band'][0]:g} to {s['band'][1]:g}" if s["band"] else ", all bins"),
+            f"fit: weights {s['weights']}, {band}",
         ]
         times = transition_times(law, s["scales"], self.spectrum.shape, delta=s["delta"])
-        rows = [("A", law.amplitude), ("beta", law.exponent), ("R2", law.r2 or 0.0)]
-        rows += [
-            (f"t*({scale:.4g}), delta {s['delta']:g}", t) for scale, t in zip(s["scales"][:-1], times, strict=True)
+        names = ["A", "beta", "R2", *(f"t*({scale:.4g}), delta {s['delta']:g}" for scale in s["scales"][:-1])]
+        rows = [
+            f"  {n:<24} {v:.6g}"
+            for n, v in zip(names, (law.amplitude, law.exponent, law.r2 or 0.0, *times), strict=True)
         ]
-        intervals: Sequence[Estimate | None] = [None] * len(rows)
-        if self.confidence is not None:
-            c = self.confidence
-            intervals = [c.amplitude, c.exponent, c.r2, *c.transition_times]
-        for (name, value), interval in zip(rows, intervals, strict=True):
-            text = f"  {name:<24} {value:.6g}"
-            lines.append(text if interval is None else f"{text:<42} [{interval.low:.6g}, {interval.high:.6g}]")
-        if self.confidence is not None:
-            c = self.confidence
-            lines.append(
-                f"  intervals: {c.level:.0%}, {c.replicates} bootstrap replicates, {c.samples:.4g} independent samples"
-            )
+        if sure is not None:
+            bounds = (sure.amplitude, sure.exponent, sure.r2, *sure.transition_times)
+            rows = [f"{row:<42} [{b.low:.6g}, {b.high:.6g}]" for row, b in zip(rows, bounds, strict=True)]
+            count = f"{sure.replicates} bootstrap replicates, {sure.samples:.4g} independent samples"
+            rows.append(f"  intervals: {sure.level:.0%}, {count}")
+        more: dict[str, str] = {}
         if len(self.channels) > 1:
             exponents = [_exponent(table, s) for table in self.channels]
             known = [f"{e:.3f}" for e in exponents if e is not None]
-            shown = known if len(known) <= 8 else [min(known), "...", max(known)]
-            lines.append("  beta by channel          " + " ".join(shown))
-        if self.curvature is not None:
-            c2 = self.curvature
-            lines.append(
-                f"  curvature                {c2.coefficient}: local beta {c2.first:.3f} at the lowest bin, {c2.last:.3f} at "
-                f"the highest"
-            )
-        if self.broken is not None:
-            b = self.broken
-            verdict = "preferred" if b.preferred else "not preferred"
-            lines.append(
-                f"  broken power law         beta {b.below:.3f} below {b.frequency:.3g} cycles, {b.above:.3f} above; {verdict}"
-            )
+            more["beta by channel"] = " ".join(known if len(known) <= 8 else [min(known), "...", max(known)])
+        if (bend := self.curvature) is not None:
+            ends = f"{bend.first:.3f} at the lowest bin, {bend.last:.3f} at the highest"
+            more["curvature"] = f"{bend.coefficient}: local beta {ends}"
+        if (broken := self.broken) is not None:
+            verdict = "preferred" if broken.preferred else "not preferred"
+            below = f"beta {broken.below:.3f} below {broken.frequency:.3g} cycles"
+            more["broken power law"] = f"{below}, {broken.above:.3f} above; {verdict}"
         if self.floor is not None:
-            lines.append(f"  noise floor              {self.floor.share.value:.1%} of the highest bin's power")
+            more["noise floor"] = f"{self.floor.share.value:.1%} of the highest bin's power"
         if self.anisotropy is not None:
-            lines.append(f"  horizontal / vertical    {self.anisotropy}")
+            more["horizontal / vertical"] = str(self.anisotropy)
         if self.shift:
-            lines.append("  t* of law minus table    " + " ".join(f"{v:+.4f}" for v in self.shift))
+            more["t* of law minus table"] = " ".join(f"{v:+.4f}" for v in self.shift)
+        lines += rows + [f"  {name:<24} {text}" for name, text in more.items()]
         lines += [f"note: {text}" for text in self.notes] + [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 
@@ -145,10 +122,7 @@ class Measurement:
         """Write JSON: the power law (``PowerLaw.load`` reads it, and so do plans) with the measurement beside it."""
         table = {name: getattr(self.spectrum, name).tolist() for name in ("frequency", "power", "count")}
         record = {
-            "samples": self.samples,
-            "planes": self.planes,
-            "skipped": self.skipped,
-            "settings": dict(self.settings),
+            **{name: getattr(self, name) for name in ("samples", "planes", "skipped", "settings")},
             "confidence": self.confidence and asdict(self.confidence),
             "curvature": self.curvature and asdict(self.curvature),
             "broken_power_law": self.broken and asdict(self.broken),
@@ -186,11 +160,6 @@ def assess(
         Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords: `band`, `weights`, `scales`, `delta`, `level`.
     source, skipped, notes
         What was measured, how many samples were left out, and what before them, for the record.
-
-    Raises
-    ------
-    ValueError
-        Nothing measured, constant data, bad arguments.
     """
     spectrum, today = meter.result(), date.today().isoformat()
     fit = {name: getattr(options, name) for name in ("band", "weights", "level")}
@@ -209,15 +178,15 @@ def assess(
             warnings.append("one clip: no interval can be given; measure more clips")
             replicates = None
     if replicates is not None:
-        bins = len(residuals(spectrum, band=options.band, weights=options.weights)[0])
-        sure = confidence(spectrum, replicates, **fit, **when)
+        bins = int(fit_band(spectrum, options.band).sum())
+        sure = diagnostics.confidence(spectrum, replicates, **fit, **when)
         law = replace(law, covariance=sure.covariance)
-        bend = curvature(spectrum, replicates, **fit) if bins >= 3 else None
-        broken = broken_power_law(spectrum, replicates, **fit) if bins >= 8 else None
-        floor = noise_floor(spectrum, replicates, **fit) if bins >= 4 else None
+        bend = diagnostics.curvature(spectrum, replicates, **fit) if bins >= 3 else None
+        broken = diagnostics.broken_power_law(spectrum, replicates, **fit) if bins >= 8 else None
+        floor = diagnostics.noise_floor(spectrum, replicates, **fit) if bins >= 4 else None
         directional = meter.directional()
-        if len(directional) == 2 and both_axes_hold_power(spectrum, directional):
-            ratio = anisotropy(spectrum, directional, replicates, band=options.band, level=options.level)
+        if len(directional) == 2 and diagnostics.both_axes_hold_power(spectrum, directional):
+            ratio = diagnostics.anisotropy(spectrum, directional, replicates, band=options.band, level=options.level)
         elif len(directional) == 2:
             warnings.append("some bins hold no power along one of the axes: stripes, or data constant along it")
         if replicates.samples < 10:
@@ -235,7 +204,7 @@ def assess(
         broken=broken,
         floor=floor,
         anisotropy=ratio,
-        shift=transition_shift(spectrum, law, **when) if bool((spectrum.power > 0).all()) else (),
+        shift=diagnostics.transition_shift(spectrum, law, **when) if bool((spectrum.power > 0).all()) else (),
         replicates=replicates,
         notes=tuple(notes),
     )
@@ -251,19 +220,16 @@ def _doubts(found: Measurement) -> list[str]:
     if bend is not None and bend.coefficient.excludes_zero and abs(bend.last - bend.first) > 0.3:
         doubts.append(f"the exponent drifts from {bend.first:.2f} to {bend.last:.2f} over the band")
     if broken is not None and broken.preferred and abs(broken.difference.value) > 0.3:
-        doubts.append(
-            f"two power laws fit better: beta {broken.below:.2f} below {broken.frequency:.3g} cycles, {broken.above:.2f} above"
-        )
+        below = f"beta {broken.below:.2f} below {broken.frequency:.3g} cycles"
+        doubts.append(f"two power laws fit better: {below}, {broken.above:.2f} above")
     if floor is not None and floor.share.low > 0.1:
         doubts.append(f"a noise floor makes up {floor.share.value:.0%} of the power at the highest frequency")
     if ratio is not None and not 0.8 < ratio.value < 1.25 and not ratio.low <= 1 <= ratio.high:
         doubts.append(f"horizontal frequencies have {ratio.value:.2f} times the power of vertical ones")
     worst = max(found.shift, key=abs, default=0.0)
     if abs(worst) > 0.02:
-        doubts.append(
-            f"the law moves a transition by {worst:+.3f} against the measured table; plan with the table's envelope "
-            f"(Spectrum.envelope) instead"
-        )
+        moved = f"the law moves a transition by {worst:+.3f} against the measured table"
+        doubts.append(f"{moved}; plan with the table's envelope (Spectrum.envelope) instead")
     return doubts
 
 
@@ -288,11 +254,6 @@ def measure(
         As :func:`~spectral_pd.measuring.stream.accumulate`.
     source
         What is measured, for the record.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As those; a loader that shuffles, with several processes or `resume`.
 
     Examples
     --------

@@ -18,7 +18,8 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -34,28 +35,12 @@ from spectral_pd.inputs import spectra, storage
 from spectral_pd.measuring.options import Options, chosen
 
 IMAGES = frozenset(
-    {
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pgm",
-        ".png",
-        ".ppm",
-    }
-    | {".tif", ".tiff", ".webp"}
+    {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"}
+    | {".apng", ".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff"}
 )
 ARRAYS = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
-NOT_TO_SKIP = (ModuleNotFoundError, MemoryError)
-"""True of every sample."""
+NOT_TO_SKIP = (ModuleNotFoundError, MemoryError)  # true of every sample
 
 
 @dataclass(frozen=True)
@@ -104,13 +89,17 @@ class Source(ABC):
         return {"data": seen.hexdigest()[:16]}
 
 
+def some_numbers(x: Tensor, count: int) -> bytes:
+    """At least `count` numbers of a tensor (all, where it has fewer), evenly taken: other data have others."""
+    flat = x.detach().flatten()
+    return flat[:: max(1, flat.numel() // count)].to(device="cpu", dtype=torch.float64).numpy().tobytes()
+
+
 def content(batch: Batch) -> bytes:
-    """A sample of a batch's numbers: other data have another one."""
+    """A batch's shape, sample numbers and some of what it holds."""
     if batch.values is None:
         return b"empty"
-    flat = batch.values.detach().flatten()
-    taken = flat[:: max(1, flat.numel() // 4096)].to(device="cpu", dtype=torch.float64)
-    return f"{tuple(batch.values.shape)} {batch.index.tolist()}".encode() + taken.numpy().tobytes()
+    return f"{tuple(batch.values.shape)} {batch.index.tolist()}".encode() + some_numbers(batch.values, 4096)
 
 
 def reason(error: BaseException) -> str:
@@ -127,20 +116,31 @@ def plain(error: Exception, name: str = "") -> Exception:
     return kind(text if not name or text.startswith(name) else f"{name}: {text}")
 
 
-def _finite(batch: Batch, name: Callable[[int], str], errors: str) -> Batch:
-    """`batch` without the samples that hold NaN or infinity, or a ValueError that names the first, as `errors` says."""
-    values = batch.values
-    if values is None:
-        return batch
+@contextmanager
+def _skipping(name: str, errors: str, lines: list[str]) -> Iterator[None]:
+    """What cannot be read inside gets a line in `lines`, or is raised with its name, as `errors` says."""
+    try:
+        yield
+    except NOT_TO_SKIP:
+        raise
+    except Exception as error:
+        if errors == "raise":
+            raise plain(error, name) from error
+        lines.append(f"{name}: {reason(error)}")
+
+
+def _batch(values: Tensor | None, names: Mapping[int, str], errors: str, skipped: Sequence[str] = ()) -> Batch:
+    """Samples by number, with their names; those that hold NaN or infinity are left out or refused, as `errors` says."""
+    index = torch.tensor(list(names), dtype=torch.int64, device="cpu")
     # NaN and infinity reach the sum, so that one pass over sound data is enough (half precision would overflow).
-    if bool(torch.isfinite(values.sum(dtype=torch.float32 if values.dtype.itemsize < 4 else None))):
-        return batch
-    finite = torch.isfinite(values).flatten(1).all(1)
-    lines = tuple(f"{name(place)}: NaN or infinity" for place in (~finite).nonzero().flatten().tolist())
+    if values is None or torch.isfinite(values.sum(dtype=torch.float32 if values.dtype.itemsize < 4 else None)):
+        return Batch(values, index, tuple(skipped))
+    finite = torch.isfinite(values).flatten(1).all(1).cpu()
+    lines = [f"{name}: NaN or infinity" for name, good in zip(names.values(), finite, strict=True) if not good]
     if lines and errors == "raise":
         raise ValueError(f"{lines[0]}; clean the data, or skip such samples (errors='skip')")
-    kept = values[finite]
-    return Batch(kept if len(kept) else None, batch.index[finite.cpu()], batch.skipped + lines)
+    kept = values[finite.to(values.device)]
+    return Batch(kept if len(kept) else None, index[finite], (*skipped, *lines))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -150,14 +150,8 @@ def find_files(paths: Sequence[str | Path]) -> tuple[list[Path], tuple[str, ...]
     """The files named, folders replaced by every known file in and below them, in name order, and what was left out.
 
     In folders hidden names (``.thumbs``, ``._photo.jpg``) are left out, and other kinds of files; everywhere a file that was
-    found before under another name: by its path, a folder, a link.
-
-    Raises
-    ------
-    FileNotFoundError
-        A path that does not exist.
-    ValueError
-        A file of unknown kind was named, or nothing known was found.
+    found before under another name: by its path, a folder, a link. FileNotFoundError for a path that does not exist,
+    ValueError where a file of unknown kind is named, or nothing known found.
     """
     known = IMAGES | ARRAYS | VIDEOS
     files: dict[tuple[int, int], Path] = {}
@@ -176,14 +170,10 @@ def find_files(paths: Sequence[str | Path]) -> tuple[list[Path], tuple[str, ...]
                 place = file.stat()
                 if files.setdefault((place.st_dev, place.st_ino), file) is not file:
                     left["named twice"] += 1
-    notes = tuple(
-        f"{count} {'file' if count == 1 else 'files'} left out: {what}" for what, count in sorted(left.items())
-    )
+    notes = tuple(f"{n} {'file' if n == 1 else 'files'} left out: {what}" for what, n in sorted(left.items()))
     if not files:
-        found = "".join(f"; {note}" for note in notes)
-        raise ValueError(
-            f"no files of a known kind in {', '.join(map(str, paths))}; known: {' '.join(sorted(known))}{found}"
-        )
+        looked = f"no files of a known kind in {', '.join(map(str, paths))}; known: {' '.join(sorted(known))}"
+        raise ValueError("; ".join((looked, *notes)))
     return list(files.values()), notes
 
 
@@ -227,19 +217,8 @@ class _Open:
 def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: str = "resize") -> Tensor:
     """A PIL image as (3, H, W) float32 in [-1, 1]; greyscale fills all three channels, transparency is dropped.
 
-    Parameters
-    ----------
-    image
-        ``PIL.Image.Image``; 16-bit greyscale keeps its depth.
-    size
-        Wanted (height, width); None keeps the stored one.
-    fit
-        ``"resize"`` or ``"crop"``, see the module's text.
-
-    Raises
-    ------
-    ValueError
-        The picture is smaller than `size`, one of several in its file, or holds 32-bit numbers (whose range is unknown).
+    16-bit greyscale keeps its depth. `size` is the wanted (height, width), None the stored one; `fit` is ``"resize"`` or
+    ``"crop"``, see the module's text. ValueError where the picture is smaller.
     """
     from PIL import Image, ImageOps
 
@@ -251,9 +230,8 @@ def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: str 
     if size is not None:
         height, width = size
         if image.height < height or image.width < width:
-            raise ValueError(
-                f"{image.height}x{image.width} is smaller than the wanted {height}x{width}; pictures are never enlarged"
-            )
+            small = f"{image.height}x{image.width} is smaller than the wanted {height}x{width}"
+            raise ValueError(f"{small}; pictures are never enlarged")
         factor = min(image.height / height, image.width / width) if fit == "resize" else 1.0
         crop_h, crop_w = (min(n, round(factor * m)) for n, m in ((image.height, height), (image.width, width)))
         top, left = (image.height - crop_h) // 2, (image.width - crop_w) // 2
@@ -266,12 +244,7 @@ def picture_tensor(image: Any, size: tuple[int, int] | None = None, *, fit: str 
 
 def real_tensor(value: Any, name: str) -> Tensor:
     """Stored numbers as a real floating tensor one can calculate with: dense, in the machine's byte order, not 8 bits short.
-
-    Raises
-    ------
-    TypeError
-        Whole or complex numbers, a mask, nested or no numbers at all.
-    """
+    TypeError for what is no numbers at all."""
     if isinstance(spectra.unmasked(value, name), Tensor):
         tensor = value.dequantize() if value.is_quantized else value
         tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
@@ -289,15 +262,7 @@ def real_tensor(value: Any, name: str) -> Tensor:
 
 def sample_tensor(value: Any, options: Options) -> Tensor:
     """One element of a data set, whatever it was wrapped in: a tensor, an array or a picture, a pair that begins with one, a
-    dict with one under `column`.
-
-    Raises
-    ------
-    TypeError
-        Nothing in it is a tensor, an array or an image, or it has whole numbers.
-    ValueError
-        Two of its entries could be meant, a rank below 2; as :func:`picture_tensor`.
-    """
+    dict with one under `column`."""
     if isinstance(value, dict):
         names = [options.column] if options.column else ["image", "pixel_values", "latents", "latent", "img"]
         value = storage.first_field(value, names)
@@ -313,22 +278,21 @@ class Items(Source):
     """A map-style data set: anything with ``len`` and ``[]`` that gives one sample at a time.
 
     A torch or Hugging Face data set, for instance. A sample is a tensor or array (C, ..., H, W) or (H, W), a PIL image, a tuple
-    or list that begins with one, or a dict with it under `column`.
-
-    Parameters
-    ----------
-    data
-        The data set.
-    options
-        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
+    or list that begins with one, or a dict with it under `column`. Options here and below are the fields of
+    :class:`~spectral_pd.measuring.options.Options`, as keywords.
     """
 
     @chosen
     def __init__(self, data: Any, *, options: Options) -> None:
         self.data, self.options = data, options
 
+    @property
+    def samples(self) -> int:
+        """How many numbers its samples take."""
+        return len(self.data)
+
     def __len__(self) -> int:
-        return -(-len(self.data) // self.options.batch_size)
+        return -(-self.samples // self.options.batch_size)
 
     def name(self, i: int) -> str:
         """What sample `i` is called in messages."""
@@ -342,21 +306,13 @@ class Items(Source):
     def __getitem__(self, number: int) -> Batch:
         size, errors = self.options.batch_size, self.options.errors
         tensors: dict[int, Tensor] = {}
-        skipped = []
-        for i in range(storage.place(number, len(self)) * size, min((number + 1) * size, len(self.data))):
-            try:
+        skipped: list[str] = []
+        for i in range(storage.place(number, len(self)) * size, min((number + 1) * size, self.samples)):
+            with _skipping(self.name(i), errors, skipped):
                 tensors[i] = self.sample(i)
-            except NOT_TO_SKIP:
-                raise
-            except Exception as error:
-                if errors == "raise":
-                    raise plain(error, self.name(i)) from error
-                skipped.append(f"{self.name(i)}: {reason(error)}")
-        kept = list(tensors)
         storage.one_shape({self.name(i): tuple(x.shape) for i, x in tensors.items()})
         values = torch.stack(list(tensors.values())) if tensors else None
-        batch = Batch(values, torch.tensor(kept, dtype=torch.int64, device="cpu"), tuple(skipped))
-        return _finite(batch, lambda place: self.name(kept[place]), errors)
+        return _batch(values, {i: self.name(i) for i in tensors}, errors, skipped)
 
 
 class Images(Items):
@@ -394,12 +350,8 @@ def open_array(path: Path) -> Any:
     """One stored array with ``shape`` and ``[a:b]``, read from disk as it is sliced where the format allows.
 
     ``.npy`` is memory-mapped; ``.safetensors`` is read by slices; ``.pt`` is memory-mapped (tensors only, nothing is
-    unpickled), in its legacy format read whole; ``.npz`` is read whole.
-
-    Raises
-    ------
-    ValueError, TypeError
-        More than one array in the file, no array, or a damaged file.
+    unpickled), in its legacy format read whole; ``.npz`` is read whole. ValueError or TypeError for a file without or with
+    more than one array, or a damaged one.
     """
     suffix = path.suffix.lower()
     try:
@@ -421,10 +373,9 @@ def open_array(path: Path) -> Any:
         return real_tensor(value, "the tensor")
     except NOT_TO_SKIP:
         raise
-    except TypeError as error:
-        raise TypeError(f"{path} cannot be read: {reason(error)}") from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read: {reason(error)}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{path} cannot be read: {reason(error)}") from None
 
 
 def _is_text(path: Path) -> bool:
@@ -458,17 +409,8 @@ class _Slice:
 class Arrays(Source):
     """Stored latents: each file holds samples (N, C, ..., H, W), one sample (C, H, W), or one plane (H, W).
 
-    Parameters
-    ----------
-    files
-        ``.npy``, ``.npz``, ``.pt`` and ``.safetensors`` files with one array each; all of one grid.
-    options
-        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords. Files of one sample share batches.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A file that cannot be read (unless skipped), of whole numbers, of no sample, or of a rank below 2.
+    `files` are ``.npy``, ``.npz``, ``.pt`` and ``.safetensors`` files with one array each, all of one grid. Those of one sample
+    share batches.
     """
 
     @chosen
@@ -501,8 +443,8 @@ class Arrays(Source):
                 continue
             shared = None
             for start in range(0, shape[0], options.batch_size):
-                stop = min(start + options.batch_size, shape[0])
-                self._batches.append(([(path, start, stop)], self.samples + start))
+                part = (path, start, min(start + options.batch_size, shape[0]))
+                self._batches.append(([part], self.samples + start))
             self.samples += shape[0]
 
     def __len__(self) -> int:
@@ -511,26 +453,15 @@ class Arrays(Source):
     def __getitem__(self, number: int) -> Batch:
         parts, first = self._batches[storage.place(number, len(self))]
         tensors: list[Tensor] = []
-        numbers: list[int] = []
-        names: list[str] = []
+        names: dict[int, str] = {}
         skipped = self.broken[:] if number == 0 else []
         for path, start, stop in parts:
-            rows = range(first, first + 1 if start is None else first + stop - start)
-            first = rows.stop
-            try:
+            called = [str(path)] if start is None else [f"{path}: sample {row}" for row in range(start, stop)]
+            with _skipping(str(path), self.options.errors, skipped):
                 tensors.append(self._read(path, start, stop))
-            except NOT_TO_SKIP:
-                raise
-            except Exception as error:
-                if self.options.errors == "raise":
-                    raise plain(error, str(path)) from error
-                skipped.append(f"{path}: {reason(error)}")
-                continue
-            numbers += rows
-            names += [str(path)] if start is None else [f"{path}: sample {row}" for row in range(start, stop)]
-        values = torch.cat(tensors) if tensors else None
-        batch = Batch(values, torch.tensor(numbers, dtype=torch.int64, device="cpu"), tuple(skipped))
-        return _finite(batch, names.__getitem__, self.options.errors)
+                names |= enumerate(called, first)
+            first += len(called)
+        return _batch(torch.cat(tensors) if tensors else None, names, self.options.errors, skipped)
 
     def _read(self, path: Path, start: int | None, stop: int) -> Tensor:
         """Rows of a file, or the whole of it as one sample: (N, C, ..., H, W)."""
@@ -552,22 +483,8 @@ class Videos(Source):
     """Clips of video files: every stored frame once, whatever times they are shown at (PyAV, ``pip install av``).
 
     A batch is one clip of consecutive frames, (1, 3, frames, H, W): one sample, so that the bootstrap resamples clips.
-    Neighbouring frames repeat each other, and counting them as independent would make intervals far too narrow.
-
-    Parameters
-    ----------
-    files
-        Video files.
-    options
-        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords: `clip` frames a clip, the last one of a file may
-        have fewer.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        PyAV is missing.
-    ValueError
-        A file without frames (unless skipped).
+    Neighbouring frames repeat each other, and counting them as independent would make intervals far too narrow. `clip` is
+    the frames a clip has; the last one of a file may have fewer.
     """
 
     @chosen
@@ -586,28 +503,26 @@ class Videos(Source):
                     raise
                 self.broken.append(reason(error))
         self._first = [0, *accumulate(-(-frames // options.clip) for frames in self._counts)]
+        self.samples = self._first[-1]
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return self.samples
 
     def __getitem__(self, number: int) -> Batch:
-        skipped = tuple(self.broken) if storage.place(number, len(self)) == 0 else ()
+        skipped = self.broken[:] if storage.place(number, len(self)) == 0 else []
         f = bisect.bisect_right(self._first, number) - 1
         start = (number - self._first[f]) * self.options.clip
         stop = min(start + self.options.clip, self._counts[f])
         name = f"{self.files[f]}: frames {start} to {start + self.options.clip - 1}"
-        try:
-            frames = self._frames(f, start, stop)
-        except NOT_TO_SKIP:
-            raise
-        except Exception as error:
-            self._open = _Open()
-            if self.options.errors == "raise":
-                raise plain(error, name) from error
-            return Batch(
-                None, torch.tensor([], dtype=torch.int64, device="cpu"), (*skipped, f"{name}: {reason(error)}")
-            )
-        return Batch(torch.stack(frames, 1)[None], torch.tensor([number], device="cpu"), skipped)
+        frames: list[Tensor] = []
+        with _skipping(name, self.options.errors, skipped):
+            try:
+                frames = self._frames(f, start, stop)
+            except Exception:
+                self._open = _Open()  # a decoder that failed is not asked again
+                raise
+        clip = torch.stack(frames, 1)[None] if frames else None
+        return _batch(clip, {number: name} if frames else {}, self.options.errors, skipped)
 
     def _frames(self, f: int, start: int, stop: int) -> list[Tensor]:
         """Frames `start` to `stop` of file `f`, each (3, H, W)."""
@@ -627,9 +542,8 @@ class Videos(Source):
                 break
         over = stop == self._counts[f] and next(running.frames, None) is not None
         if over or running.reached < stop:
-            raise ValueError(
-                f"{'more' if over else running.reached} frames can be decoded, but {self._counts[f]} are stored"
-            )
+            found = "more" if over else running.reached
+            raise ValueError(f"{found} frames can be decoded, but {self._counts[f]} are stored")
         return pictures
 
     def identity(self) -> dict[str, str]:
@@ -677,18 +591,10 @@ def decode(path: Path) -> Iterator[np.ndarray]:
 
 
 class Chain(Source):
-    """Several sources one after the other, with samples numbered through.
+    """Several sources one after the other, with samples numbered through: `samples` are the numbers each of them takes.
 
-    Parameters
-    ----------
-    sources
-        One or more sources.
-    samples
-        Numbers each of them takes.
-    skipped
-        Lines for what was left out before there were batches; the first batch brings them.
-    notes
-        What was left out before there were samples.
+    `skipped` has lines for what was left out before there were batches, which the first batch brings; `notes` is as in
+    :class:`Source`.
     """
 
     def __init__(
@@ -714,45 +620,24 @@ class Chain(Source):
 
     def identity(self) -> dict[str, str]:
         parts = [source.identity() for source in self.sources]
-        return {
-            name: " ".join(part[name] for part in parts if name in part) for name in {n for part in parts for n in part}
-        }
+        return {name: " ".join(part[name] for part in parts if name in part) for name in set().union(*parts)}
 
 
 @chosen
 def open_files(paths: Sequence[str | Path], *, options: Options) -> Source:
-    """Files and folders (searched to the bottom) of pictures, stored latents and videos as one source.
-
-    Parameters
-    ----------
-    paths
-        Files and folders.
-    options
-        Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As :class:`Images`, :class:`Arrays`, :class:`Videos` and :func:`find_files`; `size` for stored arrays.
-    """
+    """Files and folders (searched to the bottom) of pictures, stored latents and videos as one source; ValueError where none
+    of them can be read."""
     files, notes = find_files(paths)
-    pictures, arrays, videos = ([f for f in files if f.suffix.lower() in kind] for kind in (IMAGES, ARRAYS, VIDEOS))
-    storage.no_size_for_arrays(options.size, arrays)
-    parts: list[tuple[Source, int]] = []
-    if pictures:
-        parts.append((Images(pictures, options=options), len(pictures)))
-    if arrays:
-        stored = Arrays(arrays, options=options)
-        parts.append((stored, stored.samples))
-    if videos:
-        footage = Videos(videos, options=options)
-        parts.append((footage, len(footage)))
+    kinds: dict[type[Images | Arrays | Videos], frozenset[str]] = {Images: IMAGES, Arrays: ARRAYS, Videos: VIDEOS}
+    named = {kind: [f for f in files if f.suffix.lower() in suffixes] for kind, suffixes in kinds.items()}
+    storage.no_size_for_arrays(options.size, named[Arrays])
+    opened = [kind(own, options=options) for kind, own in named.items() if own]
     # A source whose every file is broken has no batch that could bring the lines.
-    lines = [line for source, _ in parts if not len(source) for line in getattr(source, "broken", ())]
-    parts = [(source, samples) for source, samples in parts if len(source)]
-    if not parts:
+    lines = [line for source in opened if not len(source) for line in getattr(source, "broken", ())]
+    sources = [source for source in opened if len(source)]
+    if not sources:
         raise ValueError("nothing could be read: " + "; ".join(lines))
-    return Chain([source for source, _ in parts], [samples for _, samples in parts], skipped=lines, notes=notes)
+    return Chain(sources, [source.samples for source in sources], skipped=lines, notes=notes)
 
 
 @chosen
@@ -761,21 +646,13 @@ def iterate(data: Any, *, options: Options) -> Iterator[Batch]:
 
     A tensor of rank 4 or more is a batch (N, C, ..., H, W), or with ``frames=True`` one clip (C, T, H, W); of rank 3 one sample
     (C, H, W), except from a ``torch.utils.data.DataLoader`` that batches, where it is (N, H, W); of rank 2 one plane.
-
-    Raises
-    ------
-    TypeError
-        Not iterable, or elements without a tensor; whole numbers.
-    ValueError
-        Rank below 2; an element of which two entries could be meant; NaN or infinity (unless skipped).
     """
     first = 0
     for element in storage.source(data, "source"):
         x = sample_tensor(element, options)
         values = x[None] if options.frames and x.ndim == 4 else as_batch(x, batched=batching(data))
-        numbers = torch.arange(first, first + values.shape[0], device="cpu")
-        yield _finite(Batch(values, numbers), lambda place, n=numbers: f"sample {int(n[place])}", options.errors)  # type: ignore[misc]
-        first += values.shape[0]
+        yield _batch(values, {i: f"sample {i}" for i in range(first, first + len(values))}, options.errors)
+        first += len(values)
 
 
 @chosen
@@ -789,11 +666,6 @@ def open_source(data: Any, *, options: Options) -> Source | Iterator[Batch]:
         numpy array (N, C, ..., H, W), (C, H, W) or (H, W); a ``DataLoader``; an iterable as for :func:`iterate`.
     options
         Fields of :class:`~spectral_pd.measuring.options.Options`, as keywords.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError, ModuleNotFoundError
-        As :func:`open_files`, :class:`Items` and :func:`iterate`.
     """
     if isinstance(data, (str, Path)):
         data = [data]

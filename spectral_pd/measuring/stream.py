@@ -29,7 +29,7 @@ from tqdm import tqdm
 from spectral_pd.fit import fit_band
 from spectral_pd.inputs import storage
 from spectral_pd.measuring.options import Options, chosen
-from spectral_pd.measuring.sources import Batch, Source, content, plain, reason
+from spectral_pd.measuring.sources import Batch, Source, content, plain, reason, some_numbers
 from spectral_pd.meter import SpectrumMeter
 
 VERSION = 2
@@ -121,20 +121,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote for the same run.
-
-    Raises
-    ------
-    ValueError
-        Not a checkpoint, or of another run: other data, settings, version or number of processes.
-    """
+    """Read what :func:`save_checkpoint` wrote; ValueError where it is no checkpoint, or of another run: other data, settings,
+    version or number of processes."""
     try:
         state = torch.load(path.open("rb"), map_location="cpu", weights_only=True)
         found = dict(state["identity"])
     except Exception as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of this library ({reason(error)}); remove it or name another"
-        ) from None
+        broken = f"{path} is not a checkpoint of this library ({reason(error)})"
+        raise ValueError(f"{broken}; remove it or name another") from None
     for name, value in identity.items():
         storage.same_run(path, name, found.get(name), value)
     return state
@@ -148,12 +142,9 @@ def encoder_identity(encoder: Any) -> str | None:
     seen = hashlib.sha256()
     if isinstance(module, torch.nn.Module):
         for name, value in module.state_dict().items():
-            flat = value.detach().flatten()
-            taken = flat[:: max(1, flat.numel() // 16)].to(device="cpu", dtype=torch.float64)
-            seen.update(f"{name} {tuple(value.shape)}".encode() + taken.numpy().tobytes())
-        seen.update(
-            str(sorted((k, str(v)) for k, v in dict(getattr(module, "config", {})).items() if k[0] != "_")).encode()
-        )
+            seen.update(f"{name} {tuple(value.shape)}".encode() + some_numbers(value, 16))
+        config = {key: str(setting) for key, setting in dict(getattr(module, "config", {})).items() if key[0] != "_"}
+        seen.update(str(sorted(config.items())).encode())
     name = getattr(module, "__qualname__", type(module).__qualname__)
     return f"{name} {seen.hexdigest()[:16]}"
 
@@ -183,11 +174,6 @@ def accumulate(
     Returns
     -------
     The meter with everything, and the number of samples skipped.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Empty source, mixed grids, NaN, a checkpoint of another run; what the source raises.
     """
     rank, world = rank_and_world()
     meter: SpectrumMeter | None = None
@@ -195,18 +181,7 @@ def accumulate(
     path = options.resume
     if path is not None and world > 1:
         path = path.with_name(f"{path.name}.{rank}of{world}")
-    about: dict[str, Any] = {}
-    if path is not None:
-        named = ("size", "fit", "frames", "clip", "column", "replicates", "seed", "batch_size")
-        about = {
-            "version": VERSION,
-            **(source.identity() if isinstance(source, Source) else {}),
-            **{name: getattr(options, name) for name in named},
-            "basis": options.basis.name,
-            "encoder": encoder_identity(encoder),
-            "processes": world,
-            "batches": len(source) if isinstance(source, Source) else None,
-        }
+    about = {} if path is None else _about(source, options, encoder)
     if path is not None and path.exists():
         state = load_checkpoint(path, about)
         complete = {name: state[name] for name in complete}
@@ -219,11 +194,12 @@ def accumulate(
             save_checkpoint(path, {"identity": about, **complete})
 
     done, skipped = complete["done"], complete["skipped"]
-    trail = None if isinstance(source, Source) else _Trail(source, rank, world)
+    trail, total = None, None
     if isinstance(source, Source):
         total, batches = len(range(rank, len(source), world)), _batches(source, done, rank, world, options.workers)
     else:
-        total, batches = None, trail.follow(done, complete["trail"], path)  # type: ignore[union-attr]
+        trail = _Trail(source, rank, world)
+        batches = trail.follow(done, complete["trail"], path)
     saved = time.monotonic()
     with tqdm(total=total, initial=done, desc="measuring", unit="batch", disable=not progress or rank > 0) as bar:
         try:
@@ -231,7 +207,7 @@ def accumulate(
                 for line in batch.skipped:
                     tqdm.write(f"skipped {line}", file=sys.stderr)
                 if batch.values is not None:
-                    meter = _update(meter, batch, number, options, encoder)
+                    meter = _update(meter, batch.values, batch.index, number, options, encoder)
                 done, skipped = done + 1, skipped + len(batch.skipped)
                 bar.update()
                 if meter is not None:
@@ -252,34 +228,40 @@ def accumulate(
     return _total(meter, skipped, options)
 
 
+def _about(source: Source | Iterator[Batch], options: Options, encoder: Any) -> dict[str, Any]:
+    """What a checkpoint must agree in with the run that goes on from it."""
+    named = ("size", "fit", "frames", "clip", "column", "replicates", "seed", "batch_size")
+    return {
+        "version": VERSION,
+        **(source.identity() if isinstance(source, Source) else {}),
+        **{name: getattr(options, name) for name in named},
+        "basis": options.basis.name,
+        "encoder": encoder_identity(encoder),
+        "processes": rank_and_world()[1],
+        "batches": len(source) if isinstance(source, Source) else None,
+    }
+
+
 def _meter(shape: tuple[int, ...], options: Options) -> SpectrumMeter:
     return SpectrumMeter(shape, basis=options.basis, replicates=options.replicates, seed=options.seed)
 
 
 def _update(
-    meter: SpectrumMeter | None,
-    batch: Batch,
-    number: int,
-    options: Options,
-    encoder: Callable[[Tensor], Tensor] | None,
+    meter: SpectrumMeter | None, values: Tensor, index: Tensor, number: int, options: Options, encoder: Any
 ) -> SpectrumMeter:
     """The meter with one more batch; made for the first one."""
-    values = batch.values
-    assert values is not None
     try:
         if encoder is not None:
             values = encoder(values)
         if options.device is not None:
             values = values.to(options.device)
         if meter is not None:
-            return meter.update(values, index=batch.index)
-        meter = _meter(values.shape[-2:], options).update(values, index=batch.index)
+            return meter.update(values, index=index)
+        meter = _meter(values.shape[-2:], options).update(values, index=index)
     except (ValueError, TypeError) as error:
         raise plain(error, f"batch {number}") from None
     table = meter.result()
-    fit_band(
-        replace(table, power=np.ones_like(table.power)), options.band
-    )  # the grid is known: not after the last batch
+    fit_band(replace(table, power=np.ones_like(table.power)), options.band)  # now, not after the last batch
     return meter
 
 
