@@ -494,8 +494,9 @@ def latent_dit() -> str:
             body.append([row[k] for k in ("network", "size", "samples", "references", "sampler")] + [label, *cells])
     first = latent[0]
     note = (
-        f"Latent network: {first['training_steps']} steps of training, {first['device']}, torch {first['torch']}, "
-        f"commit {first['commit']}. In brackets 95 % over the samples."
+        f"Latent network: {first['training_steps']} steps of training; samples drawn on {first['device']}, distances with "
+        f"torch {first['torch']}, commit {first['commit']}. In brackets 95 % for many such samples (basic bootstrap): "
+        "few samples are farther away than many, so that the Wasserstein distance itself may lie above."
     )
     return f"{markdown(header, body)}\n{note}\n"
 

@@ -86,7 +86,9 @@ def encoded(vae: Autoencoder, pictures: Photographs, count: int, *, seed: int) -
 
 
 def interval(rows: Rows, distance: Callable[[Rows], float], draws: int = 60) -> tuple[float, float]:
-    """95 % interval of a distance over the choice of samples: basic bootstrap, for sets drawn again are farther away."""
+    """95 % interval of a distance over the choice of samples: basic bootstrap. Sets drawn again are farther away,
+    as few samples are than many, so that it is that of the distance of many samples.
+    """
     generator = np.random.default_rng(0)
     found = [distance(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(draws)]
     low, high = 2 * distance(rows) - np.quantile(found, (0.975, 0.025))
