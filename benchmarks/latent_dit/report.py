@@ -1,6 +1,6 @@
 """What the training gave: loss curve, decoded sheet, distances to photographs, nearest neighbours, and how its sizes agree.
 
-    python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--run RUN] [--samples 256 --references 1024]
+    python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--run RUN] [--samples 64 --references 160]
 
 reads log.csv and weights.safetensors; writes loss.png and samples.jpg beside them, and rows to benchmarks/results:
 
