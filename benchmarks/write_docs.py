@@ -696,6 +696,93 @@ def editing_transformer() -> str:
     return f"{table}\n{data[0]['samples']} mosaics; torch {data[0]['torch']}, commit {data[0]['commit']}.\n"
 
 
+def _two_grids(network: str, *ways: str) -> list[dict[str, str]]:
+    """Rows of a network whose way begins so, the slowest first."""
+    found = [row for row in rows("two_grids") if row["network"] == network and row["way"].startswith(ways)]
+    return sorted(found, key=lambda row: float(row["speedup"]))
+
+
+def _made(data: list[dict[str, str]]) -> str:
+    seeds = sorted({int(row["samples"]) for row in data})
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in data))
+    return (
+        f"Seeds: {' or '.join(map(str, seeds))}; {data[0]['precision']}; torch {data[0]['torch']}, commit {commits}.\n"
+    )
+
+
+def _two_grids_chosen(network: str) -> str:
+    """The choice at each speedup, its control, and fewer steps with as many calls or, in fractions, one more."""
+    best, shift = (
+        {int(row["steps"]): row for row in _two_grids(network, f"fewer steps, best {kind}")}
+        for kind in ("grid", "shift")
+    )
+    alone = {row["aim"]: row for row in _two_grids(network, "chosen, full size only")}
+    header = ["speedup", "calls", "PSNR, dB", "predicted", "full size only", "fewer steps", "best grid", "best shift"]
+    header += ["lead, dB", "spectrum", "of fewer steps", "Wasserstein", "of fewer steps"]
+    body, shown = [], []
+    for row in (row for row in _two_grids(network, "chosen") if row["way"] == "chosen"):
+        steps = math.ceil(20 / float(row["aim"]) - 0.2)
+        if steps in best:
+            control, fewer = alone[row["aim"]], best[steps]
+            shown += [row, control, fewer, shift[steps]]
+            body.append(
+                [f"{float(row['speedup']):.2f}x", f"`{row['calls']}`", _interval(row, "psnr", ".1f")]
+                + [f"{float(row['predicted']):.1f}", f"{float(control['psnr']):.1f}", f"{float(fewer['speedup']):.2f}x"]
+                + [_interval(fewer, "psnr", ".1f"), f"{float(shift[steps]['psnr']):.1f}"]
+                + [f"{float(row['psnr']) - float(fewer['psnr']):+.1f}"]
+                + [f"{float(r[name]):.3f}" for name in ("spectrum", "wasserstein") for r in (row, fewer)]
+            )
+    return f"{markdown(header, body)}\n{_made(shown)}"
+
+
+def two_grids() -> str:
+    """Two grids against fewer steps on the small transformer."""
+    return _two_grids_chosen("small transformer")
+
+
+def two_grids_faces() -> str:
+    """The same on the pretrained face denoiser."""
+    return _two_grids_chosen("face denoiser")
+
+
+def two_grids_ways() -> str:
+    """Ways that need no calibration, on the small transformer."""
+    data = _two_grids("small transformer", "progressive", "held")
+    header = ["way", "steps", "shift", "calls", "speedup", "PSNR, dB", "spectrum", "Wasserstein"]
+    body = [
+        [
+            row["way"],
+            row["steps"],
+            f"{float(row['shift']):g}",
+            f"`{row['calls']}`",
+            f"{float(row['speedup']):.2f}x",
+            _interval(row, "psnr", ".1f"),
+            *(f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein")),
+        ]
+        for row in data
+    ]
+    return f"{markdown(header, body)}\n{_made(data)}"
+
+
+def two_grids_prediction() -> str:
+    """Predicted against measured PSNR of patterns drawn at random."""
+    data = _two_grids("small transformer", "check")
+    miss = [float(row["predicted"]) - float(row["psnr"]) for row in data]
+    body = [
+        [
+            f"{float(row['speedup']):.2f}x",
+            f"`{row['calls']}`",
+            f"{float(row['predicted']):.1f}",
+            _interval(row, "psnr", ".1f"),
+            f"{off:+.1f}",
+        ]
+        for row, off in zip(data, miss, strict=True)
+    ]
+    table = markdown(["speedup", "calls", "predicted, dB", "measured, dB", "off by"], body)
+    size = sorted(map(abs, miss))
+    return f"{table}\nOff by {statistics.median(size):.1f} dB in the median, {size[-1]:.1f} dB at most. {_made(data)}"
+
+
 def video_spectrum() -> str:
     """Power of the clips at octaves of temporal (rows) and spatial (columns) frequency."""
     space = ("0", "1", "2", "4", "8", "16", "32")
@@ -804,6 +891,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "latent_dit_agreement": latent_dit_agreement,
     "pareto": pareto,
     "trained_network": trained_network,
+    "two_grids": two_grids,
+    "two_grids_faces": two_grids_faces,
+    "two_grids_ways": two_grids_ways,
+    "two_grids_prediction": two_grids_prediction,
     "pareto_best": pareto_best,
 }
 
