@@ -46,7 +46,6 @@ def main() -> int:
     from environment import environment
     from tiny_pipelines import FAMILIES
 
-    from spectral_pd import PRESETS
     from spectral_pd.adapters import LAYOUTS
 
     outcomes = Outcomes()
@@ -71,7 +70,7 @@ def main() -> int:
                 "pipeline": pipeline,
                 "call": family.name,
                 **{check: outcomes.verdict(family.name, check) for check in CHECKS},
-                "spectrum": PRESETS[LAYOUTS[pipeline].preset].kind,
+                "spectrum": LAYOUTS[pipeline].spectrum.kind,
                 "diffusers": diffusers.__version__,
                 **environment(),
             }

@@ -38,7 +38,7 @@ from tiny_dit.model import SPECTRUM, WEIGHTS, load
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spectral_pd import DCT, FOURIER, HAAR, PRESETS, Plan, PowerLaw, make_plan, sample, shift_times
+from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.expansion import restrict_noise, restrict_signal
 from spectral_pd.training import (
     StageSample,
@@ -136,7 +136,7 @@ class PipelineModel:
         return adapt(self.pipe, **self.call, **batched)
 
     def spectrum(self) -> PowerLaw:
-        return PRESETS[self._adapter.layout.preset]
+        return self._adapter.layout.spectrum
 
     def plan(self, **options: Any) -> Plan:
         return self._adapter.plan(**options)

@@ -473,6 +473,85 @@ def tiny_dit() -> str:
     return f"{markdown(header, body)}\n{note}\n"
 
 
+def latent_dit() -> str:
+    """Both small networks side by side: their samples at many steps against training and held-out crops."""
+    header = ["network", "size", "samples", "references", "sampler", "to", "Wasserstein", "(other crops)", "spectrum"]
+    header += ["(crops)", "worst bin", "(crops)"]
+    what = ("wasserstein", "spectrum", "worst_bin")
+    latent = [{**row, "network": "latent", "sampler": f"{row['solver']}, {row['steps']}"} for row in rows("latent_dit")]
+    pixel = [
+        {**row, "network": "pixel", "sampler": f"dpmpp_2m, {row['steps']}", "references": ""}
+        for row in rows("tiny_dit")
+    ]
+    body = []
+    for row in [*sorted(latent, key=lambda row: -int(row["size"])), *(row for row in pixel if row["steps"] == "64")]:
+        for name, label in (("training", "training crops"), ("held_out", "held-out crops")):
+            cells = [row[f"{w}_{who}_{name}"] for w in what for who in ("samples", "crops")]
+            if f"wasserstein_low_samples_{name}" in row:
+                for place, w in ((0, "wasserstein"), (4, "worst_bin")):
+                    low, high = (row[f"{w}_{side}_samples_{name}"] for side in ("low", "high"))
+                    cells[place] += f" [{low}, {high}]"
+            body.append([row[k] for k in ("network", "size", "samples", "references", "sampler")] + [label, *cells])
+    first = latent[0]
+    note = (
+        f"Latent network: {first['training_steps']} steps of training; samples drawn on {first['device']}, distances with "
+        f"torch {first['torch']}, commit {first['commit']}. In brackets 95 % for many such samples (basic bootstrap): "
+        "few samples are farther away than many, so that the Wasserstein distance itself may lie above."
+    )
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+def latent_dit_done() -> str:
+    """What was asked of the latent network, and what its rows say."""
+    shown = {row["size"]: row for row in rows("latent_dit_decoded")}
+    body = []
+    for row in sorted(rows("latent_dit"), key=lambda row: -int(row["size"])):
+        worst, pictures = float(row["worst_bin_samples_training"]), shown[row["size"]]
+        body.append([f"{row['size']}x{row['size']}", f"{worst:.0%}", "yes" if worst <= 0.2 else "no"])
+        for found, form in ((row, "wasserstein_{}_{}"), (pictures, "{}_{}")):
+            between = float(found[form.format("crops", "training")])
+            samples, crops = (float(found[form.format(who, "held_out")]) / between for who in ("samples", "crops"))
+            body[-1] += [f"{samples:.2f} ({crops:.2f})", "yes" if samples <= 1.25 else "no"]
+        body[-1].append(pictures["pictures"])
+    header = ["latents", "worst bin off by", "within 20 %"]
+    header += ["Wasserstein to held-out over that between training crops (of training crops)", "within 1.25"]
+    header += ["the same, decoded", "within 1.25", "pictures decoded"]
+    return markdown(header, body)
+
+
+def latent_dit_bins() -> str:
+    """Power of every radial bin of the latent network's samples over that of training crops, by size."""
+    data = rows("latent_dit_bins")
+    sizes = sorted({int(row["size"]) for row in data}, reverse=True)
+    value = {(int(row["size"]), int(row["bin"])): (row["samples_over"], row["crops_over"]) for row in data}
+    header = ["bin", *(f"{size}x{size} (other crops)" for size in sizes)]
+    body = []
+    for k in range(1, max(of for _, of in value) + 1):
+        cells = [value.get((size, k)) for size in sizes]
+        body.append([str(k), *(f"{float(c[0]):.2f} ({float(c[1]):.2f})" if c else "" for c in cells)])
+    return markdown(header, body)
+
+
+def latent_dit_neighbours() -> str:
+    """Largest correlation with any crop of a training photograph."""
+    data = rows("latent_dit_neighbours")
+    header = ["pictures", "count", "10 %", "median", "90 %", "largest"]
+    return markdown(header, [[row[k] for k in ("of", "pictures", "p10", "p50", "p90", "p100")] for row in data])
+
+
+def latent_dit_agreement() -> str:
+    """Relative disagreement of a call on the small grid with the low band of one on the large, by what was trained on."""
+    data = rows("latent_dit_agreement")
+    columns = list(dict.fromkeys((row["coarse"], row["small_latents"]) for row in data))
+    columns.sort(key=lambda column: -int(column[0]))
+    value = {(row["coarse"], row["small_latents"], row["time"]): float(row["disagreement"]) for row in data}
+    header = ["t", *(f"{coarse}x{coarse}, {small}" for coarse, small in columns)]
+    times = list(dict.fromkeys(row["time"] for row in data))
+    table = markdown(header, [[t, *(f"{value[(*column, t)]:.3f}" for column in columns)] for t in times])
+    first = data[0]
+    return f"{table}\n{first['latents']} held-out latents; {first['device']}; commit {first['commit']}.\n"
+
+
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
@@ -805,6 +884,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "cuda_kernels": cuda_kernels,
     "equations": equations,
     "tiny_dit": tiny_dit,
+    "latent_dit": latent_dit,
+    "latent_dit_done": latent_dit_done,
+    "latent_dit_bins": latent_dit_bins,
+    "latent_dit_neighbours": latent_dit_neighbours,
+    "latent_dit_agreement": latent_dit_agreement,
     "pareto": pareto,
     "trained_network": trained_network,
     "two_grids": two_grids,

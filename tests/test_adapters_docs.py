@@ -13,7 +13,6 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 
 from tiny_pipelines import AURA_FLOW, FAMILIES, FLUX, generator
 
-from spectral_pd import PRESETS
 from spectral_pd.adapters import LAYOUTS, progressive
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +59,7 @@ def test_every_pipeline_is_tried_and_its_row_is_of_these_tests():
     for row, family in zip(rows, FAMILIES, strict=True):
         assert row["one_scale"] == row["several_scales"] == "yes"
         assert row["batch"] == ("yes" if family.splits else "")
-        assert row["spectrum"] == PRESETS[LAYOUTS[row["pipeline"]].preset].kind
+        assert row["spectrum"] == LAYOUTS[row["pipeline"]].spectrum.kind
 
 
 def test_sizes_the_page_names_are_the_stock_calls():

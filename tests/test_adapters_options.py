@@ -17,7 +17,22 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 import diffusers
 from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
 from diffusers.callbacks import SD3CFGCutoffCallback
-from tiny_pipelines import FLUX, FLUX2, FLUX_CN, KLEIN, QWEN, SD3, WAN, WAN_5B, Z_IMAGE, Family, generator, wan
+from tiny_pipelines import (
+    COGVIEW4,
+    FAMILIES,
+    FLUX,
+    FLUX2,
+    FLUX_CN,
+    KLEIN,
+    QWEN,
+    SD3,
+    WAN,
+    WAN_5B,
+    Z_IMAGE,
+    Family,
+    generator,
+    wan,
+)
 
 from spectral_pd import GaussianField, plan_at, restrict_noise, sample, shift_times
 from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive
@@ -173,8 +188,42 @@ def test_the_pipeline_is_left_as_it_was_after_an_error():
 
 
 def test_what_the_plan_warns_of_is_passed_on():
-    with pytest.warns(UserWarning, match="borrowed"):
-        run(QWEN, transition_times=None, delta=0.1)
+    with pytest.warns(UserWarning, match=r"borrowed \(Stable Diffusion 3's fit, not measured on CogView4's latents\)"):
+        run(COGVIEW4, transition_times=None, delta=0.1)
+
+
+def test_a_spectrum_of_ones_own_autoencoder_is_not_called_borrowed():
+    """Negative control: CogView4's preset in the hands of the family it was measured for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*borrowed")
+        run(SD3, transition_times=None, delta=0.1)
+
+
+OWN = {
+    "flux": "AutoencoderKL",
+    "z-image": "AutoencoderKL",
+    "flux2": "AutoencoderKLFlux2",
+    "sd3": "AutoencoderKL",
+    "sdxl": "AutoencoderKL",
+    "sana": "AutoencoderDC",
+    "wan": "AutoencoderKLWan",
+}
+"""Class of the autoencoder a measured preset is of."""
+
+
+def test_a_preset_of_another_kind_of_autoencoder_is_called_borrowed():
+    seen = set()
+    for family in FAMILIES:
+        layout = LAYOUTS[type(family.pipe).__name__]
+        vae = getattr(family.pipe, "vae", None)
+        kind = type(vae).__name__
+        if vae is not None and kind != OWN.get(layout.preset):  # modular pipelines may come without one
+            assert layout.spectrum.kind == "borrowed", f"{family}: {layout.preset} for latents of {kind}"
+            seen.add(layout.preset)
+        if layout.borrowed:
+            assert layout.spectrum.source == layout.borrowed
+            assert layout.spectrum.t_star_interval((64, 64), (128, 128), delta=0.01) is None
+    assert {"flux", "wan"} <= seen  # HunyuanImage, LTX-Video and others: the test has something to say
 
 
 # Feature caches

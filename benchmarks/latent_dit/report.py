@@ -1,20 +1,23 @@
 """What the training gave: loss curve, decoded sheet, distances to photographs, nearest neighbours, and how its sizes agree.
 
-    python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--folder RUN]
+    python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--run RUN] [--samples 64 --references 160]
 
-reads RUN/log.csv and weights.safetensors; writes loss.csv (means over 100 steps), loss.png and samples.jpg beside the weights,
-and rows to benchmarks/results:
+reads log.csv and weights.safetensors; writes loss.png and samples.jpg beside them, and rows to benchmarks/results:
 
-latent_dit.csv            for each size and number of steps, 256 samples against 1024 training and 1024 held-out crops: radial
-                          spectrum and sliced Wasserstein of the latents, sliced Wasserstein of the decoded pictures; and the
-                          same of 256 other training crops, the yardstick.
+latent_dit.csv            for each size, samples against training crops and held-out crops: radial spectrum and sliced
+                          Wasserstein of the latents; and the same of as many other training crops, the yardstick.
+                          Samples of 20 steps of DPM-Solver++(2M), or with --run those that the training drew at its end,
+                          32 steps of Euler. Intervals: 95 %, bootstrap over the samples.
+latent_dit_bins.csv       power of every radial bin of the samples, and of the other training crops, over that of references.
+latent_dit_decoded.csv    sliced Wasserstein of what they decode to.
 latent_dit_neighbours.csv the largest correlation of each sample with any crop of any training photograph, mirrored or not, at
                           16 pixels; beside it those of held-out crops, which the network cannot know, and of training crops.
 latent_dit_agreement.csv  how far a call on the small grid is from what the call on the large one says of the low band,
                           relative to the latter's power, on held-out latents: for the network and for its ablation,
-                          which was cooled down on restricted latents instead of those of shrunk pictures.
+                          RUN/ablation.safetensors, which was cooled down on restricted latents instead of those of shrunk
+                          pictures; without --run that file stays as it is.
 
-About an hour on one core.
+With the default numbers about ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import torch
 from data import SIZES, Photographs, latents, load_photographs
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -44,13 +48,13 @@ from spectral_pd.autoencoders import load as load_autoencoder
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parent / "tiny_dit")]
 from environment import environment  # noqa: E402
-from metrics import SlicedWasserstein, radial_rows, spectrum_distance, worst_bin  # noqa: E402
+from metrics import Rows, SlicedWasserstein, radial_rows, spectrum_distance, worst_bin  # noqa: E402
 from model import TinyDiT, load  # noqa: E402
 
-WEIGHTS, ABLATION = HERE / "weights.safetensors", HERE / "ablation.safetensors"
+WEIGHTS = HERE / "weights.safetensors"
 RESULTS = HERE.parent / "results"
-STEPS, SHIFT, SAMPLES, REFERENCES = (20, 64), 2.0, 256, 1024
-NEIGHBOURS, SIDE = 128, 16
+STEPS, SHIFT = 20, 2.0
+SIDE, DECODED = 16, 24
 TIMES = (0.95, 0.9, 0.8, 0.7, 0.5)
 
 Decode = Callable[[Tensor], Tensor]
@@ -61,12 +65,12 @@ def in_parts(work: Callable[[Tensor], Tensor], x: Tensor, size: int, what: str) 
     return torch.cat([work(part) for part in tqdm(x.split(size), desc=what)])
 
 
-def draw_samples(model: TinyDiT, size: int, steps: int, count: int) -> Tensor:
+def draw_samples(model: TinyDiT, size: int, count: int) -> Tensor:
     """`count` full-resolution samples (count, 16, size, size) from the seed 0."""
-    plan = plan_at(shift_times(steps, shift=SHIFT), (), (size, size), scales=(1,))
+    plan = plan_at(shift_times(STEPS, shift=SHIFT), (), (size, size), scales=(1,))
     noise = torch.randn(count, 16, size, size, generator=torch.Generator().manual_seed(0))
     return in_parts(
-        lambda part: sample(model.velocity, part, plan, solver="dpmpp_2m"), noise, 16, f"{size}, {steps} steps"
+        lambda part: sample(model.velocity, part, plan, solver="dpmpp_2m"), noise, 16, f"samples of {size}x{size}"
     )
 
 
@@ -81,23 +85,32 @@ def encoded(vae: Autoencoder, pictures: Photographs, count: int, *, seed: int) -
     return {size: torch.cat([part[size] for part in parts]) for size in SIZES}
 
 
-def compare(sets: dict[str, Tensor], reference: Tensor, decode: Decode) -> dict[str, dict[str, float]]:
-    """Distances of every set of latents to a reference set, and of what they decode to."""
+def interval(rows: Rows, distance: Callable[[Rows], float], draws: int = 60) -> tuple[float, float]:
+    """95 % interval of a distance over the choice of samples: basic bootstrap. Sets drawn again are farther away,
+    as few samples are than many, so that it is that of the distance of many samples.
+    """
+    generator = np.random.default_rng(0)
+    found = [distance(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+    low, high = 2 * distance(rows) - np.quantile(found, (0.975, 0.025))
+    return float(low), float(high)
+
+
+def compare(x: Tensor, reference: Tensor) -> dict[str, float]:
+    """Distances of latents to reference latents, with the intervals of two."""
     levels = {32: 3, 16: 2, 8: 1}[reference.shape[-1]]  # a level must hold a patch of 7
     wasserstein = SlicedWasserstein(reference, levels=levels)
     patches, radial = wasserstein.rows(reference), radial_rows(reference)
-    shown = decode(reference[:SAMPLES])
-    pictures = SlicedWasserstein(shown)
-    of_pictures = pictures.rows(shown)
-    out = {}
-    for name, x in sets.items():
-        mine = radial_rows(x)
-        out[name] = {
-            "wasserstein": wasserstein.distance(wasserstein.rows(x), patches),
-            "spectrum": spectrum_distance(mine, radial),
-            "worst_bin": worst_bin(mine, radial),
-            "wasserstein_decoded": pictures.distance(pictures.rows(decode(x)), of_pictures),
-        }
+    mine, power = wasserstein.rows(x), radial_rows(x)
+    out = {
+        "wasserstein": wasserstein.distance(mine, patches),
+        "spectrum": spectrum_distance(power, radial),
+        "worst_bin": worst_bin(power, radial),
+    }
+    for name, low_high in (
+        ("wasserstein", interval(mine, lambda rows: wasserstein.distance(rows, patches))),
+        ("worst_bin", interval(power, lambda rows: worst_bin(rows, radial))),
+    ):
+        out[f"{name}_low"], out[f"{name}_high"] = low_high
     return out
 
 
@@ -133,29 +146,28 @@ def nearest(pictures: Tensor, photographs: list[Tensor]) -> Tensor:
     return torch.maximum(*best.chunk(2))
 
 
-def disagreement(model: TinyDiT, x0: Tensor, coarse: int, time: float) -> float:
-    """``E |D(y, tau) - R|^2 / E |R|^2``: the call on the coarse grid against the fine call's low band ``R = U^T D / r``."""
-    fine = x0.shape[-1]
-    ratio = fine / coarse
+def disagreements(model: TinyDiT, x0: Tensor, time: float) -> dict[int, float]:
+    """``E |D(y, tau) - R|^2 / E |R|^2`` by coarse size: the call there against the fine call's low band ``R = U^T D / r``."""
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
     x = (1 - time) * x0 + time * noise
-    tau = float(align_time(time, 1 / ratio))
-    y = restrict_noise(x, (coarse, coarse)) / float(align_scale(tau, ratio))
-    small, large = y - tau * model.velocity(y, tau), x - time * model.velocity(x, time)
-    wanted = restrict_noise(large, (coarse, coarse)) / ratio
-    return float((small - wanted).square().mean() / wanted.square().mean())
+    large = x - time * model.velocity(x, time)
+    out = {}
+    for coarse in SIZES[1:]:
+        ratio = SIZES[0] / coarse
+        tau = float(align_time(time, 1 / ratio))
+        y = restrict_noise(x, (coarse, coarse)) / float(align_scale(tau, ratio))
+        small, wanted = y - tau * model.velocity(y, tau), restrict_noise(large, (coarse, coarse)) / ratio
+        out[coarse] = float((small - wanted).square().mean() / wanted.square().mean())
+    return out
 
 
-def summarise(log: Path, every: int = 100) -> list[dict[str, str]]:
-    """Mean loss of each size over blocks of steps."""
+def summarise(log: Path, every: int = 50) -> dict[tuple[int, int], float]:
+    """Mean loss of (first step, size), over blocks of steps."""
     blocks: dict[tuple[int, int], list[float]] = defaultdict(list)
     with log.open(newline="") as file:
         for row in csv.DictReader(file):
             blocks[int(row["step"]) // every * every, int(row["size"])].append(float(row["loss"]))
-    return [
-        {"first_step": str(step), "size": str(size), "loss": f"{np.mean(losses):.5f}", "steps": str(len(losses))}
-        for (step, size), losses in sorted(blocks.items())
-    ]
+    return {key: float(np.mean(losses)) for key, losses in sorted(blocks.items())}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -166,22 +178,19 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_loss() -> None:
-    """loss.csv as a figure."""
+    """log.csv as a figure."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with (HERE / "loss.csv").open(newline="") as file:
-        losses = list(csv.DictReader(file))
+    losses = summarise(HERE / "log.csv")
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     for size in SIZES:
-        mine = [row for row in losses if row["size"] == str(size)]
-        ax.semilogy(
-            [int(r["first_step"]) for r in mine], [float(r["loss"]) for r in mine], label=f"{size}x{size} latents"
-        )
+        mine = {step: loss for (step, of), loss in losses.items() if of == size}
+        ax.semilogy(list(mine), list(mine.values()), label=f"{size}x{size} latents")
     ax.set_xlabel("step")
-    ax.set_ylabel("flow-matching loss, mean over 100 steps")
+    ax.set_ylabel("flow-matching loss, mean over 50 steps")
     ax.legend(frameon=False)
     figure.savefig(HERE / "loss.png", dpi=100)
 
@@ -200,72 +209,98 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, required=True, help="packed folder, see data.py")
     parser.add_argument("--vae", type=Path, required=True, help="taef1")
-    parser.add_argument("--folder", type=Path, help="the training's folder; without it the committed loss.csv is drawn")
+    parser.add_argument("--run", type=Path, help="the training's folder: its samples and its ablation")
+    parser.add_argument("--samples", type=int, default=48, help="samples, and other training crops")
+    parser.add_argument("--references", type=int, default=48, help="training crops, and held-out crops")
     args = parser.parse_args()
-    if args.folder:
-        write(HERE / "loss.csv", summarise(args.folder / "log.csv"))
     draw_loss()
 
     model, vae = load(WEIGHTS), load_autoencoder(args.vae)
     vae.model.to(memory_format=torch.channels_last)
     with safe_open(WEIGHTS, "pt") as file:
-        trained = json.loads(file.metadata()["training"])["steps"]
+        training = json.loads(file.metadata()["training"])
     train, held_out = (load_photographs(args.photographs, held_out=h) for h in (False, True))
 
     def decode(z: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return in_parts(vae.decode, z, 16, f"decoding {z.shape[-1]}x{z.shape[-1]}").clamp(-1, 1)
+            return in_parts(vae.decode, z[:DECODED], 8, f"decoding {z.shape[-1]}x{z.shape[-1]}").clamp(-1, 1)
 
+    others = encoded(vae, train, args.samples, seed=3)
     references = {
-        "training": encoded(vae, train, REFERENCES, seed=1),
-        "held_out": encoded(vae, held_out, REFERENCES, seed=2),
+        "training": encoded(vae, train, args.references, seed=1),
+        "held_out": encoded(vae, held_out, args.references, seed=2),
     }
-    others = encoded(vae, train, SAMPLES, seed=3)
-    rows, sheets = [], []
-    for size in SIZES:
-        drawn = {steps: draw_samples(model, size, steps, SAMPLES) for steps in STEPS}
-        measured = {
-            n: {"size": str(size), "training_steps": str(trained), "samples": str(SAMPLES), "steps": str(n)}
-            for n in STEPS
+
+    if args.run:
+        at_the_end = load_file(args.run / "samples.safetensors")
+        solver, steps, device = "euler", 32, training["device"]
+    else:
+        solver, steps, device = "dpmpp_2m", STEPS, None
+    rows, bins, drawn = [], [], {}
+    for size in reversed(SIZES):
+        drawn[size] = (
+            at_the_end[str(size)][: args.samples].float() if args.run else draw_samples(model, size, args.samples)
+        )
+        facts = {"size": str(size), "training_steps": str(training["steps"]), "samples": str(args.samples)}
+        facts |= {"references": str(args.references), "solver": solver, "steps": str(steps)}
+        numbers = {
+            f"{what}_{who}_{name}": f"{value:.4f}"
+            for name, sets in references.items()
+            for who, x in (("samples", drawn[size]), ("crops", others[size]))
+            for what, value in compare(x, sets[size]).items()
         }
-        for name, sets in references.items():
-            found = compare({"crops": others[size], **{str(k): x for k, x in drawn.items()}}, sets[size], decode)
-            for steps, row in measured.items():
-                for who, values in (("samples", found[str(steps)]), ("crops", found["crops"])):
-                    row |= {f"{what}_{who}_{name}": f"{value:.4f}" for what, value in values.items()}
-        rows += [row | environment() for row in measured.values()]
-        sheets.append(decode(drawn[STEPS[0]][: 24 if size == 32 else 8]))
-        if size == SIZES[0]:
-            finest = decode(drawn[STEPS[0]][:NEIGHBOURS])
+        rows.append(facts | numbers | environment(device))
+        power = radial_rows(references["training"][size]).mean(0)
+        both = zip(radial_rows(drawn[size]).mean(0) / power, radial_rows(others[size]).mean(0) / power, strict=True)
+        bins += [
+            facts | {"bin": str(k), "samples_over": f"{a:.4f}", "crops_over": f"{b:.4f}"} | environment(device)
+            for k, (a, b) in enumerate(both, 1)
+        ]
     write(RESULTS / "latent_dit.csv", rows)
-    sheets.append(held_out.crops(8, generator=torch.Generator().manual_seed(0), augmented=False))
-    draw_sheet(HERE / "samples.jpg", sheets)
+    write(RESULTS / "latent_dit_bins.csv", bins)
+
+    if args.run:
+        rows = []
+        x0 = references["held_out"][SIZES[0]][:16]
+        networks = {"shrunk pictures": model, "restricted latents": load(args.run / "ablation.safetensors")}
+        for small, network in networks.items():
+            for time in TIMES:
+                for coarse, value in disagreements(network, x0, time).items():
+                    rows.append(
+                        {"small_latents": small, "fine": str(SIZES[0]), "coarse": str(coarse), "time": str(time)}
+                        | {"disagreement": f"{value:.5f}", "latents": str(len(x0)), **environment()}
+                    )
+        write(RESULTS / "latent_dit_agreement.csv", rows)
+
+    shown = {size: decode(x) for size, x in drawn.items()}
+    crops = held_out.crops(8, generator=torch.Generator().manual_seed(0), augmented=False)
+    draw_sheet(HERE / "samples.jpg", [shown[32], shown[16][:8], shown[8][:8], crops])
 
     photographs = shrunk_photographs(train)
     sets = {
-        "samples": finest,
-        "held-out crops": held_out.crops(NEIGHBOURS, generator=torch.Generator().manual_seed(7)),
-        "training crops": train.crops(NEIGHBOURS, generator=torch.Generator().manual_seed(8)),
+        "samples": shown[SIZES[0]],
+        "held-out crops": held_out.crops(DECODED, generator=torch.Generator().manual_seed(7)),
+        "training crops": train.crops(DECODED, generator=torch.Generator().manual_seed(8)),
     }
     rows = []
     for name, pictures in sets.items():
         best = nearest(pictures, photographs)
         quantiles = {f"p{q}": f"{float(best.quantile(q / 100)):.3f}" for q in (10, 50, 90, 100)}
-        rows.append({"of": name, "pictures": str(NEIGHBOURS), **quantiles, **environment()})
+        rows.append({"of": name, "pictures": str(len(pictures)), **quantiles, **environment()})
     write(RESULTS / "latent_dit_neighbours.csv", rows)
 
     rows = []
-    networks = {"shrunk pictures": model, "restricted latents": load(ABLATION)}
-    x0 = references["held_out"][32][:64]
-    for trained_on, network in networks.items():
-        for fine, coarse in ((32, 16), (32, 8)):
-            for time in TIMES:
-                value = disagreement(network, x0, coarse, time)
-                rows.append(
-                    {"small_latents": trained_on, "fine": str(fine), "coarse": str(coarse), "time": str(time)}
-                    | {"disagreement": f"{value:.5f}", "samples": str(len(x0)), **environment()}
-                )
-    write(RESULTS / "latent_dit_agreement.csv", rows)
+    for size in reversed(SIZES):
+        row = {"size": str(size), "pictures": str(len(shown[size])), "solver": solver, "steps": str(steps)}
+        of_crops = decode(others[size])
+        for name, sets in references.items():
+            reference = decode(sets[size])
+            wasserstein = SlicedWasserstein(reference)
+            patches = wasserstein.rows(reference)
+            for who, pictures in (("samples", shown[size]), ("crops", of_crops)):
+                row[f"{who}_{name}"] = f"{wasserstein.distance(wasserstein.rows(pictures), patches):.4f}"
+        rows.append(row | environment(device))
+        write(RESULTS / "latent_dit_decoded.csv", rows)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from spectral_pd.expansion import restrict_signal
 from spectral_pd.plan import Plan
+from spectral_pd.power import PRESETS, PowerLaw
 from spectral_pd.theory import align_time
 
 Grid = tuple[int, ...]
@@ -95,6 +96,8 @@ class Layout:
     ----------
     preset
         Name of the family's spectrum in :data:`spectral_pd.PRESETS`, which says whether it was measured or borrowed.
+    borrowed
+        Where the preset is that of another autoencoder than the family's: which, as plans made with it warn.
     size
         ``size(inputs)``: latent (height, width) of a network's call.
     inputs
@@ -127,6 +130,7 @@ class Layout:
     preset: str
     size: Callable[[Inputs], Grid]
     inputs: Mapping[str, Exchange]
+    borrowed: str = field(default="", kw_only=True)
     output: Callable[[Tensor, Seat, Inputs], Tensor] | None = None
     extra: Callable[[Inputs], Inputs] = field(default=lambda inputs: {})
     patch: int = 2
@@ -139,6 +143,14 @@ class Layout:
     networks: tuple[str, ...] = ("transformer", "transformer_2", "controlnet")
     begin: Callable[[Plan, Any, Any], None] = field(default=lambda plan, pipe, scheduler: None)
     note: Callable[[Plan, Any], tuple[str, ...]] = field(default=lambda plan, pipe: ())
+
+    @property
+    def spectrum(self) -> PowerLaw:
+        """The preset, without what is known of its errors where it is another autoencoder's."""
+        law = PRESETS[self.preset]
+        if not self.borrowed:
+            return law
+        return replace(law, kind="borrowed", source=self.borrowed, r2=None, covariance=None)
 
     def pack(self, x: Tensor) -> Tensor:
         """Patches to tokens: (batch, C, [F,] H, W) -> (batch, [F] H/p W/p, C p p)."""
@@ -576,6 +588,7 @@ IDEOGRAM4 = Layout(
     last=True,
     patch_first=True,
     networks=("transformer", "unconditional_transformer"),
+    borrowed="FLUX.2's fit, not measured on Ideogram 4's latents",
 )
 QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes})
 QWEN_IMAGE21 = Layout(
@@ -596,9 +609,15 @@ WAN = Layout(
     note=expert_order,
 )
 SD3 = Layout("sd3", in_space, SPATIAL)
-HUNYUAN_VIDEO = Layout("wan", in_space, VIDEO)
-HUNYUAN_VIDEO15 = Layout("wan", in_space, VIDEO, patch=1)
-HUNYUAN_IMAGE = Layout("flux", in_space, VIDEO, patch=1)
+HUNYUAN_VIDEO = Layout("wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents")
+HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents")
+HUNYUAN_IMAGE = Layout(
+    "flux",
+    in_space,
+    VIDEO,
+    patch=1,
+    borrowed="FLUX.1's fit, not measured on HunyuanImage's latents of 32x32 pixels a point",
+)
 LTX = Layout(
     "wan",
     lambda inputs: (inputs["height"], inputs["width"]),
@@ -612,15 +631,21 @@ LTX = Layout(
     },
     output=cornered,
     patch=1,
+    borrowed="WAN 2.1's fit, not measured on LTX-Video's latents of 32x32 pixels a point",
 )
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
-COGVIEW4 = Layout("sd3", in_space, SPATIAL)
+COGVIEW4 = Layout("sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents")
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
-PRX = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
-PRX_PIXEL = replace(PRX, output=velocity_of_denoised)
+PRX = Layout(
+    "flux",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(thousandth)},
+    borrowed="FLUX.1's fit, not measured on DC-AE's latents, which some checkpoints of PRX use",
+)
+PRX_PIXEL = replace(PRX, preset="pixels", borrowed="", output=velocity_of_denoised)
 KANDINSKY5 = Layout(
     "flux",
     lambda inputs: tuple(inputs["hidden_states"].shape[2:4]),
@@ -635,4 +660,7 @@ KANDINSKY5 = Layout(
     channels_last=True,
     channels="out_visual_dim",
     trained=512,  # its checkpoints are for 512x768 and, of pictures, a list of sizes from 640 on
+)
+KANDINSKY5_VIDEO = replace(
+    KANDINSKY5, borrowed="FLUX.1's fit, not measured on the latents of HunyuanVideo's autoencoder"
 )

@@ -33,7 +33,6 @@ from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.adapters.walk import Walk, evaluation_times, planned
 from spectral_pd.plan import Plan
-from spectral_pd.power import PRESETS
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
 
@@ -133,7 +132,7 @@ class Ride:
         layout = self.layout
         options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
         if options.get("spectrum") is None:
-            options["spectrum"] = PRESETS[layout.preset]
+            options["spectrum"] = layout.spectrum
         plan = planned(times, seat.full, options)
         return replace(plan, warnings=(*plan.warnings, *layout.warnings(plan, self.pipe, self.arguments)))
 
@@ -202,7 +201,7 @@ class Ride:
         seen: list[Tensor] = []
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
-            plan = planned((t, 0.0), tuple(x.shape[-2:]), {"scales": (1,), "spectrum": PRESETS[self.layout.preset]})
+            plan = planned((t, 0.0), tuple(x.shape[-2:]), {"scales": (1,), "spectrum": self.layout.spectrum})
             return Walk(plan, x.detach(), solver=see)
 
         def see(velocity: Any, state: Tensor, t: float, t_next: float, history: Any = None) -> Any:

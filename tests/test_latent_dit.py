@@ -1,0 +1,97 @@
+"""benchmarks/latent_dit: what its weights' header, its log and its rows say of each other, and that it samples at its sizes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spectral_pd import plan_at, sample, shift_times
+
+safetensors = pytest.importorskip("safetensors")
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from tiny_dit.model import load  # noqa: E402
+
+FOLDER, RESULTS = ROOT / "benchmarks" / "latent_dit", ROOT / "benchmarks" / "results"
+AUTOENCODERS = Path(os.environ.get("SPECTRAL_PD_AUTOENCODERS", ROOT.parent / "shared/data/autoencoders"))
+SIZES = (8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load(FOLDER / "weights.safetensors")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def drawn(model, size: int, *, scales=(1,), transition_times=()) -> torch.Tensor:
+    plan = plan_at(shift_times(8, shift=2.0), transition_times, (size, size), scales=scales, multiple_of=2)
+    noise = torch.randn(4, 16, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return sample(model.velocity, noise, plan, solver="dpmpp_2m")
+
+
+def test_header_log_and_rows_are_of_one_training():
+    with safetensors.safe_open(FOLDER / "weights.safetensors", "pt") as file:
+        training = json.loads(file.metadata()["training"])
+        assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
+    run = json.loads((FOLDER / "run.json").read_text())
+    assert run == {**run, **training}
+    assert training["small"] == "shrunk pictures"
+    log = rows(FOLDER / "log.csv")
+    assert [int(row["step"]) for row in log] == list(range(training["steps"]))
+    ablation = [int(row["step"]) for row in rows(FOLDER / "ablation_log.csv")]
+    assert ablation == list(range(training["steps"] - training["cooldown"], training["steps"]))
+    for name in ("latent_dit", "latent_dit_bins"):
+        found = rows(RESULTS / f"{name}.csv")
+        assert {row["training_steps"] for row in found} == {str(training["steps"])}
+        assert {row["device"] for row in found} == {training["device"]}
+        assert {int(row["size"]) for row in found} == set(SIZES)
+
+
+def test_the_bins_of_a_size_hold_its_worst():
+    bins = rows(RESULTS / "latent_dit_bins.csv")
+    for row in rows(RESULTS / "latent_dit.csv"):
+        worst = max(abs(float(b["samples_over"]) - 1) for b in bins if b["size"] == row["size"])
+        assert float(row["worst_bin_samples_training"]) == pytest.approx(worst, abs=1e-4)
+        assert float(row["worst_bin_low_samples_training"]) < float(row["worst_bin_high_samples_training"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_samples_at_every_size(model, size):
+    x = drawn(model, size)
+    assert x.shape == (4, 16, size, size)
+    assert torch.isfinite(x).all()
+    # The latents' standard deviation is near 1; noise that was not moved would keep its white spectrum.
+    assert 0.4 < float(x.std()) < 1.6
+    neighbours = (x[..., 1:] * x[..., :-1]).mean() / x.square().mean()
+    assert float(neighbours) > 0.3
+
+
+def test_it_samples_progressively(model):
+    x = drawn(model, 32, scales=(1 / 4, 1 / 2, 1), transition_times=(0.9, 0.7))
+    assert x.shape == (4, 16, 32, 32)
+    assert torch.isfinite(x).all()
+
+
+def test_its_samples_decode(model):
+    if not (AUTOENCODERS / "taef1").is_dir():
+        pytest.skip(f"taef1 is not in {AUTOENCODERS}; set SPECTRAL_PD_AUTOENCODERS to where it is")
+    pytest.importorskip("diffusers")
+    from spectral_pd.autoencoders import load as load_autoencoder
+
+    with torch.no_grad():
+        pictures = load_autoencoder(AUTOENCODERS / "taef1").decode(drawn(model, 8))
+    assert pictures.shape == (4, 3, 64, 64)
+    assert torch.isfinite(pictures).all()
+    assert float(pictures.std()) > 0.1
