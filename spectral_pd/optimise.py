@@ -49,7 +49,7 @@ Spectra: TypeAlias = OneSpectrum | Sequence[OneSpectrum]
 SHIFTS = (1.5, 3.0, 6.0, 12.0)  # of the grids the search begins with
 DELTAS = (0.01, 0.1)  # of the delta rule's plans the search begins with
 MOST_STEPS = 200  # even if the budget pays for more
-MOST_WORK = 4e7
+MOST_WORK = 8e7
 """Coefficient groups times steps, over all grids evaluated: what a search may cost, some seconds. Each number of stages has its
 share of it, each climb its share of that."""
 SOLVE_WORK = 2e-3  # of the linear systems of one iteration, times the cube of the number of times

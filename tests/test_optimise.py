@@ -38,7 +38,7 @@ SCALES = (1 / 4, 1 / 2)
 def short_search():
     """A tenth of the exchanges: no property depends on how long the search goes on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_WORK", module.MOST_WORK / 3)
+        patch.setattr(module, "MOST_WORK", module.MOST_WORK / 8)
         yield
 
 
