@@ -33,7 +33,7 @@ VERSION = re.search(r'^version = "(.+)"$', PYPROJECT, re.MULTILINE)[1]
 
 
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command with nothing of this session in its environment but the tools of PATH."""
+    """A command with nothing of the running tests in its environment but the tools of PATH."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPECTRAL_PD_", "CUDA", "PYTHON", "PIP_"))}
     variables = {
         **kept,
