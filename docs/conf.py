@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(torch|numpy|np|collections|matplotlib|typing|pathlib|argparse|types|abc|contextlib|os|diffusers)(\..*)?",
     ),
-    ("py:.*", r"spectral_pd\.(inputs\.(P|R|R_co)|plan\.State)"),  # type variables
+    ("py:.*", r"spectral_pd\.(inputs\.(P|R|R_co)|plan\.State|measuring\.options\.R)"),  # type variables
     ("py:.*", r"(Tensor|Axes|Path|Any|Callable|Sequence|Mapping|Iterable|Iterator|Literal|SimpleNamespace|ABC)"),
 ]
 

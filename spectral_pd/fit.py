@@ -139,7 +139,7 @@ def fit_spectrum(
     ----------
     latents
         One tensor (..., *grid), or an iterable of such tensors with one grid (a list, a generator), or of tuples that begin
-        with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measuring.measure`.
+        with one (a data loader with labels). Files, folders and data sets: :func:`spectral_pd.measuring.report.measure`.
     basis, dims, channels
         As :func:`power_spectrum`.
     band, weights
