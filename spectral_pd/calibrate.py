@@ -116,7 +116,7 @@ def calibrate(
     velocity
         ``velocity(x, t)``, the model; it is called on every grid.
     noise
-        Starting states (seeds, ..., *full grid); docs/two_grids.md shows what 4 to 32 seeds give.
+        Starting states (seeds, ..., *full grid); rows "seeds" of benchmarks/results/two_grids.csv say what 4 to 32 give.
     times
         The full run's time grid: the run that patterns are to repeat for less.
     scales, multiple_of
