@@ -20,7 +20,7 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ from spectral_pd.adapters.walk import Walk, evaluation_times, planned
 from spectral_pd.plan import Plan
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+from spectral_pd.two_grids import anchored
 
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
@@ -162,6 +163,14 @@ class Ride:
         """
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
 
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
+        if isinstance(plan, Plan):
+            own = plan.calls
+            calls = None if own is None else (lambda times: own.steps)
+        elif "anchors" in plan:  # on which sizes the grids are depends on no grid's size
+            asked = {name: plan[name] for name in ("anchors", "scales")}
+            calls = lambda times: anchored(times, (1024,), **asked).calls  # noqa: E731
+
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
             made = plan
             if not isinstance(made, Plan):
@@ -182,7 +191,7 @@ class Ride:
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
-        with _Seated(self, begin, step_with).riding():
+        with _Seated(self, begin, step_with, calls=calls).riding():
             return self.pipe(**self.arguments)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
@@ -234,13 +243,15 @@ class _Seated:
         begin: Callable[[tuple[float, ...], Seat, Latents], Walk],
         solver: Solver,
         *,
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None,
         gradients: bool = False,
     ) -> None:
-        self.pipe, self.layout, self.begin, self.solver, self.gradients = (
+        self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
             ride.pipe,
             ride.layout,
             begin,
             solver,
+            calls,
             gradients,
         )
         self.watched = any(
@@ -319,7 +330,11 @@ class _Seated:
             set_timesteps(*args, **kwargs)
             times = grid_times(scheduler)
             calls = evaluation_times(self.solver, times)
-            if len(calls) > len(times) - 1:  # as diffusers' own solvers of several evaluations: one iteration for each
+            if self.calls is not None:
+                self._repeat(times, calls)
+            elif (
+                len(calls) > len(times) - 1
+            ):  # as diffusers' own solvers of several evaluations: one iteration for each
                 scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
                 scheduler.sigmas = torch.tensor([*calls, 0.0])
                 scheduler.order = -(-len(calls) // (len(times) - 1))
@@ -330,6 +345,18 @@ class _Seated:
             if hasattr(scheduler, name):
                 setattr(scheduler, name, self._noting_noise(getattr(scheduler, name)))
         return scheduler
+
+    def _repeat(self, times: tuple[float, ...], calls: Sequence[float]) -> None:
+        """One iteration of the loop for each call of a network: several at one time, or none."""
+        scheduler, self.times = self.scheduler, times
+        if list(calls) != list(times[:-1]):
+            raise ValueError("calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
+        steps = self.calls(times) if self.calls is not None else ()
+        if len(steps) != len(calls):
+            raise ValueError(f"plan has {len(steps)} steps, this call {len(calls)}; make it for this call's steps")
+        index = [k for k, step in enumerate(steps) for _ in step]
+        scheduler.timesteps = scheduler.timesteps[index]
+        scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
 
     def _noting_noise(self, mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The noise that the pipeline mixes a picture with, before its first step: the latents are then not the noise."""
@@ -385,11 +412,11 @@ class _Seated:
         if self.handed is not None:
             self._take_edits(inputs, seat, self.handed)
         query = walk.query()
-        step, stage = query.step, walk.plan.shapes[query.step.stage]
+        step, stage = query.step, query.grid
         clock = walk.plan.times[step.number - 1]
         on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
         time = None if on_grid else query.time
-        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=step.t_next, clock=clock)
+        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=query.until, clock=clock)
         self.inputs = inputs
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
@@ -418,8 +445,14 @@ class _Seated:
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
         skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
         begin = skipped if scheduler.begin_index is None else scheduler.begin_index
-        times = grid_times(scheduler)
-        times = self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+        if self.calls is None:
+            times = grid_times(scheduler)
+            self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+        elif begin:
+            raise ValueError(
+                "calls on several grids begin with the first step; leave strength and denoising_start away"
+            )
+        times = self.times
         self.walk = self.begin(times, seat, (x, None) if noise is None else (noise, x))
         check_caches(self.networks, self.walk.plan)
         layout.begin(self.walk.plan, self.pipe, scheduler)
@@ -520,6 +553,11 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         for hook in module._diffusers_hook.hooks.values()
     ):
         name = type(hook).__name__
+        if plan.calls is not None and ("Cache" in name or "Pyramid" in name):
+            raise ValueError(
+                f"{name} guesses calls that a plan with calls on several grids has already replaced; disable the cache, or "
+                f"use a plan of stages"
+            )
         if name.startswith("MagCache") and len(plan.stages) > 1:
             raise ValueError(
                 "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "
