@@ -76,6 +76,6 @@ def test_what_cannot_be_is_refused_before_the_first_call():
         progressive(FLUX.pipe, anchors=(7,), generator=generator(), **arguments)
     with pytest.raises(ValueError, match="clock='stage'"):
         progressive(FLUX.pipe, anchors=(0,), clock="stage", generator=generator(), **arguments)
-    plan = weighted(adapt(FLUX.pipe, **arguments), ((1,), (), (0,), (1,))).plan
+    plan = weighted(adapt(FLUX.pipe, **arguments), ((1,), (), (0,), (1,)))
     with pytest.raises(ValueError, match="plan has 4 steps, this call 3"):
         adapt(FLUX.pipe, **FLUX.arguments(**{**CALL, "num_inference_steps": 3})).run(plan)
