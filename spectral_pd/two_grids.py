@@ -16,7 +16,7 @@ approximation scheme of multigrid (Brandt 1977) and ``H_a = (I - U U^T) D_a`` th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -119,10 +119,14 @@ def anchored(
     times, shape = plans.times(times, "times"), inputs.shape(shape, "shape")
     steps, chosen = len(times) - 1, steps_of(anchors, "anchors", len(times) - 1)
     shapes = tuple(stage_shape(shape, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, len(shape)))
-    every = tuple(range(len(shapes)))
-    behind = [k + 1 < steps and k + 1 not in chosen for k in range(steps)]
-    calls = ((every if behind[k] else every[-1:]) if k in chosen else every[:1] for k in range(steps))
-    return Pattern(times, shapes, tuple(calls))
+    return Pattern(times, shapes, anchored_calls(steps, chosen, len(shapes)))
+
+
+def anchored_calls(steps: int, anchors: Container[int], grids: int) -> tuple[tuple[int, ...], ...]:
+    """For each step the indices of the grids that :func:`anchored` calls."""
+    every = tuple(range(grids))
+    behind = [k + 1 < steps and k + 1 not in anchors for k in range(steps)]
+    return tuple((every if behind[k] else every[-1:]) if k in anchors else every[:1] for k in range(steps))
 
 
 def bands(shapes: Sequence[Shape], basis: Basis, *, least: int = 16) -> tuple[Tensor, Tensor]:

@@ -161,7 +161,33 @@ class Ride:
         ValueError, TypeError
             A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
         """
-        step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+        seated_call = self._on(
+            plan, own_solver(self.pipe.scheduler) if solver is None else find_solver(solver), coupling
+        )
+        with seated_call.riding():
+            return self.pipe(**self.arguments)
+
+    def state(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+    ) -> Tensor:
+        """The state (batch, channels, [frames,] height, width) at time 0 of :meth:`run`, float32: nothing is decoded.
+
+        Parameters and errors as :meth:`run`; generators are left as they were.
+        """
+        seated_call = self._on(
+            plan, own_solver(self.pipe.scheduler) if solver is None else find_solver(solver), coupling
+        )
+        seated_call.ends = True
+        with _generators_kept(self.arguments):
+            self._until_enough(seated_call)
+        assert seated_call.walk is not None
+        return seated_call.walk.state
+
+    def _on(self, plan: Plan | Mapping[str, Any], solver: Solver, coupling: Coupling) -> _Seated:
 
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
         if isinstance(plan, Plan):
@@ -189,10 +215,9 @@ class Ride:
                     "use clock='full'"
                 )
             seed = self.arguments.get("generator") if coupling == "fresh" else None
-            return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
+            return Walk(made, noise, start=start, solver=solver, coupling=coupling, seed=seed)
 
-        with _Seated(self, begin, step_with, calls=calls).riding():
-            return self.pipe(**self.arguments)
+        return _Seated(self, begin, solver, calls=calls)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
@@ -258,6 +283,7 @@ class _Seated:
             value is not None and (name == "callback_on_step_end" or "mask_image" in name)
             for name, value in ride.arguments.items()
         )
+        self.ends = False  # whether the pipeline's call is over with the last step
         self.walk: Walk | None = None
         self.times: tuple[float, ...] = ()
         self.seat: Seat | None = None
@@ -385,6 +411,8 @@ class _Seated:
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
             walk.answer(velocity.to(torch.float32))
+            if self.ends and walk.finished:
+                raise _Enough
             if walk.stage != seat.stage:
                 self._empty_caches()
             # As the stock one: flow matching's own schedulers answer in the model's type.
