@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cost import MODELS, RESULTS, once_flops, step_cost
+from cost import MODELS, RESULTS, once_flops
 
 from spectral_pd import PRESETS, Plan, make_plan, shift_times
+from spectral_pd.pretrained import step_cost
 
 TERA = 1e12
 BASELINE_STEPS = 50

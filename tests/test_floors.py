@@ -17,6 +17,7 @@ FLOORS = {
     "theory": 1,
     "bases": 1,
     "solvers": 1,
+    "pretrained": 1,
     "parametrisation": 2,
     "noise": 2,
     "power": 2,

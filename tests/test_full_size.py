@@ -50,7 +50,7 @@ def test_a_rehearsal_writes_sound_rows(models, monkeypatch, tmp_path):
     for _ in range(2):  # the same rows again are replaced, not doubled
         assert run(monkeypatch, out, "--modes", "eager") == 0
     half, quarter = csv.DictReader(out.open(newline=""))
-    expected = cost.step_cost("tiny")
+    expected = cost.counted_cost("tiny")
     for row, sizes in ((half, (8, 16)), (quarter, (4, 8, 16))):
         split = [int(n) for n in row["split"].split("+")]
         assert row["model"] == "tiny"
