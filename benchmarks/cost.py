@@ -245,6 +245,20 @@ def _sd3_inputs(text: int) -> Inputs:
     return inputs
 
 
+def _pixelgen(*, reduced: bool = False) -> nn.Module:
+    from pixelgen import PixelGen
+
+    return PixelGen(**({"blocks": 2} if reduced else {}))
+
+
+def _pixelgen_inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "x": torch.zeros(1, 3, *grid, device=device, dtype=dtype),
+        "t": torch.full((1,), 0.5, device=device, dtype=dtype),
+        "text": torch.zeros(1, 128, 2048, device=device, dtype=dtype),
+    }
+
+
 MODELS = {
     "flux": Model("FLUX.1-dev", _flux, _flux_inputs(512), passes=1, text_tokens=512),
     "flux2": Model("FLUX.2-dev", _flux2, _flux2_inputs(512), passes=1, text_tokens=512),
@@ -256,6 +270,7 @@ MODELS = {
     "qwen-image": Model("Qwen-Image", _qwen_image, _qwen_image_inputs(256), passes=2, text_tokens=256),
     # 77 tokens of the CLIP encoders, 256 of T5.
     "sd3.5": Model("Stable Diffusion 3.5 Large", _sd35_large, _sd3_inputs(333), passes=2, text_tokens=333),
+    "pixelgen": Model("PixelGen-XXL/16", _pixelgen, _pixelgen_inputs, passes=2, text_tokens=128),
 }
 
 
@@ -335,35 +350,45 @@ def _clip_large() -> tuple[nn.Module, int]:
     return CLIPTextModel(config), 77
 
 
-def _qwen3_4b() -> tuple[nn.Module, int]:
+def _qwen3(width: int, hidden: int, layers: int, heads: int, tokens: int) -> tuple[nn.Module, int]:
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         num_key_value_heads=8,
         head_dim=128,
     )
-    return Qwen3Model(config), 256
+    return Qwen3Model(config), tokens
+
+
+def _qwen3_4b() -> tuple[nn.Module, int]:
+    return _qwen3(2560, 9728, 36, 32, 256)
+
+
+def _qwen3_1_7b() -> tuple[nn.Module, int]:
+    return _qwen3(2048, 6144, 28, 16, 128)
 
 
 ENCODERS: dict[str, tuple[Callable[[], tuple[nn.Module, int]], ...]] = {
     "flux": (_t5_xxl, _clip_large),
     "z-image": (_qwen3_4b,),
+    "pixelgen": (_qwen3_1_7b,),
 }
-"""Text encoders of the models whose autoencoder is FLUX.1's, each with its number of tokens."""
+"""Text encoders, each with its number of tokens. The autoencoder is FLUX.1's, or none."""
 
 
 @lru_cache(maxsize=8)
 def once_flops(name: str, grid: Grid = (128, 128)) -> float:
-    """Linear FLOPs spent once a picture: text encoders on one prompt and FLUX.1's autoencoder decoding a latent `grid`.
+    """Linear FLOPs spent once a picture: text encoders on one prompt, and FLUX.1's autoencoder decoding a latent `grid` where
+    the model has it.
 
     Raises
     ------
     ValueError
-        A model other than ``"flux"`` and ``"z-image"``.
+        A model that is not in :data:`ENCODERS`.
     """
     from diffusers import AutoencoderKL
 
@@ -379,7 +404,7 @@ def once_flops(name: str, grid: Grid = (128, 128)) -> float:
             use_quant_conv=False,
             use_post_quant_conv=False,
         ).decoder
-        total = count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
+        total = 0.0 if name == "pixelgen" else count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
         for build in ENCODERS[name]:
             encoder, tokens = build()
             total += count(encoder, {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}).linear
@@ -394,6 +419,7 @@ TABLE: dict[str, tuple[Grid, ...]] = {
     "flux2": ((128, 128), (64, 64), (32, 32)),
     "qwen-image": ((128, 128), (64, 64), (32, 32)),
     "sd3.5": ((128, 128), (64, 64), (32, 32)),
+    "pixelgen": ((512, 512), (256, 256)),
 }
 
 
