@@ -1,13 +1,7 @@
 r"""FLOPs of one denoising step of real pretrained configurations, counted on the meta device at any latent size.
 
 The models are built from their public configurations without weights or memory (``torch.device("meta")``) and their own
-``forward`` is counted by ``torch.utils.flop_counter``, 2 FLOPs a multiply-accumulate. On the meta device attention reaches
-the counter as batched matrix products, so it IS counted; on the CPU the same counter misses it (the flash kernel there is
-not registered). The count is split in two:
-
-    linear     matrix products with weights, and convolutions: grows with the tokens N
-    attention  products between activations: grows with N^2
-
+``forward`` is counted in two parts, linear and attention (:mod:`spectral_pd.comparing.flops`).
 Text encoder and autoencoder run once a picture and are not part of a step.
 
     python benchmarks/cost.py                    # writes results/cost.csv and results/usual_plans.csv
@@ -27,55 +21,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_pd import PRESETS, make_plan, shift_times
+from spectral_pd.comparing.flops import Flops, count
 
 Grid = tuple[int, ...]
 Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Flops:
-    """FLOPs of one call: products with weights, and products between activations."""
-
-    linear: float
-    attention: float
-
-    @property
-    def total(self) -> float:
-        """Everything counted."""
-        return self.linear + self.attention
-
-
-def count(module: nn.Module, inputs: dict[str, Any]) -> Flops:
-    """Count one forward pass of a module that lives on the meta device.
-
-    Parameters
-    ----------
-    module
-        On the meta device, or attention would be missed.
-    inputs
-        Keyword arguments of its forward, tensors on the meta device.
-
-    Raises
-    ------
-    ValueError
-        A parameter is not on the meta device.
-    """
-    for name, parameter in module.named_parameters():
-        if parameter.device.type != "meta":
-            raise ValueError(
-                f"parameter {name} is on {parameter.device}; build the module under torch.device('meta'), where the "
-                f"counter sees attention"
-            )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(**inputs)
-    counts = counter.get_flop_counts()["Global"]
-    attention = sum(n for op, n in counts.items() if any(part in str(op) for part in ("bmm", "attention")))
-    return Flops(float(sum(counts.values()) - attention), float(attention))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ spectral-pd compare MODEL --table 6              # the paper's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from spectral_pd import inputs
 from spectral_pd.bases import BASES
 from spectral_pd.inputs import comparisons
 from spectral_pd.plan import Clock, scale_text
+from spectral_pd.power import PRESETS, PowerLaw, Spectrum, load_spectrum
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import SOLVERS, SolverName
 
@@ -59,6 +60,11 @@ class Setting:
         Transition times in place of delta.
     solver
         ``"euler"``, ``"heun"`` or ``"dpmpp_2m"``; None is the sampler's own.
+    spectrum
+        Preset or file of the power law; None is the sampler's own.
+    rescaled
+        Whether its amplitude follows the grid, as a picture's does. The paper takes a fit as it is on whatever grid it
+        samples.
     passthrough
         Full size at every step, but frequencies are held at the initial noise until they activate at this delta
         (:func:`spectral_pd.passthrough.passthrough`). None is not.
@@ -81,6 +87,8 @@ class Setting:
     clock: Clock = _part(inputs.choice("full", "stage"), "full")
     coupling: Coupling = _part(inputs.choice("coupled", "fresh"), "coupled")
     solver: SolverName | None = _part(inputs.choice(*SOLVERS), None)
+    spectrum: str | None = _part(_text, None)
+    rescaled: bool = _part(inputs.kind(lambda v: isinstance(v, bool), "true or false", repr), True)
     passthrough: float | None = _part(inputs.one_delta, None)
     lora: str | None = _part(_text, None)
     family: str = _part(_text, "")
@@ -92,9 +100,18 @@ class Setting:
         """Whether every step is an ordinary one of the full size."""
         return len(self.scales) == 1 and self.passthrough is None and self.lora is None
 
+    def law(self, usual: PowerLaw) -> Any:
+        """The power law or table that its plan is made from, `usual` where it names none."""
+        found: Any = usual
+        if self.spectrum is not None:
+            found = PRESETS[self.spectrum] if self.spectrum in PRESETS else load_spectrum(self.spectrum)
+        return (
+            found.envelope() if isinstance(found, Spectrum) else found if self.rescaled else replace(found, shape=None)
+        )
+
     @property
     def plan_options(self) -> dict[str, Any]:
-        """What :func:`spectral_pd.make_plan` or :func:`spectral_pd.plan_at` takes of it."""
+        """What :func:`spectral_pd.make_plan` or :func:`spectral_pd.plan_at` takes of it, but for the spectrum."""
         options: dict[str, Any] = {"scales": self.scales, "clock": self.clock, "basis": BASES[self.basis]}
         if self.transitions is not None:
             return {**options, "transition_times": self.transitions}

@@ -6,7 +6,8 @@ import csv
 import importlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,53 @@ def values(row: Any, name: str) -> Mapping[str, float]:
         good = is_real(value) or (isinstance(value, Sequence) and key == "split")
         refuse(not good, f"{name}: {key} = {value!r} is no number")
     return found
+
+
+on_meta = rule(
+    lambda name, device: device == "meta",
+    "parameter {name} is on {device}; build the module under torch.device('meta'), where the counter sees attention",
+)
+
+
+def lora_file(lora: str, setting: str) -> Path:
+    """A fine-tuned adapter."""
+    found = f"setting {setting!r} wants the adapter {lora}, which is not there"
+    remedy = "fine-tune one (docs/training.md), name it with lora=, or choose other rows with --only"
+    refuse(not Path(lora).is_file(), f"{found}; {remedy}", FileNotFoundError)
+    return Path(lora)
+
+
+no_more = rule(
+    lambda arguments, lora, setting: not arguments and lora is None,
+    "setting {setting!r} has {arguments}, lora {lora!r}; a network alone takes neither further arguments nor adapters: make a "
+    "sampler of it that has them",
+)
+
+
+def metric(name: str, known: Iterable[str]) -> str:
+    """The name of a metric."""
+    refuse(name not in known, f"metric {name!r} is unknown; known are {', '.join(known)}")
+    return name
+
+
+@contextmanager
+def obtainable(name: str, packages: str) -> Iterator[None]:
+    """A metric whose package is installed and whose weights can be had, or a sentence that says which is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"metric {name!r} needs {error.name}, which is not installed: pip install {packages}; or leave the metric out"
+        ) from error
+    except Exception as error:  # whatever a package raises that cannot fetch or read its weights
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ValueError(
+            f"metric {name!r} cannot have its weights here ({reason}); load it once where there is a network, so that they "
+            f"lie in its cache, or leave it out"
+        ) from error
+
+
+made = rule(
+    lambda there, setting, path: there,
+    "the picture {path} of setting {setting!r} is not there, and there is no model to make it; give MODEL",
+)
