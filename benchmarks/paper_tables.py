@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from cost import MODELS, RESULTS, once_flops, step_cost
+from cost import MODELS, RESULTS, counted_cost, once_flops
 
 from spectral_pd import PRESETS, Plan, make_plan, shift_times
 from spectral_pd.comparing.settings import load_table
@@ -209,7 +209,7 @@ def make_case_plan(case: Case, steps: int, scales: tuple[float, ...], delta: flo
 def compute(case: Case, steps: int, scales: tuple[float, ...], delta: float) -> Row:
     """Plan and price one row."""
     plan = make_case_plan(case, steps, scales, delta)
-    linear, full = (step_cost(case.counted, counted=c) for c in ("linear", "full"))
+    linear, full = (counted_cost(case.counted, linear=only) for only in (True, False))
     once = once_flops(case.counted) if case.convention == "linear" else 0.0
     baseline = {fn: max(row[0] for row in case.rows) * fn(case.grid) for fn in (linear, full)}
     return Row(
@@ -265,7 +265,7 @@ def per_step() -> list[tuple[str, ...]]:
     once = p[7, ONE] - 7 * full
     half = (p[10, HALF] - once - 6 * full) / 4
     quarter = (p[10, QUARTER] - once - 6 * full - 2 * half) / 2
-    linear, counted = step_cost("flux", counted="linear"), step_cost("flux")
+    linear, counted = counted_cost("flux", linear=True), counted_cost("flux")
     table: list[tuple[str, ...]] = []
     for size, implied in ((128, full), (64, half), (32, quarter)):
         grid, image = (size, size), (size // 2) ** 2

@@ -87,7 +87,7 @@ class Calibration:
     def load(cls, path: str | Path) -> Calibration:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
         names = tuple(cls.__annotations__)
-        data = spectra.json_object(Path(path).read_bytes(), str(path), "Calibration", names, names)
+        data = spectra.json_object(spectra.saved(path), str(path), "Calibration", names, names)
         with spectra.naming(str(path)):
             shapes = tuple(tuple(shape) for shape in data["shapes"])
             arrays = {name: torch.tensor(data[name], dtype=torch.float64) for name in ("moments", "gain", "noise")}

@@ -153,7 +153,9 @@ def passthrough(
     white = white_noise(noise, seed, basis, plan.shapes, leading=leading)
     x, coefficients = white.on(plan.shape), white.coefficients(plan.shape)
     hold = holding(find_solver(solver), active.to(x.device), basis, coefficients)
-    return run(velocity, x, plan, plan.moves(), white, solver=hold, callback=callback, progress=progress).to(white.dtype)
+    return run(velocity, x, plan, plan.moves(), white, solver=hold, callback=callback, progress=progress).to(
+        white.dtype
+    )
 
 
 @torch.no_grad()

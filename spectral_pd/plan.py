@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from spectral_pd import inputs
@@ -199,6 +200,8 @@ class Plan:
         (:func:`~spectral_pd.optimise_plan`).
     costs
         Cost of one step on each stage's grid, when a cost function was given; empty otherwise.
+    counted
+        What the costs are: the cost function's own `label`, where it has one.
     patch
         Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
     """
@@ -212,6 +215,7 @@ class Plan:
     costs: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     patch: tuple[int, ...] = ()
+    counted: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -276,28 +280,27 @@ class Plan:
         rows = [self._row(i, each) for i, each in enumerate(self._costs())]
         table = [list(rows[0]), *(list(row.values()) for row in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        gap = "  " if sum(widths) + 2 * len(widths) - 2 <= inputs.WIDTH else " "
         lines = [head]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        label = "cost function" if self.costs else "grid points"
-        lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
-        lines += [f"note: {text}" for text in self.notes]
-        lines += [f"warning: {text}" for text in self.warnings]
+        lines += [gap.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+        label = (self.counted or "cost function") if self.costs else "grid points"
+        lines += inputs.wrapped(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += inputs.wrapped(*(f"note: {text}" for text in self.notes))
+        lines += inputs.wrapped(*(f"warning: {text}" for text in self.warnings))
         return "\n".join(lines)
 
     def _row(self, i: int, cost: float) -> dict[str, str]:
         """What the table says of stage `i`, one step of which costs `cost`, by column."""
         stage, last = self.stages[i], self.stages[i].t_star is None
         return {
-            "stage": str(i + 1),
             "scale": scale_text(stage.scale),
             "size": shown(stage.shape),
-            "ratio": f"{stage.ratio:.4g}",
             "steps": str(stage.steps),
-            "local times": f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}",
-            "t*": "-" if last else f"{stage.t_star:.6f}",
-            "grid T": "-" if last else f"{self.times[stage.stop]:.6f}",
+            "local times": f"{stage.local_times[0]:.3f} -> {stage.local_times[-1]:.3f}",
+            "t*": "-" if last else f"{stage.t_star:.4f}",
+            "T": "-" if last else f"{self.times[stage.stop]:.4f}",
             "tokens" if math.prod(self.patch) > 1 else "points": str(self.tokens[i]),
-            **({"cost": f"{cost:.6g}"} if self.costs else {}),
+            **({"cost": f"{cost / self.costs[-1]:.3g}"} if self.costs else {}),
             "share": f"{stage.steps * cost / self.cost():.1%}",
         }
 
@@ -306,5 +309,8 @@ PLAN = inputs.instance(Plan, "what make_plan returned")
 
 
 def scale_text(scale: float | tuple[float, ...]) -> str:
-    """A scale as the table shows it."""
-    return ",".join(f"{s:.4g}" for s in scale) if isinstance(scale, tuple) else f"{scale:.4g}"
+    """A scale as people write it: 1/2, and 1,1/2,1/2 of one number an axis."""
+    if isinstance(scale, tuple):
+        return ",".join(map(scale_text, scale))
+    simple = Fraction(scale).limit_denominator(16)
+    return str(simple) if abs(simple - scale) < 1e-9 else f"{scale:.4g}"

@@ -253,7 +253,7 @@ def _read(path: str | Path, cls: type[PowerLaw | Spectrum], *more: str) -> dict[
     """The fields of a saved `cls`, without those named in `more`."""
     names = {f.name: f for f in fields(cls)}
     needed = ["shape", *(name for name, f in names.items() if f.default is MISSING)]
-    data = spectra.json_object(Path(path).read_bytes(), str(path), cls.__name__, needed, {*names, *more})
+    data = spectra.json_object(spectra.saved(path), str(path), cls.__name__, needed, {*names, *more})
     return {name: value for name, value in data.items() if name in names}
 
 
@@ -440,8 +440,9 @@ class Spectrum(RadialSpectrum):
 
 def load_spectrum(path: str | Path) -> PowerLaw | Spectrum:
     """What a JSON file holds, a power law or a measured table: what ``spectral-pd plan --spectrum`` takes."""
+    text = spectra.saved(path)
     try:
-        kind = json.loads(Path(path).read_bytes())["type"]
+        kind = json.loads(text)["type"]
     except (ValueError, KeyError, TypeError, IndexError):
         kind = None  # no power law either, and its message says so
     return Spectrum.load(path) if kind == "Spectrum" else PowerLaw.load(path)

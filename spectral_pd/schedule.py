@@ -290,7 +290,8 @@ def _assembled(
         for i, t_star in enumerate((*t_stars, None))
     )
     costs = () if cost is None else tuple(runs.cost(cost, size) for size in shapes)
-    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples)
+    label = getattr(cost, "label", "")
+    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples, label)
 
 
 def _transition_indices(

@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_pd import PRESETS, make_plan, shift_times
+from spectral_pd.pretrained import PRETRAINED, recognised, step_cost
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
@@ -40,8 +41,8 @@ def test_wan_against_the_formula():
 
 
 def test_guidance_is_a_second_pass():
-    assert cost.step_cost("z-image")((32, 32)) == 2 * cost.forward_flops("z-image", (32, 32)).total
-    assert cost.step_cost("flux", counted="linear")((32, 32)) == cost.forward_flops("flux", (32, 32)).linear
+    assert step_cost("z-image")((32, 32)) == 2 * cost.forward_flops("z-image", (32, 32)).total
+    assert step_cost("flux", counted="linear")((32, 32)) == cost.forward_flops("flux", (32, 32)).linear
 
 
 def test_the_cpu_counter_misses_attention():
@@ -62,24 +63,48 @@ def test_the_cpu_counter_misses_attention():
 
 def test_unknown_names_are_refused():
     for call in (
-        lambda: cost.step_cost("sd2"),
         lambda: cost.forward_flops("sd2", (8, 8)),
         lambda: cost.once_flops("wan"),
     ):
         with pytest.raises(ValueError, match="pass one of"):
             call()
+    with pytest.raises(ValueError, match="must be 'flux', 'flux2'"):
+        step_cost("sd2")
     with pytest.raises(ValueError, match="'full' or 'linear'"):
-        cost.step_cost("flux", counted="half")
+        step_cost("flux", counted="half")
+
+
+def test_the_package_has_the_counts():
+    """Its polynomials in the tokens are the counter's numbers, to the last FLOP, on grids they were not taken from."""
+    grids = {name: (34, 46) for name in PRETRAINED}  # 391 tokens: not a multiple of what Z-Image fills up to
+    for name, grid in grids.items():
+        counted, model = cost.forward_flops(name, grid), PRETRAINED[name]
+        assert model.flops(grid) == model.passes * counted.total
+        assert model.flops(grid, "linear") == model.passes * counted.linear
+        assert model.flops((34, 60)) != model.flops(grid)
+        assert model.network == type(cost._on_meta(name)).__name__
+        assert model.parameters == sum(p.numel() for p in cost._on_meta(name).parameters())
+    assert step_cost("wan")((21, 34, 46)) == step_cost("wan")((34, 46)) == step_cost("wan", frames=21)((34, 46))
+    assert step_cost("wan", frames=1)((34, 46)) < step_cost("wan")((34, 46))
+    assert step_cost("flux", (128, 128))((64, 64)) == step_cost("flux")((64, 64)) / step_cost("flux")((128, 128))
+
+
+def test_networks_are_recognised():
+    """A pretrained one by class and size; one of few blocks is another network, and its cost is not known."""
+    for name in PRETRAINED:
+        assert recognised(cost._on_meta(name)) == name
+    assert recognised(cost._on_meta("flux", reduced=True)) is None
+    assert recognised(torch.nn.Linear(2, 2)) is recognised(None) is None
 
 
 def test_a_plan_takes_the_count_as_its_cost():
     plan = make_plan(
-        shift_times(10, shift=3.158), PRESETS["flux"], (128, 128), scales=(1 / 2, 1), cost=cost.step_cost("flux")
+        shift_times(10, shift=3.158), PRESETS["flux"], (128, 128), scales=(1 / 2, 1), cost=step_cost("flux")
     )
     steps = [cost.forward_flops("flux", shape).total for shape in plan.shapes]
     assert plan.cost() == pytest.approx(sum(n * c for n, c in zip(plan.split, steps, strict=True)))
     assert plan.speedup() == pytest.approx(10 * steps[-1] / plan.cost())
-    assert "predicted speedup" in str(plan)
+    assert f"by counted FLOPs of FLUX.1-dev: {plan.speedup():.2f}x" in str(plan)
 
 
 def _committed(name: str) -> list[dict[str, str]]:
@@ -101,12 +126,13 @@ def test_committed_plans_follow_from_the_committed_costs():
     """The usual plans again: splits from presets and shifts, speedups from the rows of cost.csv."""
     totals = {(row["model"], row["latent"]): float(row["total_tflop"]) for row in _committed("cost.csv")}
     rows = iter(_committed("usual_plans.csv"))
-    for name, usual in (cost.USUAL | cost.FEW_STEPS).items():
-        label = cost.MODELS[usual.network or name].label
-        times = shift_times(usual.steps, shift=usual.shift)
+    for usual in (*cost.USUAL, *cost.FEW_STEPS):
+        model = PRETRAINED[usual.model]
+        steps, label, grid = usual.steps or model.steps, model.label, model.grid
+        times = shift_times(steps, shift=usual.shift or model.shift)
         for scales, delta in itertools.product(usual.scales, usual.deltas):
             plan = make_plan(
-                times, PRESETS[usual.preset], usual.grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
+                times, PRESETS[model.preset], grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
             )
             row = next(rows)
             sizes = ["x".join(map(str, shape)) for shape in plan.shapes]
@@ -115,9 +141,7 @@ def test_committed_plans_follow_from_the_committed_costs():
             assert row["split"] == "+".join(map(str, plan.split))
             assert min(plan.split) >= 1  # also in four steps every stage makes one
             spent = sum(n * totals[label, size] for n, size in zip(plan.split, sizes, strict=True))
-            assert float(row["predicted_speedup"]) == pytest.approx(
-                usual.steps * totals[label, sizes[-1]] / spent, abs=0.006
-            )
+            assert float(row["predicted_speedup"]) == pytest.approx(steps * totals[label, sizes[-1]] / spent, abs=0.006)
     assert next(rows, None) is None
 
 
@@ -148,11 +172,12 @@ def test_usual_shifts_are_the_pipelines():
     """exp(mu) of the dynamic time grids at 1024 x 1024."""
     flux = pytest.importorskip("diffusers.pipelines.flux.pipeline_flux").calculate_shift
     flux2 = pytest.importorskip("diffusers.pipelines.flux2.pipeline_flux2").compute_empirical_mu
-    assert cost.USUAL["flux"].shift == pytest.approx(math.exp(flux(4096)))
-    assert cost.USUAL["flux2"].shift == pytest.approx(math.exp(flux2(4096, 50)), rel=1e-4)
-    assert cost.FEW_STEPS["flux2-klein"].shift == pytest.approx(math.exp(flux2(4096, 4)), rel=1e-4)
+    assert PRETRAINED["flux"].shift == pytest.approx(math.exp(flux(4096)))
+    assert PRETRAINED["flux2"].shift == pytest.approx(math.exp(flux2(4096, 50)), rel=1e-4)
+    klein = next(usual for usual in cost.FEW_STEPS if usual.label == "FLUX.2-klein")
+    assert klein.shift == pytest.approx(math.exp(flux2(4096, 4)), rel=1e-4)
     qwen = flux(4096, max_seq_len=8192, max_shift=0.9)
-    assert cost.USUAL["qwen-image"].shift == pytest.approx(math.exp(qwen), rel=1e-4)
+    assert PRETRAINED["qwen-image"].shift == pytest.approx(math.exp(qwen), rel=1e-4)
 
 
 def test_committed_tables_are_the_computed_ones():

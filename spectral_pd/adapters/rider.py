@@ -33,6 +33,7 @@ from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.adapters.walk import Walk, evaluation_times, planned
 from spectral_pd.plan import Plan
+from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
 
@@ -133,6 +134,9 @@ class Ride:
         options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
         if options.get("spectrum") is None:
             options["spectrum"] = layout.spectrum
+        model = recognised(getattr(self.pipe, layout.networks[0], None))
+        if options.get("cost") is None and model is not None:
+            options["cost"] = step_cost(model, seat.full, frames=seat.frames)
         plan = planned(times, seat.full, options)
         return replace(plan, warnings=(*plan.warnings, *layout.warnings(plan, self.pipe, self.arguments)))
 

@@ -69,7 +69,7 @@ def count(module: nn.Module, inputs: dict[str, Any], *args: Any) -> Flops:
     return Flops(float(sum(counts.values()) - attention), float(attention))
 
 
-def twin(module: nn.Module) -> nn.Module:
+def twin(module: Any) -> nn.Module:
     """The same network without weights: from the configuration that diffusers and transformers keep with theirs."""
     module = getattr(module, "_orig_mod", module)  # a compiled one
     make = getattr(type(module), "from_config", None)

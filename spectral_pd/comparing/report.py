@@ -153,7 +153,9 @@ class Comparison:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and cells; columns in which nothing stands are left out."""
         most = max((full for _, full in self.flops.values()), default=0.0)
-        unit, size = next((u, n) for u, n in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1.0e6)) if most >= n or n == 1e6)
+        unit, size = next(
+            (u, n) for u, n in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1.0e6)) if most >= n or n == 1e6
+        )
         splits = {row["setting"]: row["split"] for row in self.folder.rows("costs.csv")}
         columns: dict[str, list[str]] = {}
         for name, s in self.settings.items():
@@ -277,19 +279,22 @@ def draw(found: Comparison, path: Path) -> bool:
     for ax, (metric, known) in zip(axes, found.metrics.items(), strict=False):
         for i, family in enumerate(families):
             points = [
-                (speed[n], e)
+                (x, e)
                 for n, s in found.settings.items()
-                if s["family"] == family and speed[n] and (e := found.estimates[n, metric]) and np.isfinite(e.value)
+                if s["family"] == family
+                and (x := speed[n])
+                and (e := found.estimates[n, metric])
+                and np.isfinite(e.value)
             ]
             if not points:
                 continue
             points.sort(key=lambda point: point[0])
-            x, y = [p[0] for p in points], np.array([p[1].value for p in points])
+            across, y = [p[0] for p in points], np.array([p[1].value for p in points])
             low, high = (
                 np.nan_to_num([abs(getattr(p[1], end) - p[1].value) for p in points]) for end in ("low", "high")
             )
             style = {"color": "black" if i == 0 else f"C{i - 1}", "marker": "os^Dv*XPh<>"[i % 11], "ms": 5, "lw": 1.2}
-            ax.errorbar(x, y, yerr=(low, high), label=family, capsize=2, **style)
+            ax.errorbar(across, y, yerr=(low, high), label=family, capsize=2, **style)
         ax.set_ylabel(known.label)
         ax.set_xlabel("measured speedup" if measured else "speedup by counted FLOP")
         ax.set_title("higher is better" if known.better == "higher" else "lower is better", fontsize=8, color="0.4")

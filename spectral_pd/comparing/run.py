@@ -151,8 +151,8 @@ def _begin(
     facts = record.get("settings", {})
     for name in set(rows) & set(facts):
         comparisons.same(f"setting {name!r},", folder.path, facts[name], rows[name])
-    numbered = (dict(enumerate(entry["prompt"] for entry in e)) for e in (before, entries))
-    comparisons.same("prompt", folder.path, *numbered)
+    was, now = ({str(i): entry["prompt"] for i, entry in enumerate(e)} for e in (before, entries))
+    comparisons.same("prompt", folder.path, was, now)
     folder.write_prompts(entries if len(entries) >= len(before) else before)
     folder.write_record(
         {
@@ -226,4 +226,4 @@ def _measure(
             save_features(rows[name], np.asarray(metric(frames[len(frames) // 2])))  # type: ignore[call-arg]
         else:
             found = [metric(frame, prompt, other) for frame, other in zip(frames, others, strict=True)]  # type: ignore[call-arg]
-            values.add(setting.name, *which, name, repr(statistics.fmean(found)))  # type: ignore[arg-type]
+            values.add(setting.name, *which, name, repr(statistics.fmean(found)))

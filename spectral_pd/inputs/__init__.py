@@ -18,6 +18,7 @@ what several arguments must fulfil together, under the names of those arguments.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
@@ -90,6 +91,16 @@ def rule(holds: Callable[..., Any], message: str, error: type[Exception] = Value
         return values[0]
 
     return check
+
+
+WIDTH = 80
+"""Columns of a terminal, which printed tables and remarks keep to."""
+
+
+def wrapped(*texts: str, hanging: bool = True) -> list[str]:
+    """Lines of at most :data:`WIDTH` columns; words are never broken, and what goes on is indented where `hanging`."""
+    fold = textwrap.TextWrapper(WIDTH, subsequent_indent="  " * hanging, break_long_words=False, break_on_hyphens=False)
+    return [line for text in texts for line in fold.wrap(text)]
 
 
 # -- kinds ------------------------------------------------------------------------------------------------------------

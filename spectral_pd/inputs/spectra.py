@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,14 @@ def clip_table(time: Any, space: Any, power: Any, grid: Any) -> dict[str, Any]:
 
 
 # -- saved values -----------------------------------------------------------------------------------------------------
+
+
+def saved(path: str | Path) -> bytes:
+    """What a file of a saved value holds."""
+    folder = Path(path).is_dir()
+    remedy = "pass the JSON file that save(path) or 'spectral-pd fit --json' wrote; what it holds is measured by"
+    refuse(folder, f"{path} is a folder; {remedy} 'spectral-pd fit {path}'")
+    return Path(path).read_bytes()
 
 
 def json_object(
