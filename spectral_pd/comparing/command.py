@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from spectral_pd.comparing.layouts import PLACES, lay_out
 from spectral_pd.comparing.metrics import METRICS
 from spectral_pd.comparing.run import compare
 from spectral_pd.comparing.samplers import PipelineSampler, Sampler
@@ -65,6 +66,8 @@ def add(commands: Any, formatter: Any) -> None:
     going.add_argument("--dtype", choices=PRECISIONS, default="bfloat16", help="of a loaded pipeline")
     going.add_argument("--device", metavar="NAME", help="cuda or cpu; what there is, unless given")
     going.add_argument("--compile", action="store_true", help="compile the networks first")
+    evaluators = "lay the pictures out as the official scripts of an evaluator read them, and say what to run"
+    going.add_argument("--layout", choices=PLACES, help=evaluators)
     going.add_argument(
         "--out", required=True, metavar="FOLDER", help="pictures, values and report; a second run goes on in it"
     )
@@ -102,6 +105,8 @@ def run(args: argparse.Namespace) -> None:
     if found is not None:
         print(found)
         print(f"report written to {Path(args.out) / 'report.html'}")
+        if args.layout is not None:
+            print(*lay_out(args.out, args.layout), sep="\n")
 
 
 def _table(args: argparse.Namespace) -> Table:

@@ -202,3 +202,16 @@ made = rule(
     lambda there, setting, path: there,
     "the picture {path} of setting {setting!r} is not there, and there is no model to make it; give MODEL",
 )
+
+
+def evaluator(name: str, known: Iterable[str]) -> str:
+    """The name of an evaluator."""
+    refuse(name not in known, f"evaluator {name!r} is unknown; known are {', '.join(known)}")
+    return name
+
+
+def same_kind(source: Path, target: Path) -> None:
+    """A picture that is there, of the kind that an evaluator reads, under a name that a file can have."""
+    refuse(not source.suffix, f"{source} is not there yet; let the comparison end first", FileNotFoundError)
+    differs = source.suffix != target.suffix
+    refuse(differs, f"{source} is a {source.suffix} and this evaluator reads {target.suffix} files; name another")
