@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from spectral_pd import __version__
+from spectral_pd.comparing import command as comparing
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
@@ -150,6 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
     best.add_argument("--solver", choices=sorted(SOLVERS), default="euler", help="solver the plan is for")
     best.add_argument("--grid", choices=SHIFTS, default="free", help="times: any, or shifted uniform grids")
     plan.set_defaults(run=run_plan)
+
+    comparing.add(commands, HelpFormatter)
 
     demo = commands.add_parser(
         "demo",

@@ -40,7 +40,8 @@ FLOORS = {
     "__init__": 7,
     "adapters": 8,
     "measuring": 8,
-    "__main__": 9,
+    "comparing": 9,
+    "__main__": 10,
 }
 """Floor of each module; a package (adapters) counts as one module.
 
