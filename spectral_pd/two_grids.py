@@ -26,11 +26,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
+from spectral_pd.expansion import restrict_aligned
 from spectral_pd.inputs import door, plans, runs, shown, working_dtype
 from spectral_pd.plan import Cost
 from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import Velocity
-from spectral_pd.theory import align_scale, align_time
 
 Shape = tuple[int, ...]
 START, ESTIMATES, CALLS = 1, 2, 4
@@ -322,8 +322,7 @@ class TwoGrids:
         grid = self.pattern.shapes[index]
         ratio = size_ratio(grid, self.pattern.shape)
         self.calls[grid] += 1
-        tau = align_time.bare(t, 1 / ratio)
-        y = self.basis.restrict(x, grid) / align_scale.bare(tau, ratio)
+        y, tau = restrict_aligned.bare(x, grid, t, basis=self.basis)
         v = runs.answered(self.velocity(y, tau), y)
         return v, self._coefficients(y - tau * v) * ratio
 
