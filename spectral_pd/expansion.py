@@ -340,8 +340,8 @@ def restrict_signal(x: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> T
 def restrict_aligned(x: Tensor, shape: Sequence[int], t: float, *, basis: Basis = DCT) -> tuple[Tensor, float]:
     r"""The same state on a coarser grid, at its time there: what a coarse stage on the full clock has of a full-size state.
 
-    Returns ``y = U^T x / kappa(tau, r)`` and ``tau = align(t, 1 / r)``; growing y again at `tau` gives the low band of `x` back.
-    `x`, `shape`, `basis` as :func:`restrict_noise`; `t` is the time of `x`.
+    Returns ``y = U^T x / kappa(tau, r)`` and ``tau = align(t, 1 / r)``; growing y again at `tau` gives the low band of `x`
+    back. `x`, `shape`, `basis` as :func:`restrict_noise`; `t` is the time of `x`.
 
     Examples
     --------
@@ -373,9 +373,9 @@ def high_band(noise: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Ten
 def folded_noise(noise: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> Tensor:
     r"""The high band of a white field, folded onto a coarse grid: what an INFORMED coarse call is given beside its state.
 
-    The points of each coarse cell of ``w - U U^T w`` become channels: (batch, channels, *fine) -> (batch, channels r^d, *coarse),
-    for d axes that grow by whole factors r (1 included). An isometry of the high band: ``r^d - 1`` independent planes a channel,
-    written as ``r^d`` so that a plane's points stay where they are in the picture.
+    The points of each coarse cell of ``w - U U^T w`` become channels: (batch, channels, *fine) -> (batch, channels r^d,
+    *coarse), for d axes that grow by whole factors r (1 included). An isometry of the high band: ``r^d - 1`` independent
+    planes a channel, written as ``r^d`` so that a plane's points stay where they are in the picture.
 
     Parameters
     ----------
@@ -395,7 +395,9 @@ def folded_noise(noise: Tensor, shape: Sequence[int], *, basis: Basis = DCT) -> 
     """
     fine, dims = tuple(noise.shape[-len(shape) :]), len(shape)
     if any(m % n for m, n in zip(fine, shape, strict=True)):
-        raise ValueError(f"shape = {tuple(shape)} must divide the field's grid {fine}; use scales of 1 over a whole number")
+        raise ValueError(
+            f"shape = {tuple(shape)} must divide the field's grid {fine}; use scales of 1 over a whole number"
+        )
     factors = [m // n for m, n in zip(fine, shape, strict=True)]
     pairs = [size for pair in zip(shape, factors, strict=True) for size in pair]
     lead = noise.ndim - dims

@@ -37,6 +37,7 @@ FLOORS = {
     "autoencoders": 7,
     "calibrate": 7,
     "__init__": 7,
+    "agreement": 8,
     "adapters": 8,
     "measuring": 8,
     "__main__": 9,

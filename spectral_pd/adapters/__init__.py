@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from spectral_pd.adapters.families import LAYOUTS as LAYOUTS
@@ -60,6 +61,7 @@ def progressive(
     coupling: Coupling = "coupled",
     solver: SolverName | Solver | None = None,
     layout: Layout | None = None,
+    stage_lora: str | Path | None = None,
     **arguments: Any,
 ) -> Any:
     """Call a diffusers pipeline progressively: same arguments, same output, same picture for the same seed, sooner.
@@ -83,6 +85,8 @@ def progressive(
         generator gives the same picture as the stock pipeline, up to what delta tolerates.
     layout
         Your own, for a pipeline that is not supported.
+    stage_lora
+        File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
         (`transition_times`, `unreached`, `cost`).
@@ -98,7 +102,9 @@ def progressive(
     """
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
     options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
-    return adapt(pipe, prompt, layout=layout, **arguments).run(options, solver=solver, coupling=coupling)
+    return adapt(pipe, prompt, layout=layout, **arguments).run(
+        options, solver=solver, coupling=coupling, stage_lora=stage_lora
+    )
 
 
 _PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {

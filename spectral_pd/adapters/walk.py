@@ -93,6 +93,11 @@ class Walk:
         return self.plan.shape if self.finished else self.plan.shapes[self._moves[0].stage]
 
     @property
+    def white(self) -> Tensor:
+        """The white field of the run, at full size."""
+        return self._noise.on(self.plan.shape)
+
+    @property
     def at_full_size(self) -> bool:
         return self.stage == self.plan.shape
 
