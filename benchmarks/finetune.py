@@ -453,7 +453,9 @@ def train(args: argparse.Namespace) -> None:
         planes = {r: features(read, channels, r, model.patch) for r in ratios}
         names = layers(model.network, args.targets or model.targets)
         reads = model.reads if ratios else ""
-        lora = StageLora.add(model.network, names, rank=args.rank, reads=reads, planes=planes)
+        with torch.random.fork_rng():
+            torch.manual_seed(args.seed)
+            lora = StageLora.add(model.network, names, rank=args.rank, reads=reads, planes=planes)
     else:
         config = add_lora(model.network, args.targets or model.targets, rank=args.rank, seed=args.seed)
     if args.checkpointing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_a_planted_disagreement_is_found_at_its_size_and_place():
     found = measured(wrong(gain), scales=(1 / 4, 1 / 2, 1))
     noise = randn(6, 2, *FULL)
     velocity, x = wrong(gain), noise
-    for k, (t, t_next) in enumerate(zip(TIMES, TIMES[1:], strict=False)):
+    for k, (t, t_next) in enumerate(pairwise(TIMES)):
         v = velocity(x, t)
         expected = (0.2 * DCT.restrict(x - t * v, HALF) / 2).square().flatten(1).mean(1)
         assert_close(found.miss[:, 1, k], expected)
@@ -104,7 +105,9 @@ def test_what_the_high_band_alone_tells_is_v_and_an_informed_call_closes_it():
     found = measured(told_by_the_high_band, seeds=16)
     early = slice(0, 5)
     # The best that sees y alone adds E[tanh] = 0, what the uninformed call adds: B is nothing beside V.
-    assert abs(float((found.miss - found.missing)[:, 0, early].mean())) < 0.15 * float(found.missing[:, 0, early].mean())
+    assert abs(float((found.miss - found.missing)[:, 0, early].mean())) < 0.15 * float(
+        found.missing[:, 0, early].mean()
+    )
     noise = randn(16, 2, *FULL)
 
     def informed(x, t):

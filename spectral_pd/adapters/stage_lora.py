@@ -12,6 +12,7 @@ ratio of sizes, into the network's first layer; these maps start at zero, and no
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class InformedInput(nn.Module):
         )
         self.planes: Tensor | None = None
         self.ratio, self.last = 1, False
-        layer.register_forward_hook(self._add)
+        self.handle = layer.register_forward_hook(self._add)
 
     def tell(self, planes: Tensor | None, ratio: int = 1, *, last: bool = False) -> None:
         """What the next calls know: tokens (batch, tokens, features) or planes in space, times tau; None: nothing.
@@ -96,7 +97,9 @@ class StageLora:
         rank = record["rank"]
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(record["targets"]))
         active = {layer: list(layer.active_adapters) for layer in _layers(network)}  # which injecting may change
-        inject_adapter_in_model(config, network, adapter_name=NAME)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # another adapter is no mistake
+            inject_adapter_in_model(config, network, adapter_name=NAME)
         for layer in _layers(network):
             layer.set_adapter([*active.get(layer, []), NAME])
         self.informed: InformedInput | None = None
@@ -199,6 +202,13 @@ class StageLora:
         if not on and self.informed is not None:
             self.informed.tell(None)
 
+    def remove(self) -> None:
+        """Take it off the network again."""
+        for layer in _layers(self.network):
+            layer.delete_adapter(NAME)
+        if self.informed is not None:
+            self.informed.handle.remove()
+
     def enter(
         self,
         noise: Tensor,
@@ -233,5 +243,7 @@ def loaded(network: nn.Module, path: str | Path) -> StageLora:
     """The adapter of a file on a network, read once."""
     key = (str(path), Path(path).stat().st_mtime_ns)
     if network not in _LOADED or _LOADED[network][0] != key:
+        if network in _LOADED:
+            _LOADED[network][1].remove()
         _LOADED[network] = (key, StageLora.load(network, path))
     return _LOADED[network][1]
