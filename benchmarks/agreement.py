@@ -96,9 +96,7 @@ def two_grids(task: Task, kind: str, speed: float, folder: Path) -> dict[str, An
     velocity = velocity_of(kind, w)
     found = calibrate(velocity, w, task.network.times, scales=SCALES, batch=RUNS, model=kind)
     short = choose_pattern(found, speed, cost=task.cost, keep=3)
-    best = max(
-        refine(velocity, w, found, [one.pattern for one in short], cost=task.cost, batch=RUNS), key=lambda one: one.psnr
-    )
+    best = max(refine(velocity, w, found, [one.pattern for one in short], cost=task.cost), key=lambda one: one.psnr)
     parts = [
         solved(TwoGrids(velocity_of(kind, w), best.predictor), w, best.pattern.times)
         for w in test_set(task)[0].split(BATCH)

@@ -20,9 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import FLUX, WAN, Z_IMAGE, generator
 
+from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, progressive
 from spectral_pd.adapters.stage_lora import StageLora, loaded
-from spectral_pd.agreement import size_agreement
+from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.training import schedule_metadata
 
 DELTA = 0.03
@@ -170,3 +171,17 @@ def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_canno
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         loaded(FLUX.build().transformer, tmp_path / "other.safetensors")
+
+
+def test_the_command_measures_a_pipeline_from_its_folder(tmp_path, capsys):
+    FLUX.build().save_pretrained(tmp_path / "pipe")
+    embeddings(FLUX, tmp_path / "prompts", 1)
+    size, outputs = ["--size", "128", "128", "--steps", "4"], [str(tmp_path / name) for name in ("a.png", "a.pt")]
+    words = ["--embeddings", str(tmp_path / "prompts" / "0.safetensors"), "--seeds", "2", "--delta", str(DELTA)]
+    assert main(["agree", str(tmp_path / "pipe"), *words, *size, "--figure", outputs[0], "--out", outputs[1]]) == 0
+    said = capsys.readouterr().out
+    assert "FluxPipeline: 2 full runs, 4 steps" in said
+    assert "sizes measured on 2 runs" in said
+    assert len(SizeAgreement.load(outputs[1]).miss) == 2
+    assert Path(outputs[0]).stat().st_size > 1000
+    assert main(["agree", str(tmp_path / "none"), *words]) == 1

@@ -30,10 +30,8 @@ from torch import Tensor
 
 if __package__:
     from tiny_dit.model import SPECTRUM, load
-    from tiny_dit.train import optimisers, write_checkpoint
 else:
     from model import SPECTRUM, load
-    from train import optimisers, write_checkpoint
 
 from spectral_pd import DCT, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.adapters.layouts import FLUX
@@ -183,6 +181,8 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="weights to begin with")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    from train import optimisers, write_checkpoint  # of this folder, whose modules are scripts
+
     args.folder.mkdir(parents=True, exist_ok=True)
     model = Repaired(informed=not args.blind)
     if args.init:
