@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from spectral_pd import __version__
+from spectral_pd.adapters import agree
 from spectral_pd.comparing import command as comparing
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
@@ -167,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_number(demo, "--steps", "N", 50, "solver steps")
     add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
+    agree.add_parser(commands, HelpFormatter)
     return parser
 
 

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
+from spectral_pd.expansion import restrict_aligned
 from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.plan import Cost, Plan, letters
 from spectral_pd.schedule import plan_at, stage_shape, token_cost
 from spectral_pd.solvers import Velocity
-from spectral_pd.theory import align_scale, align_time
 
 Shape = tuple[int, ...]
 START, ESTIMATES, CALLS = 1, 2, 4
@@ -345,8 +345,7 @@ class TwoGrids:
         """The network's answer on a grid, and the coefficients of the picture it says, in units of the full grid's."""
         grid = self.pattern.shapes[index]
         ratio = size_ratio(grid, self.pattern.shape)
-        tau = align_time.bare(t, 1 / ratio)
-        y = self.basis.restrict(x, grid) / align_scale.bare(tau, ratio)
+        y, tau = restrict_aligned.bare(x, grid, t, basis=self.basis)
         v = runs.answered(self.velocity(y, tau), y)
         return v, self._coefficients(y - tau * v) * ratio
 

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -118,6 +119,7 @@ def progressive(
     coupling: Coupling = "coupled",
     solver: SolverName | Solver | None = None,
     layout: Layout | None = None,
+    stage_lora: str | Path | None = None,
     **arguments: Any,
 ) -> Any:
     """Call a diffusers pipeline progressively: same arguments, same output, same picture for the same seed, sooner.
@@ -141,6 +143,8 @@ def progressive(
         generator gives the same picture as the stock pipeline, up to what delta tolerates.
     layout
         Your own, for a pipeline that is not supported.
+    stage_lora
+        File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
         (`transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
@@ -158,7 +162,9 @@ def progressive(
     """
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
     options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
-    return adapt(pipe, prompt, layout=layout, **arguments).run(options, solver=solver, coupling=coupling)
+    return adapt(pipe, prompt, layout=layout, **arguments).run(
+        options, solver=solver, coupling=coupling, stage_lora=stage_lora
+    )
 
 
 _PLAN = {"anchors"} | {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {

@@ -23,6 +23,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,12 +32,14 @@ import torch
 from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
+from spectral_pd.adapters.stage_lora import StageLora, loaded
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.adapters.walk import Walk, evaluation_times, planned
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
 Latents = tuple[Tensor, Tensor | None]
@@ -112,6 +116,10 @@ class Ride:
         frames = (seat.frames - seat.given,) * seat.video
         return (seat.batch, seat.channels, *frames, *seat.full)
 
+    def read(self, planes: Tensor) -> Tensor:
+        """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
+        return self.layout.pack(planes) if self._found[1].packed else planes
+
     def plan(self, **options: Any) -> Plan:
         """The plan of this call: :func:`spectral_pd.make_plan` on the pipeline's own time grid and latent size.
 
@@ -147,6 +155,7 @@ class Ride:
         *,
         solver: SolverName | Solver | None = None,
         coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
     ) -> Any:
         """Call the pipeline along `plan` and return what it returns.
 
@@ -159,15 +168,16 @@ class Ride:
             None repeats the pipeline's scheduler.
         coupling
             As :func:`spectral_pd.sample`.
+        stage_lora
+            File of an adapter for coarse stages (docs/agreement.md): on in these, off at full size. Its schedule is compared.
 
         Raises
         ------
         ValueError, TypeError
-            A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
+            A plan of another call; an adapter that does not fit; a cache that :func:`check_caches` refuses; whatever the
+            pipeline refuses.
         """
-        seated_call = self._on(
-            plan, own_solver(self.pipe.scheduler) if solver is None else find_solver(solver), coupling
-        )
+        seated_call = self._on(plan, solver, coupling, stage_lora)
         with seated_call.riding():
             return self.pipe(**self.arguments)
 
@@ -177,22 +187,28 @@ class Ride:
         *,
         solver: SolverName | Solver | None = None,
         coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
     ) -> Tensor:
         """The state (batch, channels, [frames,] height, width) at time 0 of :meth:`run`, float32: nothing is decoded.
 
         Parameters and errors as :meth:`run`; generators are left as they were.
         """
-        seated_call = self._on(
-            plan, own_solver(self.pipe.scheduler) if solver is None else find_solver(solver), coupling
-        )
+        seated_call = self._on(plan, solver, coupling, stage_lora)
         seated_call.ends = True
         with _generators_kept(self.arguments):
             self._until_enough(seated_call)
         assert seated_call.walk is not None
         return seated_call.walk.state
 
-    def _on(self, plan: Plan | Mapping[str, Any], solver: Solver, coupling: Coupling) -> _Seated:
-
+    def _on(
+        self,
+        plan: Plan | Mapping[str, Any],
+        solver: SolverName | Solver | None,
+        coupling: Coupling,
+        stage_lora: str | Path | None,
+    ) -> _Seated:
+        step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+        lora = None if stage_lora is None else loaded(getattr(self.pipe, self.layout.networks[0]), stage_lora)
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
         if isinstance(plan, Plan):
             own = plan.calls
@@ -212,6 +228,8 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
+            if lora is not None:
+                check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":
                 raise ValueError(
@@ -219,9 +237,9 @@ class Ride:
                     "use clock='full'"
                 )
             seed = self.arguments.get("generator") if coupling == "fresh" else None
-            return Walk(made, noise, start=start, solver=solver, coupling=coupling, seed=seed)
+            return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
-        return _Seated(self, begin, solver, calls=calls)
+        return _Seated(self, begin, step_with, calls=calls, stage_lora=lora)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
@@ -274,7 +292,9 @@ class _Seated:
         *,
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None,
         gradients: bool = False,
+        stage_lora: StageLora | None = None,
     ) -> None:
+        self.stage_lora = stage_lora
         self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
             ride.pipe,
             ride.layout,
@@ -310,6 +330,8 @@ class _Seated:
                 undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
             for network in self.networks:
                 undo.append(self._hook(network))
+            if self.stage_lora is not None:
+                undo.append(partial(self.stage_lora.switch, False))
             self._empty_caches()
             yield
         finally:
@@ -450,6 +472,9 @@ class _Seated:
         time = None if on_grid else query.time
         self.seat = replace(seat, state=query.state, stage=stage, time=time, until=query.until, clock=clock)
         self.inputs = inputs
+        if self.stage_lora is not None:
+            pack, basis = (layout.pack if seat.packed else lambda planes: planes), walk.plan.basis
+            self.stage_lora.enter(walk.white, stage, query.time, basis=basis, pack=pack, last=layout.last)
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
         return {

@@ -125,6 +125,11 @@ class Walk:
         return self.plan.shape if self.finished else self.query().grid
 
     @property
+    def white(self) -> Tensor:
+        """The white field of the run, at full size."""
+        return self._noise.on(self.plan.shape)
+
+    @property
     def at_full_size(self) -> bool:
         return tuple(self.state.shape[-len(self.plan.shape) :]) == self.plan.shape
 
