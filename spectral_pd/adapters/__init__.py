@@ -25,7 +25,7 @@ from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
 from spectral_pd.calibrate import Calibration, calibrate_runs
 from spectral_pd.inputs import shown
-from spectral_pd.plan import Calls, Clock
+from spectral_pd.plan import Calls
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import make_plan, plan_at, stage_shape
 from spectral_pd.solvers import Solver, SolverName
@@ -114,7 +114,6 @@ def progressive(
     *,
     scales: Sequence[float] = (1 / 2, 1),
     delta: float = 0.01,
-    clock: Clock = "full",
     spectrum: Any = None,
     coupling: Coupling = "coupled",
     solver: SolverName | Solver | None = None,
@@ -134,8 +133,6 @@ def progressive(
         Stage sizes over the full size, increasing to 1; ``(1,)`` is the stock pipeline's own result.
     delta
         Tolerated velocity error of bands not yet represented; SMALLER is slower and closer to full resolution.
-    clock
-        As :func:`spectral_pd.make_plan`.
     spectrum
         None is the family's preset in :data:`spectral_pd.PRESETS`; some are borrowed from another model.
     coupling, solver
@@ -147,7 +144,7 @@ def progressive(
         File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
-        (`transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
+        (`clock`, `transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
         others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`); `delta` and
         `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``.
 
@@ -161,7 +158,7 @@ def progressive(
         An unsupported pipeline, argument or scheduler, each by name; whatever the pipeline or the plan refuses.
     """
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
-    options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
+    options.update(scales=scales, delta=delta, spectrum=spectrum)
     return adapt(pipe, prompt, layout=layout, **arguments).run(
         options, solver=solver, coupling=coupling, stage_lora=stage_lora
     )
