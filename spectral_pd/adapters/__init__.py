@@ -144,9 +144,9 @@ def progressive(
         File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
-        (`clock`, `transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
-        others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`); `delta` and
-        `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``.
+        (`clock`, `transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size
+        while all others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`);
+        `delta` and `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``.
 
     Returns
     -------
