@@ -26,6 +26,7 @@ from spectral_pd.adapters.rider import Ride as Ride
 from spectral_pd.calibrate import Calibration, calibrate_runs
 from spectral_pd.inputs import shown
 from spectral_pd.plan import Calls
+from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import make_plan, plan_at, stage_shape
 from spectral_pd.solvers import Solver, SolverName
@@ -97,7 +98,9 @@ def calibrate(
     def run(calls: Calls, ride: Ride) -> Tensor:
         return ride.state(replace(whole, calls=calls), solver=solver)
 
-    return calibrate_runs([partial(run, ride=ride) for ride in rides], times, grids, solver=solver, model=model)
+    found = calibrate_runs([partial(run, ride=ride) for ride in rides], times, grids, solver=solver, model=model)
+    known = recognised(getattr(pipe, rides[0].layout.networks[0]))
+    return found if known is None else replace(found, costs=tuple(map(step_cost(known, shapes), grids)))
 
 
 def one_size(found: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
