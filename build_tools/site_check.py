@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -238,8 +238,10 @@ def pages(site: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith(("_modules/", "_static/")) and name not in listings)
 
 
-async def check(socket_url: str, host: str, names: Sequence[str], shots: Path | None) -> list[str]:
-    """What is wrong with the pages, one line each."""
+async def check(
+    socket_url: str, host: str, names: Sequence[str], shots: Path | None, questions: Mapping[str, tuple[str, int]]
+) -> list[str]:
+    """What is wrong with the pages and the answers, one line each."""
     socket = await websocket_connect(socket_url, max_message_size=1 << 28)
     tab, found = Tab(socket, host), []
     for domain in ("Page", "Runtime", "Log", "Network"):
@@ -253,7 +255,7 @@ async def check(socket_url: str, host: str, names: Sequence[str], shots: Path | 
                 await tab.photograph(shots / f"{name.replace('/', '.')}_{width}_{scheme}.png")
             complaints += await tab.look(FAULTS)
             found += [f"{name} at {width}, {scheme}: {text}" for text in complaints]
-    for asked, (wanted, places) in QUESTIONS.items():
+    for asked, (wanted, places) in questions.items():
         results = await search(tab, host, asked)
         if not any(wanted in result for result in results[:places]):
             found.append(f"search for {asked!r}: {wanted} is not among the first {places} of {results[:5]}")
@@ -275,12 +277,19 @@ async def search(tab: Tab, host: str, asked: str) -> list[str]:
     return results
 
 
-def run(site: Path, program: str, names: Sequence[str] | None = None, shots: Path | None = None) -> list[str]:
+def run(
+    site: Path,
+    program: str,
+    names: Sequence[str] | None = None,
+    *,
+    shots: Path | None = None,
+    questions: Mapping[str, tuple[str, int]] = QUESTIONS,
+) -> list[str]:
     """Everything of a built site, or the pages named; what is wrong, one line each."""
     if shots is not None:
         shots.mkdir(parents=True, exist_ok=True)
     with serving(site) as host, browsing(program) as socket:
-        return asyncio.run(check(socket, host, pages(site) if names is None else names, shots))
+        return asyncio.run(check(socket, host, pages(site) if names is None else names, shots, questions))
 
 
 def main() -> int:
@@ -294,7 +303,7 @@ def main() -> int:
         print("no Chromium here (Debian: apt install chromium): the site was not looked at", file=sys.stderr)
         return 2
     started = time.monotonic()
-    found = run(args.site, program, args.pages or None, args.shots)
+    found = run(args.site, program, args.pages or None, shots=args.shots)
     print("\n".join(found) or "nothing wrong", f"({time.monotonic() - started:.0f} s)", sep="\n")
     return int(bool(found))
 
