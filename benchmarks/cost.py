@@ -1,13 +1,7 @@
 r"""FLOPs of one denoising step of real pretrained configurations, counted on the meta device at any latent size.
 
 The models are built from their public configurations without weights or memory (``torch.device("meta")``) and their own
-``forward`` is counted by ``torch.utils.flop_counter``, 2 FLOPs a multiply-accumulate. On the meta device attention reaches
-the counter as batched matrix products, so it IS counted; on the CPU the same counter misses it (the flash kernel there is
-not registered). The count is split in two:
-
-    linear     matrix products with weights, and convolutions: grows with the tokens N
-    attention  products between activations: grows with N^2
-
+``forward`` is counted in two parts, linear and attention (:mod:`spectral_pd.comparing.flops`).
 Text encoder and autoencoder run once a picture and are not part of a step.
 
     python benchmarks/cost.py                    # writes results/cost.csv and results/usual_plans.csv
@@ -28,56 +22,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_pd import PRESETS, make_plan, shift_times
+from spectral_pd.comparing.flops import Flops, count
 from spectral_pd.pretrained import PRETRAINED, step_cost
 
 Grid = tuple[int, ...]
 Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Flops:
-    """FLOPs of one call: products with weights, and products between activations."""
-
-    linear: float
-    attention: float
-
-    @property
-    def total(self) -> float:
-        """Everything counted."""
-        return self.linear + self.attention
-
-
-def count(module: nn.Module, inputs: dict[str, Any]) -> Flops:
-    """Count one forward pass of a module that lives on the meta device.
-
-    Parameters
-    ----------
-    module
-        On the meta device, or attention would be missed.
-    inputs
-        Keyword arguments of its forward, tensors on the meta device.
-
-    Raises
-    ------
-    ValueError
-        A parameter is not on the meta device.
-    """
-    for name, parameter in module.named_parameters():
-        if parameter.device.type != "meta":
-            raise ValueError(
-                f"parameter {name} is on {parameter.device}; build the module under torch.device('meta'), where the "
-                f"counter sees attention"
-            )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(**inputs)
-    counts = counter.get_flop_counts()["Global"]
-    attention = sum(n for op, n in counts.items() if any(part in str(op) for part in ("bmm", "attention")))
-    return Flops(float(sum(counts.values()) - attention), float(attention))
 
 
 @dataclass(frozen=True)
@@ -247,6 +200,20 @@ def _sd3_inputs(text: int) -> Inputs:
     return inputs
 
 
+def _pixelgen(*, reduced: bool = False) -> nn.Module:
+    from pixelgen import PixelGen
+
+    return PixelGen(**({"blocks": 2} if reduced else {}))
+
+
+def _pixelgen_inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "x": torch.zeros(1, 3, *grid, device=device, dtype=dtype),
+        "t": torch.full((1,), 0.5, device=device, dtype=dtype),
+        "text": torch.zeros(1, 128, 2048, device=device, dtype=dtype),
+    }
+
+
 def _known(name: str, build: Callable[..., nn.Module], inputs: Callable[[int], Inputs], text_tokens: int) -> Model:
     model = PRETRAINED[name]
     return Model(model.label, build, inputs(text_tokens), model.passes, text_tokens)
@@ -263,6 +230,7 @@ MODELS = {
     "qwen-image": _known("qwen-image", _qwen_image, _qwen_image_inputs, 256),
     # 77 tokens of the CLIP encoders, 256 of T5.
     "sd3.5": _known("sd3.5", _sd35_large, _sd3_inputs, 333),
+    "pixelgen": Model("PixelGen-XXL/16", _pixelgen, _pixelgen_inputs, passes=2, text_tokens=128),
 }
 
 
@@ -295,15 +263,22 @@ def forward_flops(name: str, grid: Grid, *, reduced: bool = False) -> Flops:
     return count(_on_meta(name, reduced), MODELS[name].inputs(tuple(grid), "meta", torch.bfloat16))
 
 
-def counted_cost(name: str, *, reduced: bool = False) -> Callable[[Grid], float]:
-    """:func:`spectral_pd.pretrained.step_cost` by counting here and now: also of networks of few blocks.
+def counted_cost(name: str, *, reduced: bool = False, linear: bool = False) -> Callable[[Grid], float]:
+    """:func:`spectral_pd.pretrained.step_cost` by counting here and now: also of PixelGen, and of networks of few blocks.
 
     Parameters
     ----------
     name, reduced
         As :func:`forward_flops`.
+    linear
+        Without attention.
     """
-    return lambda grid: MODELS[name].passes * forward_flops(name, tuple(grid), reduced=reduced).total
+
+    def cost(grid: Grid) -> float:
+        flops = forward_flops(name, tuple(grid), reduced=reduced)
+        return MODELS[name].passes * (flops.linear if linear else flops.total)
+
+    return cost
 
 
 def _t5_xxl() -> tuple[nn.Module, int]:
@@ -322,35 +297,45 @@ def _clip_large() -> tuple[nn.Module, int]:
     return CLIPTextModel(config), 77
 
 
-def _qwen3_4b() -> tuple[nn.Module, int]:
+def _qwen3(width: int, hidden: int, layers: int, heads: int, tokens: int) -> tuple[nn.Module, int]:
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         num_key_value_heads=8,
         head_dim=128,
     )
-    return Qwen3Model(config), 256
+    return Qwen3Model(config), tokens
+
+
+def _qwen3_4b() -> tuple[nn.Module, int]:
+    return _qwen3(2560, 9728, 36, 32, 256)
+
+
+def _qwen3_1_7b() -> tuple[nn.Module, int]:
+    return _qwen3(2048, 6144, 28, 16, 128)
 
 
 ENCODERS: dict[str, tuple[Callable[[], tuple[nn.Module, int]], ...]] = {
     "flux": (_t5_xxl, _clip_large),
     "z-image": (_qwen3_4b,),
+    "pixelgen": (_qwen3_1_7b,),
 }
-"""Text encoders of the models whose autoencoder is FLUX.1's, each with its number of tokens."""
+"""Text encoders, each with its number of tokens. The autoencoder is FLUX.1's, or none."""
 
 
 @lru_cache(maxsize=8)
 def once_flops(name: str, grid: Grid = (128, 128)) -> float:
-    """Linear FLOPs spent once a picture: text encoders on one prompt and FLUX.1's autoencoder decoding a latent `grid`.
+    """Linear FLOPs spent once a picture: text encoders on one prompt, and FLUX.1's autoencoder decoding a latent `grid` where
+    the model has it.
 
     Raises
     ------
     ValueError
-        A model other than ``"flux"`` and ``"z-image"``.
+        A model that is not in :data:`ENCODERS`.
     """
     from diffusers import AutoencoderKL
 
@@ -366,7 +351,7 @@ def once_flops(name: str, grid: Grid = (128, 128)) -> float:
             use_quant_conv=False,
             use_post_quant_conv=False,
         ).decoder
-        total = count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
+        total = 0.0 if name == "pixelgen" else count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
         for build in ENCODERS[name]:
             encoder, tokens = build()
             total += count(encoder, {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}).linear
@@ -381,6 +366,7 @@ TABLE: dict[str, tuple[Grid, ...]] = {
     "flux2": ((128, 128), (64, 64), (32, 32)),
     "qwen-image": ((128, 128), (64, 64), (32, 32)),
     "sd3.5": ((128, 128), (64, 64), (32, 32)),
+    "pixelgen": ((512, 512), (256, 256)),
 }
 
 
