@@ -37,6 +37,17 @@ from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain, snr
 
+__all__ = [
+    "StageSample",
+    "check_metadata",
+    "draw_times",
+    "schedule_metadata",
+    "stage_endpoints",
+    "stage_intervals",
+    "stage_loss",
+    "stage_sample",
+]
+
 Draw = Literal["covering", "steps", "paper"]
 DRAW = inputs.choice("covering", "steps", "paper")
 

@@ -443,7 +443,7 @@ def test_docstring_numbers_are_read():
 
 def without_a_row() -> list[list[str]]:
     """Rows of the table of numbers that are left out, of docs/theory.md."""
-    section = (ROOT / "docs" / "theory.md").read_text().partition("## Numbers without a row\n")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "theory.md").read_text().partition("## Steps of proofs\n")[2].partition("\n## ")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")
     ][2:]

@@ -42,6 +42,8 @@ from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver
 from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
+__all__ = ["Ride"]
+
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
 
