@@ -133,6 +133,10 @@ def test_a_folder_goes_on_and_what_is_there_is_not_made_again(tmp_path, monkeypa
     compare(None, PROMPTS, SETTINGS, out=tmp_path, metrics=["ssim"], seeds=2)
     assert len(calls) == 2 * 2 * 3
     everything = files(tmp_path)
+    fewer = compare(sampler, PROMPTS[:1], SETTINGS, out=tmp_path, metrics=["psnr"], rounds=1)
+    assert fewer.pairs == [(0, 0)]
+    compare(sampler, PROMPTS, SETTINGS, out=tmp_path, seeds=2, rounds=1)
+    assert len(calls) == 2 * 2 * 3
     assert {key: everything[key] for key in before if key != "values"} == {
         k: v for k, v in before.items() if k != "values"
     }
@@ -145,6 +149,8 @@ def test_a_folder_goes_on_and_what_is_there_is_not_made_again(tmp_path, monkeypa
         compare(sampler, ["another"], SETTINGS, out=tmp_path)
     with pytest.raises(ValueError, match="there is no model to make it; give MODEL"):
         compare(None, [*PROMPTS, "a third"], SETTINGS, out=tmp_path)
+    with pytest.raises(ValueError, match="the reference = 'full', and it is now 'longer'"):
+        compare(sampler, PROMPTS, [make_setting({"scales": [1], "steps": 9, "name": "longer"})], out=tmp_path)
     assert str(direct).splitlines()[0] == str(Comparison(Folder(tmp_path))).splitlines()[0]
 
 
@@ -233,7 +239,7 @@ def test_words_json_and_toml_say_the_same(tmp_path):
     for table in tables:
         assert table.settings[0].facts() == words.facts()
     assert words.arguments == {"guidance_scale": 3.5}
-    assert words.family == "stages 0.5 1, clock stage"
+    assert words.family == "stages 1/2 1, clock stage"
     assert load_table(tmp_path / "t.json", every={"clock": "full"}).settings[0].clock == "full"
 
 

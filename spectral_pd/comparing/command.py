@@ -16,6 +16,7 @@ from spectral_pd.comparing.metrics import METRICS
 from spectral_pd.comparing.run import compare
 from spectral_pd.comparing.samplers import PipelineSampler, Sampler
 from spectral_pd.comparing.settings import PAPER, SHIPPED, Table, load_table, make_setting, named_once
+from spectral_pd.comparing.storage import Folder
 from spectral_pd.inputs import comparisons
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,10 +77,8 @@ def add(commands: Any, formatter: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """``spectral-pd compare``: print the table when everything is there."""
     table = _table(args)
-    prompts: Any = args.prompts or args.prompt or str(Path(args.out) / "prompts.jsonl")
-    entries = (
-        comparisons.prompts(prompts, "prompts") if Path(str(prompts)).exists() or args.prompt else [{"prompt": ""}]
-    )
+    # A network alone takes no prompt; a run that goes on has its own.
+    prompts: Any = args.prompts or args.prompt or Folder(Path(args.out)).prompts() or [""]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         sampler.arguments |= call
     found = compare(
         sampler,
-        entries,
+        prompts,
         table,
         out=args.out,
         metrics=args.metrics,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,8 +67,23 @@ class Comparison:
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Settings by name, in their order."""
-        return self.record["settings"]
+        """Settings by name, in their order, of which every picture is there."""
+        return {name: s for name, s in self.record["settings"].items() if self._pictured(name)}
+
+    def _pictured(self, setting: str) -> bool:
+        return all(self.folder.picture(setting, *pair).suffix for pair in self.pairs)
+
+    def _measured(self, setting: str, metric: str) -> bool:
+        """Whether a metric has seen every picture; one that compares with the full run says nothing of the full run."""
+        if METRICS[metric].distance:
+            return all(self.folder.features(metric, setting, *pair).exists() for pair in self.pairs)
+        relative = METRICS[metric].relative and setting == self.record["reference"]
+        return relative or all((setting, prompt, sample, metric) in self._values for prompt, sample in self.pairs)
+
+    def has(self, settings: Iterable[str], metrics: Iterable[str]) -> bool:
+        """Whether everything that is asked of these settings is there."""
+        names = list(metrics)
+        return all(self._pictured(s) and all(self._measured(s, m) for m in names) for s in settings)
 
     @cached_property
     def _values(self) -> dict[tuple[str, int, int, str], float]:
@@ -113,7 +128,9 @@ class Comparison:
     def estimate(self, setting: str, metric: str) -> Estimate | None:
         """What a metric says of a setting."""
         known, reference = self.metrics[metric], self.record["reference"]
-        if known.needs_reference and setting == reference:
+        if (known.needs_reference and setting == reference) or not self._measured(setting, metric):
+            return None
+        if known.distance and not self._measured(reference, metric):
             return None
         if known.distance:
             own, full = (
@@ -223,25 +240,6 @@ class Comparison:
 def _latency(seconds: Sequence[float]) -> str:
     digits = 2 if min(seconds) >= 1 else 4
     return f"{statistics.median(seconds):.{digits}f} [{min(seconds):.{digits}f}, {max(seconds):.{digits}f}]"
-
-
-def is_complete(folder: Folder) -> bool:
-    """Whether every picture and every value is there."""
-    found = Comparison(folder)
-    known = found.folder.values()
-    reference = found.record["reference"]
-    for name in found.settings:
-        for pair in found.pairs:
-            if not folder.picture(name, *pair).suffix:
-                return False
-            for metric, about in found.metrics.items():
-                if about.distance:
-                    there = folder.features(metric, name, *pair).exists()
-                else:
-                    there = (name, *pair, metric) in known or (about.relative and name == reference)
-                if not there:
-                    return False
-    return True
 
 
 def write(folder: Folder) -> Comparison:

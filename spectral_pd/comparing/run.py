@@ -95,17 +95,24 @@ def compare(
     comparisons.reference([name for name in loaded if METRICS[name].needs_reference], reference)
     if sampler is not None:
         plans = {s.name: sampler.plan(s, entries[0]["prompt"]) for s in table.settings}
-    folder, (rank, world) = Folder(Path(out)), share()
+    folder, (rank, world), every = Folder(Path(out)), share(), list(grid(len(entries), seeds))
+    if sampler is None:
+        missing = (
+            (s.name, path)
+            for s in table.settings
+            for pair in every
+            if not (path := folder.picture(s.name, *pair)).suffix
+        )
+        comparisons.all_made(*next(missing, ("", None)))
     folder.path.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         _begin(folder, table, entries, metrics=metrics, seeds=seeds, reference=reference, about=about or {})
         if sampler is not None:
             _costs(folder, sampler, table.settings, plans, entries[0]["prompt"])
             _latency(folder, sampler, table.settings, entries[0]["prompt"], rounds=rounds, progress=progress)
-    mine = list(grid(len(entries), seeds))[rank::world]
-    order = sorted(
-        table.settings, key=lambda s: s is not reference
-    )  # the reference first: others are measured against it
+    mine = every[rank::world]
+    # The reference first: others are measured against it.
+    order = sorted(table.settings, key=lambda s: s is not reference)
     done = folder.values()
     values = Appended(folder.path / f"values-{rank}.csv", VALUES)
     bar = tqdm(
@@ -121,7 +128,8 @@ def compare(
                 _measure(folder, setting, wanted, entries[prompt]["prompt"], (prompt, sample), against, values)
                 bar.update()
     values.close()
-    return report.write(folder) if report.is_complete(folder) else None
+    complete = report.Comparison(folder).has([s.name for s in order], metrics)
+    return report.write(folder) if complete else None
 
 
 def share() -> tuple[int, int]:
@@ -148,20 +156,22 @@ def _begin(
     record, before = folder.record(), folder.prompts()
     rows = {s.name: {"family": s.family, "printed": dict(s.printed), **s.facts()} for s in table.settings}
     comparisons.same("the model's", folder.path, record.get("about", {}), about)
+    if reference is not None and record.get("reference"):
+        comparisons.same("the", folder.path, {"reference": record["reference"]}, {"reference": reference.name})
     facts = record.get("settings", {})
     for name in set(rows) & set(facts):
         comparisons.same(f"setting {name!r},", folder.path, facts[name], rows[name])
     was, now = ({str(i): entry["prompt"] for i, entry in enumerate(e)} for e in (before, entries))
     comparisons.same("prompt", folder.path, was, now)
-    folder.write_prompts(entries if len(entries) >= len(before) else before)
+    folder.write_prompts(entries)
     folder.write_record(
         {
             "title": table.title or record.get("title", ""),
             "about": dict(about),
             "settings": {**facts, **rows},
-            "reference": record.get("reference") or (reference and reference.name),
+            "reference": record.get("reference") if reference is None else reference.name,
             "metrics": list(dict.fromkeys([*record.get("metrics", ()), *metrics])),
-            "seeds": max(seeds, record.get("seeds", 0)),
+            "seeds": seeds,
             "environment": environment(),
         }
     )
@@ -200,8 +210,8 @@ def _latency(
 def _one(folder: Folder, sampler: Sampler | None, setting: Setting, prompt: str, which: tuple[int, int]) -> None:
     path = folder.picture(setting.name, *which)
     if not path.suffix:
-        comparisons.made(sampler is not None, setting.name, path)
-        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))  # type: ignore[union-attr]
+        assert sampler is not None  # or every picture would be there
+        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))
 
 
 def _measure(

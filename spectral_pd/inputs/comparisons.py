@@ -198,8 +198,8 @@ def obtainable(name: str, packages: str) -> Iterator[None]:
         ) from error
 
 
-made = rule(
-    lambda there, setting, path: there,
+all_made = rule(
+    lambda setting, path: path is None,
     "the picture {path} of setting {setting!r} is not there, and there is no model to make it; give MODEL",
 )
 
