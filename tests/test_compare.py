@@ -24,6 +24,7 @@ from tiny_pipelines import FLUX, WAN, Z_IMAGE, Family, generator
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import progressive
 from spectral_pd.comparing import PipelineSampler, compare, load_table, make_setting
+from spectral_pd.comparing.layouts import lay_out
 from spectral_pd.comparing.report import Comparison
 from spectral_pd.comparing.samplers import NetworkSampler
 from spectral_pd.comparing.settings import PAPER, SHIPPED
@@ -270,6 +271,27 @@ def test_the_papers_tables_are_the_papers(name):
         assert splits == [(50,), (25,), (34, 16), (23, 11, 16)]
 
 
+def z_image() -> PipelineSampler:
+    """What the command below names as its MODEL."""
+    return tiny(Z_IMAGE)
+
+
+def test_a_table_of_the_paper_runs_on_a_tiny_pipeline(tmp_path, capsys):
+    """Table 6 without its fine-tuned rows: what the paper prints stands beside what was counted."""
+    call = ["compare", f"{__file__}:z_image", "--table", "6", "--only", "free", "--only", "full-size", "--rounds", "0"]
+    assert (
+        main([*call, "--call", "height=64 width=64", "--prompt", "a cat", "--metrics", "psnr", "--out", str(tmp_path)])
+        == 0
+    )
+    out = capsys.readouterr().out
+    header, rule, *body = [line for line in out.splitlines() if line.startswith("|")]
+    cells = [dict(zip(*(text.strip("| ").split(" | ") for text in (header, line)), strict=True)) for line in body]
+    assert [row["TFLOP, printed"] for row in cells] == ["4941.23", "997.68", "701.92", "3132.03", "2871.09", "2436.19"]
+    assert [row["speedup, printed"] for row in cells] == ["-", "-", "-", "1.65", "1.74", "2.01"]
+    assert [row["steps"].split("+")[-1] for row in cells][:3] == ["50", "10", "7"]
+    assert (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -414,6 +436,31 @@ def test_a_cut_line_is_taken_away(tmp_path):
     table.add(3, "z")
     table.close()
     assert path.read_text() == 'a,b\n1,"x,y"\n3,z\n'
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "family"), [("geneval", FLUX), ("t2i-compbench", FLUX), ("vbench", WAN)], ids=str
+)
+def test_pictures_are_laid_out_for_evaluators(evaluator, family, tmp_path):
+    entries = [{"prompt": "a red bench", "tag": "color"}, {"prompt": "two cats", "tag": "counting"}]
+    found = compare(tiny(family), entries, SETTINGS[:1], out=tmp_path, seeds=2, rounds=0)
+    (command,) = lay_out(tmp_path, evaluator)
+    place = tmp_path / evaluator / "full"
+    assert str(place) in command
+    wanted = {
+        "geneval": ["00001/samples/0001.png", "00001/metadata.jsonl"],
+        "t2i-compbench": ["samples/two cats_000001.png"],
+        "vbench": ["two cats-1.mp4"],
+    }[evaluator]
+    assert all((place / name).exists() for name in wanted)
+    assert (place / wanted[0]).read_bytes() == found.folder.picture("full", 1, 1).read_bytes()
+    if evaluator == "geneval":
+        assert json.loads((place / wanted[1]).read_text()) == entries[1]
+    assert len([p for p in place.rglob("*") if p.suffix in (".png", ".mp4")]) == 4
+    lay_out(tmp_path, evaluator)  # once more is no fault
+    other = "geneval" if family is WAN else "vbench"
+    with pytest.raises(ValueError, match=r"this evaluator reads .* files"):
+        lay_out(tmp_path, other)
 
 
 def test_prompts_come_from_every_kind_of_file(tmp_path):

@@ -78,26 +78,26 @@ def run(args: argparse.Namespace) -> None:
     """``spectral-pd compare``: print the table when everything is there."""
     table = _table(args)
     # A network alone takes no prompt; a run that goes on has its own.
-    prompts: Any = args.prompts or args.prompt or Folder(Path(args.out)).prompts() or [""]
+    known: Any = args.prompt or Folder(Path(args.out)).prompts() or [""]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     sampler = None if args.model is None else find_sampler(args.model, device=device, dtype=PRECISIONS[args.dtype])
     call = {**table.arguments, **comparisons.words(args.call, "--call")}
+    about = {"model": args.model, "call": call, "compiled": args.compile}
     if isinstance(sampler, PipelineSampler):
         sampler.arguments |= call
+        about["type"] = str(sampler.networks[0].dtype)
     found = compare(
         sampler,
-        prompts,
+        args.prompts or known,
         table,
         out=args.out,
         metrics=args.metrics,
         seeds=args.seeds,
         rounds=args.rounds,
-        about=(
-            {} if args.model is None else {"model": args.model, "dtype": args.dtype, **({"call": call} if call else {})}
-        ),
+        about={key: value for key, value in about.items() if value},
         device=device,
         progress=sys.stderr.isatty(),
     )

@@ -160,14 +160,15 @@ def _begin(
         comparisons.same("the", folder.path, {"reference": record["reference"]}, {"reference": reference.name})
     facts = record.get("settings", {})
     for name in set(rows) & set(facts):
-        comparisons.same(f"setting {name!r},", folder.path, facts[name], rows[name])
+        pictured = {key: facts[name][key] for key in facts[name] if key not in ("family", "printed")}
+        comparisons.same(f"setting {name!r},", folder.path, pictured, rows[name])
     was, now = ({str(i): entry["prompt"] for i, entry in enumerate(e)} for e in (before, entries))
     comparisons.same("prompt", folder.path, was, now)
     folder.write_prompts(entries)
     folder.write_record(
         {
             "title": table.title or record.get("title", ""),
-            "about": dict(about),
+            "about": {**record.get("about", {}), **about},
             "settings": {**facts, **rows},
             "reference": record.get("reference") if reference is None else reference.name,
             "metrics": list(dict.fromkeys([*record.get("metrics", ()), *metrics])),
