@@ -284,7 +284,7 @@ def test_a_table_of_the_paper_runs_on_a_tiny_pipeline(tmp_path, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    header, rule, *body = [line for line in out.splitlines() if line.startswith("|")]
+    header, _, *body = [line for line in out.splitlines() if line.startswith("|")]
     cells = [dict(zip(*(text.strip("| ").split(" | ") for text in (header, line)), strict=True)) for line in body]
     assert [row["TFLOP, printed"] for row in cells] == ["4941.23", "997.68", "701.92", "3132.03", "2871.09", "2436.19"]
     assert [row["speedup, printed"] for row in cells] == ["-", "-", "-", "1.65", "1.74", "2.01"]
