@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     """``spectral-pd compare``: print the table when everything is there."""
     table = _table(args)
     # A network alone takes no prompt; a run that goes on has its own.
-    known: Any = args.prompt or Folder(Path(args.out)).prompts() or [""]
+    known: Any = args.prompt or Folder(Path(args.out)).prompts() or [{"prompt": ""}]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
