@@ -26,6 +26,8 @@ from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import optimal_gain
 
+__all__ = ["FiniteDataset", "GaussianField", "Prediction", "predict"]
+
 
 class GaussianField:
     """A stationary Gaussian field with a given spectrum, and its exact denoiser at every stage size.

@@ -42,6 +42,17 @@ from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
 from spectral_pd.inputs import door, spectra
 from spectral_pd.theory import max_frequency, transition_times
 
+__all__ = [
+    "PRESETS",
+    "AnySpectrum",
+    "Binning",
+    "PowerLaw",
+    "RadialSpectrum",
+    "Spectrum",
+    "as_spectrum",
+    "load_spectrum",
+]
+
 Kind = Literal["measured", "measured, distilled encoder", "calibrated", "borrowed"]
 KIND = inputs.choice("measured", "measured, distilled encoder", "calibrated", "borrowed")
 
@@ -120,7 +131,7 @@ class _Function(RadialSpectrum):
 
 
 def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
-    """Any spectrum as one that answers the three questions: itself, or a function of frequency wrapped.
+    """Any spectrum as one that answers the three questions: itself, the law of a measurement, or a wrapped function.
 
     Raises
     ------
@@ -132,8 +143,13 @@ def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
     >>> as_spectrum(lambda omega: 50 / omega**2).coefficients((4, 4))[1].round(6).tolist()
     [200.0, 100.0, 40.0, 20.0]
     """
+    value = inputs.law(value)
     if isinstance(value, AnySpectrum):
         return value
+    if isinstance(value, (str, Path)):
+        known = value in PRESETS
+        remedy = f"PRESETS[{value!r}]" if known else f"load_spectrum({str(value)!r}) of spectral_pd.power"
+        raise TypeError(f"{name} is {str(value)!r}; pass {remedy}")
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} is {type(value).__name__}; pass a PowerLaw, a Spectrum or a function of frequency")
     return _Function(value)
@@ -213,6 +229,7 @@ class PowerLaw(RadialSpectrum):
 
     @door(shape=inputs.shape)
     def at(self, shape: Sequence[int]) -> PowerLaw:
+        spectra.own_axes(self.shape, shape)
         if self.shape is None:
             return replace(self, shape=tuple(shape))
         return replace(self, amplitude=self.amplitude * math.prod(shape) / math.prod(self.shape), shape=tuple(shape))
@@ -404,6 +421,7 @@ class Spectrum(RadialSpectrum):
 
     @door(shape=inputs.shape)
     def at(self, shape: Sequence[int]) -> Spectrum:
+        spectra.own_axes(self.shape, shape)
         return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=tuple(shape))
 
     def envelope(self) -> Spectrum:

@@ -22,6 +22,8 @@ from spectral_pd.plan import Clock, Cost, Plan, Stage, Step, moves, scale_text
 from spectral_pd.power import AnySpectrum, as_spectrum
 from spectral_pd.theory import align_time
 
+__all__ = ["make_plan", "plan_at", "shift_times", "stage_shape", "token_cost"]
+
 
 @door(steps=inputs.whole(1), shift=plans.shift)
 def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
@@ -101,6 +103,7 @@ def token_cost(
     return TokenCost(tuple(shape), plans.multiples(patch, len(shape)), text_tokens, attention)
 
 
+@door(shape=inputs.shape)
 def stage_shape(
     shape: Sequence[int], scale: float | Sequence[float], *, multiple_of: int | Sequence[int] = 1
 ) -> tuple[int, ...]:
@@ -156,7 +159,7 @@ def make_plan(
         A :class:`~spectral_pd.PowerLaw` (e.g. ``PRESETS["flux"]``), a measured :class:`~spectral_pd.Spectrum`, or any
         function of frequency. Rescaled to `shape` when it carries another grid. For given t*: :func:`plan_at`.
     shape
-        Full grid, e.g. (128, 128): the LATENT size for latent models.
+        Full grid, e.g. (128, 128), or 128 for short, without batch and channels: the LATENT size for latent models.
     scales
         Increasing, ending at 1, e.g. (1/2, 1). A scale may hold one number an axis: ((1, 1/2, 1/2), 1) grows video
         (frames, height, width) in space only, ((1/2, 1/2, 1/2), (1, 1/2, 1/2), 1) in time first.

@@ -33,6 +33,17 @@ from spectral_pd.plan import PLAN, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
 
+__all__ = [
+    "StageSample",
+    "check_metadata",
+    "draw_times",
+    "schedule_metadata",
+    "stage_endpoints",
+    "stage_intervals",
+    "stage_loss",
+    "stage_sample",
+]
+
 Draw = Literal["covering", "steps", "paper"]
 DRAW = inputs.choice("covering", "steps", "paper")
 

@@ -196,7 +196,20 @@ for arguments in json.loads(sys.argv[1]):
 LONG = "long" * 30
 COMMANDS = {
     "two stages": ["plan", "--preset", "flux", "--size", "128"],
-    "video": ["plan", "--preset", "wan", "--size", "21", "600", "1040", "--scales", "1/3", "2/3", "1"],
+    "three stages": [
+        "plan",
+        "--preset",
+        "wan",
+        "--size",
+        "90",
+        "160",
+        "--scales",
+        "1/3",
+        "2/3",
+        "1",
+        "--multiple-of",
+        "2",
+    ],
     "budget": ["plan", "--preset", "sana", "--size", "32", "--budget", "9"],
     "borrowed": ["plan", "--preset", "qwen-image", "--size", "129", "65", "--scales", "1/4", "1/2", "1", "--force"],
     "fit": ["fit", "latents.npy", "--scales", "1/4", "1/2", "1"],
@@ -239,7 +252,7 @@ def test_nothing_is_wider_than_the_terminal(terminal):
 
 
 def test_rows_of_plans_are_whole(terminal):
-    for name in ("two stages", "video", "budget", "borrowed", "demo"):
+    for name in ("two stages", "three stages", "budget", "borrowed", "demo"):
         header = next(k for k, line in enumerate(terminal[name]) if line.split()[:2] == ["scale", "size"])
         table = terminal[name][header : header + 3]
         assert len({len(line) for line in table}) == 1

@@ -342,10 +342,10 @@ def test_printed_tokens():
     assert header[-2:] == ["tokens", "share"]
     assert (first[8], second[8]) == ("1024", "4096")
     assert video.stages[0].scale == (1, 0.5, 0.5)
-    sizes = make_plan(
-        shift_times(50), FLUX, (21, 600, 1040), scales=((1, 1 / 2, 1 / 2), 1), cost=lambda grid: 1e12 * grid[1]
+    wide = plan_at(
+        shift_times(50), (0.7,), (21, 600, 1040), scales=((1, 1 / 2, 1 / 2), 1), cost=lambda grid: 1e12 * grid[1]
     )
-    assert max(map(len, str(sizes).splitlines())) <= 80
+    assert max(map(len, str(wide).splitlines())) <= 80
 
 
 def test_a_plan_prints_how_sure_its_transitions_are():

@@ -37,6 +37,8 @@ from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
 
+__all__ = ["Ride"]
+
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd.fit import fit_band
-from spectral_pd.inputs import storage
+from spectral_pd.inputs import spectra, storage
 from spectral_pd.measuring.options import Options, chosen
 from spectral_pd.measuring.sources import Batch, Source, content, plain, reason, some_numbers
 from spectral_pd.meter import SpectrumMeter
@@ -278,6 +278,7 @@ def _update(
             values = values.to(options.device)
         if meter is not None:
             return meter.update(values, index=index)
+        spectra.planes_last(values, "values")
         meter = _meter(values.shape[-2:], options).update(values, index=index)
     except (ValueError, TypeError) as error:
         raise plain(error, f"batch {number}") from None
