@@ -1,11 +1,11 @@
 """What a comparison keeps in its folder: pictures, values, costs, latencies. Everything is written once, so that a killed
 run goes on.
 
-comparison.json                 model, settings, call, versions
-prompts.jsonl                   one entry a line
-pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
-features/METRIC/SETTING/...npy  what distances between sets are made of
-values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
+    comparison.json                 model, settings, call, versions
+    prompts.jsonl                   one entry a line
+    pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
+    features/METRIC/SETTING/...npy  what distances between sets are made of
+    values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
 """
 
 from __future__ import annotations
