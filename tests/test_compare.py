@@ -24,6 +24,7 @@ from tiny_pipelines import FLUX, WAN, Z_IMAGE, Family, generator
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import progressive
 from spectral_pd.comparing import PipelineSampler, compare, load_table, make_setting
+from spectral_pd.comparing.flops import count
 from spectral_pd.comparing.layouts import lay_out
 from spectral_pd.comparing.report import Comparison
 from spectral_pd.comparing.samplers import NetworkSampler
@@ -418,6 +419,38 @@ def test_the_loop_is_timed_alone(monkeypatch):
     assert time.perf_counter() - began > 1.0
     assert 0 < seconds < time.perf_counter() - began - 1.0
     assert "progress_bar" not in vars(sampler.pipe)
+
+
+def test_encoders_and_decoder_are_counted_once():
+    """A tiny text encoder beside the tiny FLUX: its own count and the decoder's, on top of the network's."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3, vocab_size=50)
+    pipe = FLUX.build()
+    pipe.register_modules(text_encoder_2=transformers.T5EncoderModel(config).eval())
+    tokens = torch.arange(12)[None]
+
+    def encode(prompt):
+        pipe.text_encoder_2(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        return flux()._encode(prompt)
+
+    sampler, setting = PipelineSampler(pipe, flux().arguments, encode=encode), SETTINGS[1]
+    with torch.device("meta"):
+        encoder = count(transformers.T5EncoderModel(config), {"input_ids": torch.zeros(1, 12, dtype=torch.int64)})
+        decoder = count(type(pipe.vae).from_config(pipe.vae.config).decoder, {"sample": torch.zeros(1, 4, 8, 12)})
+    assert sampler.once(setting, "a").linear == encoder.linear + decoder.linear > 0
+    assert sampler.flops(setting, "a") == flux().flops(setting, "a"), "the network's own are what they were"
+    assert tiny(WAN).once(setting, "a").linear == 0
+
+
+def test_a_network_that_cannot_be_counted_is_compared_all_the_same(tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!\nand more")
+
+    monkeypatch.setattr("spectral_pd.comparing.samplers.Calls.flops", refused)
+    found = compare(flux(), PROMPTS[:1], SETTINGS[:2], out=tmp_path, rounds=1)
+    assert found.flops == {}
+    assert not any("FLOP" in column for column in found.table[0])
+    assert "full: FLOPs not counted, NotImplementedError: Cannot copy out of meta tensor; no data!" in found.facts
 
 
 def test_what_is_kept_is_what_was_made(tmp_path):

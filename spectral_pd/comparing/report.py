@@ -96,13 +96,13 @@ class Comparison:
 
     @cached_property
     def flops(self) -> dict[str, tuple[float, float]]:
-        """FLOPs of the network's calls for one picture: linear, and all."""
-        rows = self.folder.rows("costs.csv")
-        linear = {row["setting"]: float(row["linear_flop"]) for row in rows}
-        return {
-            row["setting"]: (linear[row["setting"]], linear[row["setting"]] + float(row["attention_flop"]))
-            for row in rows
-        }
+        """FLOPs for one picture: linear, encoders and decoder included, and all of the network's calls."""
+        found = {}
+        for row in self.folder.rows("costs.csv"):
+            linear, attention, once = (float(row[f"{part}_flop"]) for part in ("linear", "attention", "once"))
+            if not np.isnan(linear):
+                found[row["setting"]] = (linear + once, linear + attention)
+        return found
 
     @cached_property
     def seconds(self) -> dict[str, list[float]]:
@@ -220,8 +220,9 @@ class Comparison:
             )
         if self.flops:
             said.append(
-                "FLOP: 2 a multiply-accumulate, counted on the network's own calls, guidance included, without encoders; "
-                "linear: products with weights, as the paper counts pictures; all: attention included, as it counts video"
+                "FLOP: 2 a multiply-accumulate, counted on the calls that were made, guidance included; linear: products with "
+                "weights, text encoders and picture decoder included, as the paper counts pictures; all: of the network that "
+                "denoises alone, attention included, as it counts video"
             )
         relative = [m.label for m in self.metrics.values() if m.needs_reference]
         if relative:

@@ -21,6 +21,7 @@ from spectral_pd import inputs
 from spectral_pd.comparing import metrics as known
 from spectral_pd.comparing import report
 from spectral_pd.comparing.environment import environment
+from spectral_pd.comparing.flops import Flops
 from spectral_pd.comparing.metrics import METRICS, Features, Measure
 from spectral_pd.comparing.samplers import Sampler
 from spectral_pd.comparing.settings import Setting, Table, named_once
@@ -128,7 +129,7 @@ def compare(
                 _measure(folder, setting, wanted, entries[prompt]["prompt"], (prompt, sample), against, values)
                 bar.update()
     values.close()
-    complete = report.Comparison(folder).has([s.name for s in order], metrics)
+    complete = bool(folder.record()) and report.Comparison(folder).has([s.name for s in order], metrics)
     return report.write(folder) if complete else None
 
 
@@ -185,10 +186,15 @@ def _costs(
     costs = Appended(folder.path / "costs.csv", COSTS)
     for setting in settings:
         if setting.name not in known_costs:
-            plan, flops = plans[setting.name], sampler.flops(setting, prompt)
-            sizes = " ".join(map(shown, plan.shapes))
-            split = "+".join(map(str, plan.split))
-            costs.add(setting.name, split, sizes, flops.linear, flops.attention, "; ".join(plan.warnings))
+            plan, notes = plans[setting.name], plans[setting.name].warnings
+            try:
+                flops, once = sampler.flops(setting, prompt), sampler.once(setting, prompt)
+            except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+                # A network that asks for numbers cannot be counted where there are none; all else can still be compared.
+                flops = once = Flops(float("nan"), float("nan"))
+                notes = (*notes, f"FLOPs not counted, {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            sizes, split = " ".join(map(shown, plan.shapes)), "+".join(map(str, plan.split))
+            costs.add(setting.name, split, sizes, flops.linear, flops.attention, once.linear, "; ".join(notes))
     costs.close()
 
 

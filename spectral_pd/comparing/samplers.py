@@ -50,6 +50,10 @@ class Sampler(Protocol):
         """FLOPs of the network's calls for one picture."""
         ...
 
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        """FLOPs besides, of encoding the prompt and decoding the picture."""
+        ...
+
 
 class PipelineSampler:
     """A diffusers pipeline, each setting through its own loop (:func:`spectral_pd.adapters.adapt`).
@@ -79,6 +83,7 @@ class PipelineSampler:
         self._encode = encode or (lambda prompt: {"prompt": prompt})
         self._plans: dict[str, Plan] = {}
         self._calls, self._lora = Calls(), list[str]()
+        self._once: Flops | None = None
 
     @property
     def networks(self) -> list[Any]:
@@ -110,6 +115,18 @@ class PipelineSampler:
         with self._calls.of(self.networks):
             self._run(setting, prompt, seed=0, output_type="latent")
         return self._calls.flops()
+
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        if self._once is None:
+            own = self.pipe.components.items()
+            encoders = [module for name, module in own if name.startswith("text_encoder") and module is not None]
+            vae: Any = getattr(self.pipe, "vae", None)
+            parts = {"decoder": vae} if hasattr(vae, "decoder") else {}
+            with self._calls.of(encoders, parts=parts):
+                picture = self.picture(setting, prompt, 0)
+            # Decoders of videos go frame by frame with a memory, and the paper leaves them out.
+            self._once = self._calls.flops() if picture.ndim == 3 else Flops()
+        return self._once
 
     def _ride(self, setting: Setting, prompt: str, **more: Any) -> Ride:
         steps = {} if setting.steps is None else {"num_inference_steps": setting.steps}
@@ -219,6 +236,9 @@ class NetworkSampler:
 
         self._run(velocity, setting, 0)
         return spent
+
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        return Flops()
 
     def _run(self, velocity: Velocity, setting: Setting, seed: int) -> Tensor:
         plan = self.plan(setting, "")

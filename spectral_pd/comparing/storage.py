@@ -28,7 +28,7 @@ from spectral_pd.inputs import comparisons
 
 VALUES = ("setting", "prompt", "sample", "metric", "value")
 LATENCY = ("setting", "round", "seconds")
-COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "warnings")
+COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "once_flop", "warnings")
 FRAMES_A_SECOND = 16
 
 
