@@ -110,9 +110,8 @@ def test_a_tiny_pipeline_from_settings_to_report(family, tmp_path):
     kept = read_picture(found.folder.picture("full", 1, 1))
     assert (kept - (stock if family is WAN else stock[None]).clamp(0, 1)).abs().max() < 0.51 / 255
     # FLOPs: half the steps cost half; coarse steps cost less.
-    (linear, whole), (_, few), (_, grown) = (found.flops[s.name] for s in SETTINGS)
+    (_, whole), (_, few), (_, grown) = (found.flops[s.name] for s in SETTINGS)
     assert few == pytest.approx(whole / 2)
-    assert linear < whole
     assert grown < whole or family is Z_IMAGE  # whose tokens are filled up to 32
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.seconds.values())
     assert found.speedup("full").value == 1
@@ -450,7 +449,8 @@ def test_a_network_that_cannot_be_counted_is_compared_all_the_same(tmp_path, mon
     found = compare(flux(), PROMPTS[:1], SETTINGS[:2], out=tmp_path, rounds=1)
     assert found.flops == {}
     assert not any("FLOP" in column for column in found.table[0])
-    assert "full: FLOPs not counted, NotImplementedError: Cannot copy out of meta tensor; no data!" in found.facts
+    (said,) = (fact for fact in found.facts if fact.startswith("full: "))
+    assert said.endswith("FLOPs not counted, NotImplementedError: Cannot copy out of meta tensor; no data!")
 
 
 def test_what_is_kept_is_what_was_made(tmp_path):

@@ -122,8 +122,9 @@ class PipelineSampler:
             encoders = [module for name, module in own if name.startswith("text_encoder") and module is not None]
             vae: Any = getattr(self.pipe, "vae", None)
             parts = {"decoder": vae} if hasattr(vae, "decoder") else {}
+            self.plan(setting, prompt)  # which encodes the prompt as well, once for all
             with self._calls.of(encoders, parts=parts):
-                picture = self.picture(setting, prompt, 0)
+                picture = self._run(setting, prompt, seed=0, output_type="pt")
             # Decoders of videos go frame by frame with a memory, and the paper leaves them out.
             self._once = self._calls.flops() if picture.ndim == 3 else Flops()
         return self._once
