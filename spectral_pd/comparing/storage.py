@@ -169,7 +169,7 @@ def save_features(path: Path, row: Rows) -> None:
 
 def read_features(paths: Sequence[Path]) -> Rows:
     """Rows of many pictures."""
-    return np.stack([np.load(path) for path in paths])
+    return np.stack([np.load(path, allow_pickle=False) for path in paths])
 
 
 def grid(prompts: int, seeds: int) -> Iterator[tuple[int, int]]:
