@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import combinations, pairwise, product
@@ -308,7 +308,8 @@ class _Limits:
 
     def t_star(self, size: Shape) -> float:
         """Time after which a stage of that grid makes no more steps; 0 allows any."""
-        return 0.0 if self.search.delta is None else self.leave(size, self.search.delta)
+        by_rule = 0.0 if self.search.delta is None else self.leave(size, self.search.delta)
+        return max(by_rule, (self.search.least_times or {}).get(size, 0.0))
 
     def chain(self, shapes: Sequence[Shape]) -> bool:
         """Whether each grid grows into the next, with nested coefficients."""
@@ -329,7 +330,8 @@ class _Limits:
         if self.search.steps is not None:
             first = self.search.steps - sum(finer)
             return [(first, *finer)] if 1 <= first <= most else []
-        if self.search.delta is None or self.search.shifts is None or not finer:
+        bounded = self.search.delta is not None or self.search.least_times
+        if not bounded or self.search.shifts is None or not finer:
             return [(most, *finer)]
 
         def late(first: int, grid: Callable[[int], tuple[float, ...]]) -> bool:
@@ -524,6 +526,9 @@ class Search:
         No stage makes a step from a time at which the delta rule would have left it at this tolerance. None leaves the
         transitions free, which is best on Gaussian fields; models that choose between alternatives by evidence from high
         frequencies want a bound such as 0.01 (docs/plans.md).
+    least_times
+        No stage of a grid makes a step from a time below this: what was measured of a network whose sizes disagree
+        (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
     multiple_of, basis
         As for :func:`~spectral_pd.make_plan`.
     """
@@ -535,6 +540,7 @@ class Search:
     times: Sequence[float] | None = None
     shifts: Sequence[float] | None = None
     delta: float | None = None
+    least_times: Mapping[Shape, float] | None = None
     multiple_of: int | Sequence[int] = 1
     basis: Basis = DCT
 

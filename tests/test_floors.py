@@ -37,6 +37,7 @@ FLOORS = {
     "passthrough": 7,
     "autoencoders": 7,
     "calibrate": 7,
+    "agreement": 7,
     "__init__": 7,
     "adapters": 8,
     "measuring": 8,
