@@ -62,7 +62,7 @@ nitpick_ignore_regex = [
 
 
 INTERNAL = re.compile(
-    r"spectral_pd\.(_.*|inputs.*|philox|adapters\.(walk|unipc)|measuring\.(command|stream|sources)|__main__)"
+    r"spectral_pd\.(_.*|inputs.*|philox|adapters\.(walk|unipc|command)|measuring\.(command|stream|sources)|comparing\..*)"
 )
 """Modules without a page: what is behind the public functions. What others keep to themselves, their `__all__` says."""
 
@@ -139,8 +139,8 @@ def _index(names: list[str]) -> str:
             lines += [f":py:obj:`{name} <spectral_pd.{name}>`", f"    {' '.join(first.split())}", ""]
     lines += ["Modules", "-------", ""]
     for name in names:
-        first = (importlib.import_module(name).__doc__ or "").strip().splitlines()[0]
-        lines += [f":doc:`{name} <{name}>`", f"    {first}", ""]
+        first = (importlib.import_module(name).__doc__ or "").strip().partition("\n\n")[0]
+        lines += [f":doc:`{name} <{name}>`", f"    {' '.join(first.split())}", ""]
     return "\n".join([*lines, ".. toctree::", "    :hidden:", "", *(f"    {name}" for name in names), ""])
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,39 +80,36 @@ def test_with_a_pipeline(reader, monkeypatch, capsys):
     diffusers = pytest.importorskip("diffusers")
     from tiny_pipelines import FLUX, generator
 
-    class Stub:
+    pipe = FLUX.build()
+    called = type(pipe).__call__
+
+    class FluxPipeline(type(pipe)):
+        """The tiny pipeline under the name that README imports; it has no text encoders and makes small pictures."""
+
         @staticmethod
-        def from_pretrained(name: str, torch_dtype: torch.dtype) -> Stub:
+        def from_pretrained(name: str, torch_dtype: torch.dtype) -> FluxPipeline:
             assert (name, torch_dtype) == ("black-forest-labs/FLUX.1-dev", torch.bfloat16)
-            return Stub()
-
-        def to(self, device: str):
-            assert device == "cuda"
-            pipe = FLUX.build()
-            called = type(pipe).__call__
-
-            class Small(type(pipe)):
-                def __call__(self, prompt, num_inference_steps, **more):
-                    arguments = FLUX.arguments(guided=False, num_inference_steps=num_inference_steps, output_type="pil")
-                    return called(self, **{**arguments, "generator": generator(), **more})
-
-            pipe.__class__ = Small
             return pipe
 
-    monkeypatch.setattr(diffusers, "FluxPipeline", Stub)
+        def to(self, device: str) -> FluxPipeline:
+            assert device == "cuda"
+            return self
+
+        def __call__(self, prompt, num_inference_steps, **more):
+            size = {"height": 64, "width": 64, "output_type": "pil", "generator": generator()}
+            own = FLUX.arguments(guided=False, num_inference_steps=num_inference_steps, **size)
+            return called(self, **{**own, **more})
+
+    pipe.__class__ = FluxPipeline
+    monkeypatch.setattr(diffusers, "FluxPipeline", FluxPipeline)
     text = README.read_text().partition("## A pretrained pipeline")[2].partition("\n## ")[0]
     (code,) = re.findall(r"(?:^(?: {4}.*)?\n)+", text.partition("\n\n")[2], re.MULTILINE)[:1]
     code = re.sub(r"^ {4}", "", code, flags=re.MULTILINE)
     assert "from_pretrained" in code
     assert "progressive(" in code
-    monkeypatch.setattr(
-        "spectral_pd.adapters.families.LAYOUTS", {**importlib.import_module("spectral_pd.adapters").LAYOUTS}
-    )
-    importlib.import_module("spectral_pd.adapters.families").LAYOUTS["Small"] = importlib.import_module(
-        "spectral_pd.adapters"
-    ).LAYOUTS["FluxPipeline"]
     with pytest.warns(UserWarning, match="is rescaled to"):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "README.md", "exec"), scope := {})
+    assert scope["images"][0].size == (64, 64)
     assert Path("lighthouse.png").read_bytes().startswith(b"\x89PNG")
     reader.follow("docs/adapters.md")
     assert "AURA_FLOW" in reader.python()
@@ -118,7 +117,7 @@ def test_with_a_pipeline(reader, monkeypatch, capsys):
 
 
 def test_with_an_equation(reader):
-    """A doubt about equation 9: README, theory: its function, its test and the notebook that checks it. Two pages, one notebook."""
+    """A doubt about equation 9: README, theory, and its row's function, test and notebook. Two pages and a notebook."""
     reader.follow("docs/theory.md")
     (row,) = [line for line in reader.page.read_text().splitlines() if line.startswith("| 9 |")]
     _, number, what, function, test, notebook, _ = map(str.strip, row.split("|"))
@@ -154,7 +153,7 @@ def test_with_an_equation(reader):
 
 @pytest.mark.skipif(not ops.has_native() or shutil.which("make") is None, reason="needs the extension and make")
 def test_with_a_kernel(reader, tmp_path):
-    """A kernel to change: README, kernels: the file by the map, the change, the refusal of old kernels, the line that rebuilds."""
+    """A kernel to change: README, kernels: the file by the map, the refusal of old kernels, the line that rebuilds."""
     reader.follow("docs/kernels.md")
     text = reader.page.read_text()
     (named,) = re.findall(r"^\| `(dct\.h)`, .* \| one-dimensional transforms", text, re.MULTILINE)
@@ -175,7 +174,7 @@ def test_with_a_kernel(reader, tmp_path):
     (tmp_path / ".venv").mkdir()
     for stamp in (".ready", ".built"):
         (tmp_path / ".venv" / stamp).touch()
-    (tmp_path / "csrc" / named).touch()
+    os.utime(tmp_path / "csrc" / named, (time.time() + 10,) * 2)  # changed after the last build
     planned = subprocess.run(["make", "-n", "test"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "setup.py -q build_ext --inplace" in planned
     assert planned.index("build_ext") < planned.index("pytest")
