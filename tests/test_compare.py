@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,19 +283,22 @@ def z_image() -> PipelineSampler:
 
 
 def test_a_table_of_the_paper_runs_on_a_tiny_pipeline(tmp_path, capsys):
-    """Table 6 without its fine-tuned rows: what the paper prints stands beside what was counted."""
+    """Table 6 without its fine-tuned rows; of another size, so that what the paper prints is not beside it."""
     call = ["compare", f"{__file__}:z_image", "--table", "6", "--only", "free", "--only", "full-size", "--rounds", "0"]
-    assert (
-        main([*call, "--call", "height=64 width=64", "--prompt", "a cat", "--metrics", "psnr", "--out", str(tmp_path)])
-        == 0
-    )
-    out = capsys.readouterr().out
-    header, _, *body = [line for line in out.splitlines() if line.startswith("|")]
+    call += ["--call", "height=64 width=64", "--prompt", "a cat", "--metrics", "psnr", "--out", str(tmp_path)]
+    assert main(call) == 0
+    assert "printed" not in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+
+
+def test_what_the_paper_prints_stands_beside(tmp_path):
+    table = load_table("6")
+    chosen = tuple(replace(s, steps=3) for s in table.settings if "tuned" not in s.family)
+    out = str(compare(tiny(Z_IMAGE), ["a cat"], replace(table, settings=chosen), out=tmp_path, rounds=0))
+    header, _, *body = out.splitlines()
     cells = [dict(zip(*(text.strip("| ").split(" | ") for text in (header, line)), strict=True)) for line in body]
     assert [row["TFLOP, printed"] for row in cells] == ["4941.23", "997.68", "701.92", "3132.03", "2871.09", "2436.19"]
     assert [row["speedup, printed"] for row in cells] == ["-", "-", "-", "1.65", "1.74", "2.01"]
-    assert [row["steps"].split("+")[-1] for row in cells][:3] == ["50", "10", "7"]
-    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(

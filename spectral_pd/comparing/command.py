@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,9 @@ def run(args: argparse.Namespace) -> None:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     sampler = None if args.model is None else find_sampler(args.model, device=device, dtype=PRECISIONS[args.dtype])
-    call = {**table.arguments, **comparisons.words(args.call, "--call")}
-    about = {"model": args.model, "call": call, "compiled": args.compile}
+    about = {"model": args.model, "call": table.arguments, "compiled": args.compile}
     if isinstance(sampler, PipelineSampler):
-        sampler.arguments |= call
+        sampler.arguments |= table.arguments
         about["type"] = str(sampler.networks[0].dtype)
     found = compare(
         sampler,
@@ -111,12 +111,16 @@ def run(args: argparse.Namespace) -> None:
 def _table(args: argparse.Namespace) -> Table:
     every = comparisons.words(args.every, "--every")
     table = Table("", ()) if args.table is None else load_table(args.table, every=every)
+    call = {**table.arguments, **comparisons.words(args.call, "--call")}
+    if every or any(call[key] != value for key, value in table.arguments.items()):
+        # What a paper prints belongs to its own setting, and this is another one.
+        table = replace(table, settings=tuple(replace(s, printed={}) for s in table.settings))
     given = [make_setting({"name": text, **comparisons.words(text, "--plan"), **every}) for text in args.plan]
     settings = named_once([*table.settings, *given])
     if args.only:
         chosen = [s for s in settings if any(text in s.name or text in s.family for text in args.only)]
         settings = tuple(comparisons.matched(chosen, args.only, [s.name for s in settings]))
-    return Table(table.title, settings, table.arguments)
+    return Table(table.title, settings, call)
 
 
 def find_sampler(model: str, *, device: str, dtype: torch.dtype) -> Sampler:
