@@ -25,6 +25,7 @@ from tiny_pipelines import FLUX, WAN, Z_IMAGE, Family, generator
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import progressive
 from spectral_pd.comparing import PipelineSampler, compare, load_table, make_setting
+from spectral_pd.comparing.command import find_sampler
 from spectral_pd.comparing.flops import count
 from spectral_pd.comparing.layouts import lay_out
 from spectral_pd.comparing.report import Comparison
@@ -358,6 +359,14 @@ def test_a_model_that_is_not_there(model, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_model_is_a_folder_that_diffusers_wrote(tmp_path):
+    FLUX.build().save_pretrained(tmp_path)
+    sampler = find_sampler(str(tmp_path), device="cpu", dtype=torch.float32)
+    assert isinstance(sampler, PipelineSampler)
+    ours, stored = (p.transformer.state_dict() for p in (FLUX.pipe, sampler.pipe))
+    assert all(torch.equal(ours[key], stored[key]) for key in ours)
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +400,22 @@ def test_a_setting_runs_as_progressive_runs_it():
     options = {"scales": (1 / 2, 1), "delta": 0.05, "clock": "stage", "coupling": "fresh"}
     wanted = progressive(FLUX.pipe, generator=generator(7), **options, **call).images[0]
     torch.testing.assert_close(sampler.picture(setting, "a", 7), wanted.clamp(0, 1), rtol=0, atol=1e-6)
+
+
+def test_grids_at_once_are_a_setting():
+    """Of a pipeline as :func:`progressive`, of a network as its plan; cheaper than the full run."""
+    sampler, setting = flux(), make_setting({"scales": ["1/2", 1], "steps": 6, "anchors": [0, 2]})
+    call = {**sampler.arguments, **sampler._encode("a"), "num_inference_steps": 6, "output_type": "pt"}
+    wanted = progressive(FLUX.pipe, generator=generator(7), scales=(1 / 2, 1), anchors=(0, 2), **call).images[0]
+    torch.testing.assert_close(sampler.picture(setting, "a", 7), wanted.clamp(0, 1), rtol=0, atol=1e-6)
+    assert sampler.flops(setting, "a").total < sampler.flops(make_setting({"scales": [1], "steps": 6}), "a").total
+    assert (setting.is_full, setting.family) == (False, "grids at once 1/2 1")
+    network = NetworkSampler(lambda x, t: x - torch.tanh(x), (3, 16, 16), times=shift_times, spectrum=PRESETS["flux"])
+    plan = network.plan(replace(setting, steps=8), "")
+    assert plan.shape == (16, 16)
+    assert network.picture(replace(setting, steps=8), "", 0).shape == (3, 16, 16)
+    with pytest.raises(ValueError, match="anchors = -1 must be"):
+        make_setting({"anchors": -1})
 
 
 def test_an_adapter_is_on_for_its_setting_alone(tmp_path):

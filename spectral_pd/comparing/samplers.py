@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spectral_pd.adapters import Layout, Ride, adapt, find_layout
 from spectral_pd.adapters.rider import own_solver
+from spectral_pd.adapters.walk import planned
 from spectral_pd.bases import BASES
 from spectral_pd.comparing.flops import Calls, Flops, synchronise
 from spectral_pd.comparing.settings import Setting
@@ -25,7 +26,6 @@ from spectral_pd.passthrough import activation_map, holding
 from spectral_pd.plan import Plan
 from spectral_pd.power import PowerLaw
 from spectral_pd.sampling import sample
-from spectral_pd.schedule import make_plan, plan_at
 from spectral_pd.solvers import SOLVERS, Solver, Velocity, find_solver
 from spectral_pd.training import check_metadata
 
@@ -208,12 +208,9 @@ class NetworkSampler:
         self._device = torch.device(device)
 
     def plan(self, setting: Setting, prompt: str) -> Plan:
-        times, options = self._times(setting.steps or self._steps), setting.plan_options
-        grid, given = self.shape[1:], options.pop("transition_times", None)
         comparisons.no_more(setting.arguments, setting.lora, setting.name)
-        if given is not None:
-            return plan_at(times, given, grid, **options)
-        return make_plan(times, setting.law(self._spectrum), grid, **options)
+        options = {"spectrum": setting.law(self._spectrum), **setting.plan_options}
+        return planned(self._times(setting.steps or self._steps), self.shape[1:], options)
 
     def picture(self, setting: Setting, prompt: str, seed: int) -> Tensor:
         state = self._run(self._velocity, setting, seed)
