@@ -128,6 +128,50 @@ def flux_reduced() -> str:
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
 
 
+def compare_small() -> str:
+    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
+    data = rows("compare_small")
+    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
+    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
+    body = []
+    for setting in dict.fromkeys(row["setting"] for row in data):
+        cells = {row["metric"]: row for row in data if row["setting"] == setting}
+        shown = [setting, cells["psnr"]["gflops"]]
+        for metric in names:
+            digits = 1 if metric == "psnr" else 2
+            for who in ("value", "pareto"):
+                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
+                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
+                shown.append(f"{value} [{least}, {most}]")
+        body.append(shown)
+    first = data[0]
+    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
+
+
+def evaluate_hours() -> str:
+    """Seconds a picture and hours for a thousand of every setting, from the counted FLOPs at the measured rate."""
+    measured = next(row for row in rows("full_size") if row["model"] == "FLUX.1-dev" and row["mode"] == "eager")
+    step = next(row for row in rows("cost") if row["model"] == "FLUX.1-dev" and row["latent"] == measured["latent"])
+    rate = float(step["total_tflop"]) / float(measured["full_step_seconds"])
+    body = []
+    for model in dict.fromkeys(row["model"] for row in rows("paper_tables")):
+        spent = [
+            float(r["full TFLOP"]) for r in rows("paper_tables") if r["model"] == model and r["printed TFLOP"] != "-"
+        ]
+        seconds = [tflop / rate for tflop in spent]
+        body.append([model, str(len(spent)), f"{max(seconds):.1f}", f"{sum(seconds):.1f}", f"{sum(seconds) / 3.6:.1f}"])
+    header = [
+        "table of",
+        "settings",
+        "the full run, s",
+        "one picture of every setting, s",
+        "1000 of every setting, hours",
+    ]
+    note = f"{rate:.0f} TFLOP a second: {measured['device']}, {measured['dtype']}, torch {measured['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {measured['commit']}.\n"
+
+
 def savings() -> str:
     """Predicted speedup of one row a model and number of stages."""
     shown = {
@@ -958,6 +1002,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "usual_plans": usual_plans,
     "adapters": adapters,
     "flux_reduced": flux_reduced,
+    "compare_small": compare_small,
+    "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
     "cuda_speed": cuda_speed,

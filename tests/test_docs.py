@@ -122,10 +122,11 @@ def test_pages_run_elsewhere_are():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What a reader's folder holds when the pages speak of it: a few photographs, and latents stored by somebody."""
+    """What a reader's folder holds when the pages speak of it: photographs, stored latents, a checkout's benchmarks."""
     demo = pytest.importorskip("spectral_pd.measuring.demo")
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     (tmp_path / "photos").mkdir()
     for name, picture in list(demo.photographs().items())[:3]:
         array = ((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
