@@ -1729,6 +1729,103 @@ def _omni_prompt(batch: int, guided: bool) -> dict[str, Any]:
 Z_OMNI = Family("Z-Image Omni", _omni, _omni_prompt)
 
 
+def _unet(cls: str, channels: int = 4, *, large: bool = False, **config: Any) -> Any:
+    extra = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 80,
+        "transformer_layers_per_block": (1, 2),
+        "use_linear_projection": True,
+        "attention_head_dim": (2, 4),
+    }
+    blocks = {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")} if "UNet" in cls else {}
+    return seeded(
+        lambda: getattr(diffusers, cls)(
+            **{"sample_size": 32} if blocks else {},
+            in_channels=channels,
+            block_out_channels=(16, 32),
+            norm_num_groups=2,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            cross_attention_dim=24,
+            **blocks,
+            **(extra if large else {}),
+            **config,
+        )
+    )
+
+
+def _unet_of(name: str, channels: int = 4, **components: Any) -> Callable[[], Any]:
+    """A Stable Diffusion with the scheduler of XL's checkpoints; XL with its sizes as conditions."""
+    large = "XL" in name
+
+    def build() -> Any:
+        made = {key: value(large) if callable(value) else value for key, value in components.items()}
+        return assembled(
+            name,
+            scheduler=diffusers.EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+                prediction_type="epsilon",
+            ),
+            vae=image_autoencoder(),
+            unet=_unet("UNet2DConditionModel", channels, large=large),
+            **{**({} if large else {"requires_safety_checker": False}), **made},
+        )
+
+    return build
+
+
+def _unet_controlnet(large: bool) -> Any:
+    return _unet("ControlNetModel", large=large, conditioning_embedding_out_channels=(4, 4, 4, 4))
+
+
+_sd_prompt = prompts(("prompt_embeds", TEXT, 24))
+_sdxl_prompt = prompts(("prompt_embeds", TEXT, 24), ("pooled_prompt_embeds", 32))
+SD = Family("Stable Diffusion", _unet_of("StableDiffusionPipeline"), _sd_prompt)
+SD_I2I = Family(
+    "Stable Diffusion image to image",
+    _unet_of("StableDiffusionImg2ImgPipeline"),
+    with_pictures(_sd_prompt, "image", strength=0.8),
+    sized=False,
+)
+SD_INP = Family(
+    "Stable Diffusion inpaint",
+    _unet_of("StableDiffusionInpaintPipeline"),
+    with_pictures(_sd_prompt, "image", "mask_image", strength=0.8),
+)
+SD_INP9 = Family(
+    "Stable Diffusion inpaint, 9 channels",
+    _unet_of("StableDiffusionInpaintPipeline", 9),
+    with_pictures(_sd_prompt, "image", "mask_image"),
+)
+SD_CN = Family(
+    "Stable Diffusion ControlNet",
+    _unet_of("StableDiffusionControlNetPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sd_prompt, "image"),
+)
+SDXL = Family("Stable Diffusion XL", _unet_of("StableDiffusionXLPipeline"), _sdxl_prompt)
+SDXL_I2I = Family(
+    "Stable Diffusion XL image to image",
+    _unet_of("StableDiffusionXLImg2ImgPipeline"),
+    with_pictures(_sdxl_prompt, "image", strength=0.8),
+    sized=False,
+)
+SDXL_INP = Family(
+    "Stable Diffusion XL inpaint",
+    _unet_of("StableDiffusionXLInpaintPipeline"),
+    with_pictures(_sdxl_prompt, "image", "mask_image", strength=0.8),
+)
+SDXL_CN = Family(
+    "Stable Diffusion XL ControlNet",
+    _unet_of("StableDiffusionXLControlNetPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sdxl_prompt, "image"),
+)
+
+
 def modular(name: str, family: Family, *, guided: bool = True) -> Family:
     """A modular pipeline's denoising blocks around the components of a family's plain pipeline, called with embeddings."""
 

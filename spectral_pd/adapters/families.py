@@ -37,6 +37,14 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
         "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet "
         "StableDiffusion3Modular",
     ),
+    (
+        layouts.SD,
+        "StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionControlNet",
+    ),
+    (
+        layouts.SDXL,
+        "StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLControlNet",
+    ),
     (layouts.HUNYUAN_VIDEO, "HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo"),
     (layouts.HUNYUAN_VIDEO15, "HunyuanVideo15 HunyuanVideo15ImageToVideo"),
     (layouts.HUNYUAN_IMAGE, "HunyuanImage"),

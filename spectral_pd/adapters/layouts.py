@@ -109,6 +109,8 @@ class Layout:
         ``extra(inputs)``: inputs the pipeline leaves to their defaults and an exchange needs.
     patch, multiple
         Latent points a token along each axis, and what sizes are multiples of (0: the same).
+    preserving
+        Whether the networks were trained on variance-preserving noise.
     last
         Whether the latents' tokens come after those of other pictures and of the text.
     patch_first
@@ -135,12 +137,13 @@ class Layout:
     extra: Callable[[Inputs], Inputs] = field(default=lambda inputs: {})
     patch: int = 2
     multiple: int = 0
+    preserving: bool = False
     last: bool = False
     patch_first: bool = False
     channels_last: bool = False
     channels: str = ""
     trained: int = 0
-    networks: tuple[str, ...] = ("transformer", "transformer_2", "controlnet")
+    networks: tuple[str, ...] = ("transformer", "transformer_2", "unet", "controlnet")
     begin: Callable[[Plan, Any, Any], None] = field(default=lambda plan, pipe, scheduler: None)
     note: Callable[[Plan, Any], tuple[str, ...]] = field(default=lambda plan, pipe: ())
 
@@ -396,9 +399,8 @@ def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) ->
             return value
         if unit is None:
             return value * (seat.time / seat.clock)
-        local = unit(
-            (torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000).to(value.dtype)
-        )
+        local = torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000
+        local = unit(local.to(value.dtype) if value.is_floating_point() else local)
         return torch.where(value == 0, value, local) if value.ndim == 2 else local
 
     return exchange
@@ -609,6 +611,16 @@ WAN = Layout(
     note=expert_order,
 )
 SD3 = Layout("sd3", in_space, SPATIAL)
+SD = Layout(
+    "sd",
+    spatial("sample"),
+    {"sample": latents(), "timestep": time(), "controlnet_cond": control},
+    patch=1,
+    multiple=2,
+    preserving=True,
+    trained=512,
+)
+SDXL = replace(SD, preset="sdxl")
 HUNYUAN_VIDEO = Layout("wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents")
 HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents")
 HUNYUAN_IMAGE = Layout(

@@ -9,8 +9,7 @@ Three seams, all outside the pipeline's code:
 - the **latents as they are prepared**: the white field, or the noisy picture, that the state starts from.
 
 Guidance, callbacks, adapters of every kind, offload and decoding are the pipeline's own code, bit for bit. A callback, or a
-pipeline that mixes a picture in by a mask, is shown the state grown to full size, and what it changes is carried back. In
-diffusers ``sigma`` is the time ``t`` of this library; timesteps are ``1000 t``.
+pipeline that mixes a picture in by a mask, is shown the state grown to full size, and what it changes is carried back.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ import torch
 from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
-from spectral_pd.adapters.unipc import unipc
-from spectral_pd.adapters.walk import Walk, evaluation_times, planned
+from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
+from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
 from spectral_pd.sampling import Coupling
-from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+from spectral_pd.solvers import Solver, SolverName, euler, find_solver
 
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
@@ -66,7 +65,7 @@ class Ride:
 
     def __init__(self, pipe: Any, layout: Layout, arguments: Mapping[str, Any]) -> None:
         check_arguments(pipe, arguments)
-        check_scheduler(pipe.scheduler)
+        check_scheduler(pipe.scheduler, flow=not layout.preserving)
         self.pipe, self.layout, self.arguments = pipe, layout, dict(arguments)
 
     @functools.cached_property
@@ -176,7 +175,7 @@ class Ride:
             noise, start = latents
             if start is not None and made.clock != "full":
                 raise ValueError(
-                    "clock = 'stage' cannot start from a picture: its coarse times are not times of the full size; "
+                    "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; "
                     "use clock='full'"
                 )
             seed = self.arguments.get("generator") if coupling == "fresh" else None
@@ -244,12 +243,14 @@ class _Seated:
             gradients,
         )
         self.watched = any(
-            value is not None and (name == "callback_on_step_end" or "mask_image" in name)
+            value is not None and (name in ("callback_on_step_end", "denoising_end") or "mask_image" in name)
             for name, value in ride.arguments.items()
         )
         self.walk: Walk | None = None
         self.times: tuple[float, ...] = ()
+        self.path = path_of(ride.pipe.scheduler)
         self.seat: Seat | None = None
+        self.query: Query | None = None
         self.latents: Tensor | None = None  # full size, as the pipeline prepared them
         self.noise: Tensor | None = None  # where the latents are not the noise
         self.handed: Tensor | None = None  # what a watched step returned
@@ -317,15 +318,11 @@ class _Seated:
         @functools.wraps(set_timesteps)
         def timed(*args: Any, **kwargs: Any) -> None:
             set_timesteps(*args, **kwargs)
-            times = grid_times(scheduler)
-            calls = evaluation_times(self.solver, times)
-            if len(calls) > len(times) - 1:  # as diffusers' own solvers of several evaluations: one iteration for each
-                scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
-                scheduler.sigmas = torch.tensor([*calls, 0.0])
-                scheduler.order = -(-len(calls) // (len(times) - 1))
+            lay_out(scheduler, self.solver)
 
         scheduler.set_timesteps = timed
         scheduler.step = self._step
+        scheduler.scale_model_input = lambda sample, timestep=None: sample  # the network's own comes with the exchange
         for name in ("scale_noise", "add_noise"):
             if hasattr(scheduler, name):
                 setattr(scheduler, name, self._noting_noise(getattr(scheduler, name)))
@@ -350,23 +347,23 @@ class _Seated:
         if self.scheduler.step_index is None:
             self.scheduler._init_step_index(timestep)
         self.scheduler._step_index += 1
-        walk, seat, layout = self.walk, self.seat, self.layout
-        if walk is None or seat is None:
+        walk, seat, layout, query = self.walk, self.seat, self.layout, self.query
+        if walk is None or seat is None or query is None:
             raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {layout.networks}")
         latents = sample
         if not walk.finished:  # a step of no length at the end of older grids changes nothing
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
-            walk.answer(velocity.to(torch.float32))
+            walk.answer(self.path.velocity(velocity.to(torch.float32), query.state, query.time))
             if walk.stage != seat.stage:
                 self._empty_caches()
             # As the stock one: flow matching's own schedulers answer in the model's type.
             own = "FlowMatch" in type(self.scheduler).__name__
             like = sample.to(model_output.dtype) if own and walk.finished else sample
-            if self.watched and not walk.inside:
-                latents = self.handed = layout.handed(walk.shown(), like, seat)
-            elif walk.at_full_size:
-                latents = layout.handed(walk.state, like, seat)
+            if walk.at_full_size or (self.watched and not walk.inside):
+                held = self.path.held(walk.shown(), walk.plan.times[query.step.number - walk.inside])
+                latents = layout.handed(held, like, seat)
+                self.handed = latents if self.watched and not walk.inside else None
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
     # The hooks of a network
@@ -384,12 +381,13 @@ class _Seated:
             return inputs
         if self.handed is not None:
             self._take_edits(inputs, seat, self.handed)
-        query = walk.query()
+        query = self.query = walk.query()
         step, stage = query.step, walk.plan.shapes[query.step.stage]
         clock = walk.plan.times[step.number - 1]
         on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
-        time = None if on_grid else query.time
-        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=step.t_next, clock=clock)
+        state, time = self.path.asked(query.state, query.time)
+        local = None if on_grid else time
+        self.seat = replace(seat, state=state, stage=stage, time=local, until=step.t_next, clock=clock)
         self.inputs = inputs
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
@@ -418,9 +416,11 @@ class _Seated:
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
         skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
         begin = skipped if scheduler.begin_index is None else scheduler.begin_index
-        times = grid_times(scheduler)
-        times = self.times = times[times.index(float(scheduler.sigmas[begin])) :]
-        self.walk = self.begin(times, seat, (x, None) if noise is None else (noise, x))
+        times = self.times = grid_times(scheduler, begin)
+        if noise is None and not is_flow(scheduler):  # whose first time is below 1
+            noise = x / float(scheduler.init_noise_sigma)
+        start = None if noise is None else self.path.state(x, times[0])
+        self.walk = self.begin(times, seat, (x if noise is None else noise, start))
         check_caches(self.networks, self.walk.plan)
         layout.begin(self.walk.plan, self.pipe, scheduler)
 
@@ -428,9 +428,11 @@ class _Seated:
         """What a callback, or the pipeline with a mask, made of the latents since the last step."""
         self.handed = None
         now = self.layout.latents(inputs, seat)
-        before = handed.to(now.dtype)
-        if self.walk is not None and not torch.equal(before, now):
-            self.walk.edit(*(self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now)))
+        before, walk = handed.to(now.dtype), self.walk
+        if walk is not None and not torch.equal(before, now):
+            time = walk.plan.times[walk.query().step.number - 1]
+            states = (self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now))
+            walk.edit(*(self.path.state(x, time) for x in states))
 
     def _empty_caches(self) -> None:
         """Feature caches, and the momentum of some guidance, are of the old size."""
@@ -444,45 +446,6 @@ class _Seated:
                 momentum.running_average = 0
 
 
-def grid_times(scheduler: Any) -> tuple[float, ...]:
-    """The time grid a scheduler has laid out, each time once: some repeat them, one an evaluation, or end on 0 twice."""
-    return tuple(dict.fromkeys(float(s) for s in scheduler.sigmas))
-
-
-def own_solver(scheduler: Any) -> Solver:
-    """The solver that repeats a scheduler on its own grid."""
-    name, order = type(scheduler).__name__, scheduler.config.get("solver_order", 1)
-    if name == "FlowMatchHeunDiscreteScheduler":
-        return heun
-    if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
-        return unipc
-    return dpmpp_2m if order > 1 else euler
-
-
-def check_scheduler(scheduler: Any) -> None:
-    """Require a deterministic flow-matching scheduler.
-
-    Raises
-    ------
-    ValueError
-        Not flow matching, stochastic, or with inverted sigmas.
-    """
-    config, name = scheduler.config, type(scheduler).__name__
-    known = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
-    if not (known & {cls.__name__ for cls in type(scheduler).__mro__} or config.get("use_flow_sigmas")):
-        raise ValueError(
-            f"scheduler {name} has no plain flow-matching time grid; set pipe.scheduler to FlowMatchEulerDiscreteScheduler "
-            f"or a multistep scheduler with use_flow_sigmas=True"
-        )
-    if str(config.get("algorithm_type", "")).startswith("sde"):
-        raise ValueError(
-            f"scheduler {name} adds noise (algorithm_type={config['algorithm_type']!r}); use 'dpmsolver++'"
-        )
-    for option in ("stochastic_sampling", "invert_sigmas"):
-        if config.get(option):
-            raise ValueError(f"scheduler {name} has {option}=True; progressive sampling needs it False")
-
-
 def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
     """Require arguments that the pipeline's call knows.
 
@@ -491,10 +454,10 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
     TypeError
         Another name.
     """
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if hasattr(pipe, "blocks"):
         return  # a modular pipeline's blocks name their own
-    known = [name for name in parameters if name != "self"]
+    parameters = inspect.signature(type(pipe).__call__).parameters.values()
+    known = [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise TypeError(
