@@ -1370,15 +1370,15 @@ def _k5_prompt(batch, guided):
     return a
 
 
-def _k5_picture() -> Any:
-    pipe = _k5("Kandinsky5T2IPipeline", lambda: image_autoencoder(16), visual_cond=False)()
+def _k5_sized(name: str, **config: Any) -> Any:
+    pipe = _k5(name, lambda: image_autoencoder(16), **config)()
     pipe.resolutions = [(128, 128), (160, 96), (224, 160), (192, 128)]  # of a million pixels in diffusers
     return pipe
 
 
 K5_T2I = Family(
     "Kandinsky 5 t2i",
-    _k5_picture,
+    lambda: _k5_sized("Kandinsky5T2IPipeline", visual_cond=False),
     _k5_prompt,
     output="image",
 )
@@ -1647,7 +1647,7 @@ def _ltx2() -> Any:
             in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8),
             decoder_block_out_channels=(8, 8, 8), layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1),
             spatio_temporal_scaling=(True, True, True), decoder_spatio_temporal_scaling=(True, True, True),
-            decoder_inject_noise=(False,) * 4, downsample_type=("spatial", "temporal", "spatiotemporal"),
+            decoder_inject_noise=(False,) * 4, downsample_type=("spatiotemporal",) * 3,
             upsample_residual=(False,) * 3, upsample_factor=(1,) * 3, timestep_conditioning=False, patch_size=2,
             patch_size_t=1, encoder_causal=True, decoder_causal=False,
         )
@@ -1826,40 +1826,188 @@ SDXL_CN = Family(
 )
 
 
-def modular(name: str, family: Family, *, guided: bool = True) -> Family:
-    """A modular pipeline's denoising blocks around the components of a family's plain pipeline, called with embeddings."""
+K5_I2I = Family(
+    "Kandinsky 5 image to image",
+    lambda: _k5_sized("Kandinsky5I2IPipeline", visual_cond=True),
+    lambda b, g, height=128, width=128: {**_k5_prompt(b, g), "image": pil(1, height, width)},
+    output="image",
+    splits=False,
+)
+K5_I2V = Family(
+    "Kandinsky 5 i2v",
+    _k5("Kandinsky5I2VPipeline", _hunyuan_vae, visual_cond=True),
+    lambda b, g, height=128, width=128: {**_k5_prompt(b, g), "image": pil(1, height, width)},
+    output="frames",
+    size=(("num_frames", 17),),
+    splits=False,
+)
+LTX2_I2V = Family(
+    "LTX-2 i2v",
+    lambda: assembled("LTX2ImageToVideoPipeline", **_parts(LTX2)),
+    with_pictures(LTX2.prompt, "image", image_crf=0),
+    output="frames",
+    size=LTX2.size,
+)
+COSMOS_CONFIG = dict(
+    num_attention_heads=2, attention_head_dim=16, num_layers=2, mlp_ratio=2, text_embed_dim=24, adaln_lora_dim=4,
+    max_size=(4, 32, 32), rope_scale=(1.0, 1.0, 1.0), concat_padding_mask=False, extra_pos_embed_type=None,
+)  # fmt: skip
+
+
+def _cosmos(channels: int) -> Any:
+    return seeded(
+        lambda: diffusers.CosmosTransformer3DModel(in_channels=channels, out_channels=16, **COSMOS_CONFIG)
+    )
+
+
+COSMOS = Family(
+    "Cosmos 2.5",
+    made(
+        "Cosmos2_5_PredictBasePipeline",
+        lambda: _cosmos(17),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        safety_checker=image_autoencoder,
+    ),
+    _wan_prompt,
+    output="frames",
+    size=FRAMES,
+)
+COSMOS_I2V = Family(
+    "Cosmos 2.5 i2v",
+    COSMOS.build,
+    lambda b, g, height=128, width=128: {
+        **_wan_prompt(b, g),
+        "video": [pil(i, height, width) for i in range(5)],
+        "num_latent_conditional_frames": 1,
+    },
+    output="frames",
+    size=FRAMES,
+    splits=False,
+)
+
+
+def _parts(family: Family) -> dict[str, Any]:
+    return {key: value for key, value in family.pipe.components.items() if value is not None}
+
+
+def blocks_of(name: str, parts: Callable[[], dict[str, Any]], prompt: Any, **facts: Any) -> Family:
+    """A modular pipeline's denoising blocks around some components, called with embeddings; guiders have their own scale."""
 
     def build() -> Any:
-        cls = getattr(diffusers, name)
+        cls = getattr(diffusers, f"{name}ModularPipeline")
         blocks = cls().blocks
         for block in list(blocks.sub_blocks):
             if block != "denoise":
                 blocks.sub_blocks.pop(block)
         pipe = cls(blocks=blocks)
-        parts = {key: value for key, value in family.pipe.components.items() if value is not None}
-        pipe.update_components(**{key: value for key, value in parts.items() if key in pipe._component_specs})
+        pipe.update_components(**{key: value for key, value in parts().items() if key in pipe._component_specs})
         return pipe
 
-    def arguments(batch: int, with_guidance: bool) -> dict[str, Any]:
-        made = {**family.prompt(batch, guided), "output": "latents"}  # guiders have their own scale
+    def arguments(batch: int, guided: bool) -> dict[str, Any]:
+        made = {**prompt(batch, guided), "output": "latents"}
         return {key: value for key, value in made.items() if key not in ("guidance_scale", "true_cfg_scale")}
 
-    return Family(f"{family.name}, modular", build, arguments, output="latents", size=family.size)
+    return Family(f"{facts.pop('called', name)}, modular", build, arguments, output="latents", **facts)
 
 
-FLUX_MODULAR = modular("FluxModularPipeline", FLUX, guided=False)
-KONTEXT_MODULAR = replace(modular("FluxKontextModularPipeline", FLUX, guided=False), name="FLUX.1 Kontext, modular")
-FLUX2_MODULAR = modular("Flux2ModularPipeline", FLUX2)
-KLEIN_MODULAR = replace(
-    modular("Flux2KleinModularPipeline", KLEIN, guided=False), name="FLUX.2-klein distilled, modular"
+def modular(name: str, family: Family, *, guided: bool = True, called: str = "") -> Family:
+    """The same of the components of a family's plain pipeline."""
+    prompt = lambda batch, with_guidance: family.prompt(batch, guided)  # noqa: E731
+    return blocks_of(name, lambda: _parts(family), prompt, called=called or family.name, size=family.size)
+
+
+FLUX_MODULAR = modular("Flux", FLUX, guided=False)
+KONTEXT_MODULAR = modular("FluxKontext", FLUX, guided=False, called="FLUX.1 Kontext")
+FLUX2_MODULAR = modular("Flux2", FLUX2)
+KLEIN_MODULAR = modular("Flux2Klein", KLEIN, guided=False, called="FLUX.2-klein distilled")
+KLEIN_BASE_MODULAR = modular("Flux2KleinBase", KLEIN)
+WAN_MODULAR = modular("Wan", WAN)
+QWEN_MODULAR = modular("QwenImage", QWEN)
+Z_MODULAR = modular("ZImage", Z_IMAGE)
+SD3_MODULAR = modular("StableDiffusion3", SD3)
+KREA2_MODULAR = modular("Krea2", KREA2)
+LTX_MODULAR = modular("LTX", LTX)
+
+
+def _flux3(**config: Any) -> Any:
+    return seeded(
+        lambda: diffusers.Flux3Transformer2DModel(
+            in_channels=16, cond_in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=24, timestep_channels=16, axes_dims_rope=(4, 4, 4, 4), **config,
+        )
+    )  # fmt: skip
+
+
+def _flux3_prompt(batch: int, guided: bool) -> dict[str, Any]:
+    return {name: value for name, value in _klein_prompt(batch, guided).items() if name != "guidance_scale"}
+
+
+FLUX3 = blocks_of("Flux3", lambda: {"transformer": _flux3()}, _always_guided(_flux3_prompt), called="FLUX.3")
+FLUX3_DISTILLED = blocks_of(
+    "Flux3Distilled",
+    lambda: {"transformer": _flux3(flow_map=True)},
+    lambda b, g: _flux3_prompt(b, False),
+    called="FLUX.3 distilled",
 )
-KLEIN_BASE_MODULAR = modular("Flux2KleinBaseModularPipeline", KLEIN)
-WAN_MODULAR = modular("WanModularPipeline", WAN)
-QWEN_MODULAR = modular("QwenImageModularPipeline", QWEN)
-Z_MODULAR = modular("ZImageModularPipeline", Z_IMAGE)
-SD3_MODULAR = modular("StableDiffusion3ModularPipeline", SD3)
-KREA2_MODULAR = modular("Krea2ModularPipeline", KREA2)
-LTX_MODULAR = modular("LTXModularPipeline", LTX)
+
+
+def _anima_parts() -> dict[str, Any]:
+    conditioner = seeded(
+        lambda: diffusers.AnimaTextConditioner(
+            source_dim=24, target_dim=24, model_dim=24, num_layers=1, num_attention_heads=2, target_vocab_size=32
+        )
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return {"transformer": _cosmos(16), "text_conditioner": conditioner, "scheduler": scheduler}
+
+
+def _anima_prompt(batch: int, guided: bool) -> dict[str, Any]:
+    def text(prefix: str, seed: int) -> dict[str, Any]:
+        ones = torch.ones(batch, TEXT, dtype=torch.int64)
+        return {
+            f"{prefix}qwen_prompt_embeds": embeddings(batch, TEXT, 24, seed=seed),
+            f"{prefix}qwen_attention_mask": ones,
+            f"{prefix}t5_input_ids": ones.cumsum(1) + seed,
+            f"{prefix}t5_attention_mask": ones,
+        }
+
+    return {**text("", 1), **text("negative_", 3)}
+
+
+ANIMA = blocks_of("Anima", _anima_parts, _anima_prompt, called="Anima")
+
+
+def _ltx25_prompt(batch: int, guided: bool) -> dict[str, Any]:
+    def text(prefix: str, seed: int) -> dict[str, Any]:
+        return {
+            f"{prefix}connector_prompt_embeds": embeddings(batch, TEXT, 16, seed=seed),
+            f"{prefix}connector_audio_prompt_embeds": embeddings(batch, TEXT, 16, seed=seed + 1),
+            f"{prefix}connector_attention_mask": torch.ones(batch, TEXT, dtype=torch.int64),
+        }
+
+    return {**text("", 1), **text("negative_", 3), "batch_size": batch, "dtype": torch.float32}
+
+
+def _ltx2_parts() -> dict[str, Any]:
+    guiders = [
+        diffusers.LTX2Guidance(guidance_scale=scale, spatio_temporal_guidance_blocks=[0], modality_scale=1.0)
+        for scale in (3.0, 4.0)
+    ]
+    return {**_parts(LTX2), "guider": guiders[0], "audio_guider": guiders[1]}
+
+
+LTX2_MODULAR = blocks_of("LTX2", _ltx2_parts, _ltx25_prompt, called="LTX-2", size=LTX2.size, splits=False)
+LTX25 = blocks_of("LTX25", _ltx2_parts, _ltx25_prompt, called="LTX-2.5", size=LTX2.size, splits=False)
+KREA2_TURBO = modular("Krea2Turbo", KREA2, called="Krea 2 Turbo")
+SDXL_MODULAR = modular("StableDiffusionXL", SDXL)
+WAN22_MODULAR = blocks_of(
+    "Wan22",
+    lambda: {key: value for key, value in wan(experts=True).components.items() if value is not None},
+    lambda b, g: _wan_prompt(b, True),
+    called="WAN 2.2",
+    size=WAN.size,
+)
 
 
 FAMILIES = tuple(value for value in list(globals().values()) if isinstance(value, Family))

@@ -9,6 +9,7 @@ imported only here, when a pipeline is called, and never by the rest of the libr
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -99,6 +100,40 @@ def progressive(
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
     options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
     return adapt(pipe, prompt, layout=layout, **arguments).run(options, solver=solver, coupling=coupling)
+
+
+def progressive_block(
+    block: Any,
+    *,
+    coupling: Coupling = "coupled",
+    solver: SolverName | Solver | None = None,
+    layout: Layout | None = None,
+    **options: Any,
+) -> Any:
+    """The denoising block of a modular pipeline, made progressive, to be put in its place.
+
+        blocks = pipe.blocks  # a copy: make the pipeline of it
+        blocks.sub_blocks["denoise"] = progressive_block(blocks.sub_blocks["denoise"], scales=(1 / 2, 1), delta=0.01)
+
+    Parameters
+    ----------
+    block
+        The block that prepares latents and times, or one that holds it.
+    coupling, solver, layout
+        As :func:`progressive`.
+    options
+        Of :meth:`Ride.plan`; its errors and warnings come when the pipeline is called.
+    """
+
+    class Progressive(type(block)):  # type: ignore[misc]
+        def __call__(self, components: Any, state: Any) -> Any:
+            ride = Ride(components, find_layout(components) if layout is None else layout, state.values)
+            with ride.along(options, solver=solver, coupling=coupling):
+                return super().__call__(components, state)
+
+    made = copy.copy(block)
+    made.__class__ = Progressive
+    return made
 
 
 _PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {

@@ -18,8 +18,9 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
     ),
     (layouts.FLUX2, "Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular"),
     (layouts.FLUX2_KV, "Flux2KleinKV"),
+    (layouts.FLUX3, "Flux3Modular Flux3DistilledModular"),
     (layouts.CHROMA, "Chroma ChromaImg2Img ChromaInpaint"),
-    (layouts.KREA2, "Krea2 Krea2Modular"),
+    (layouts.KREA2, "Krea2 Krea2Modular Krea2TurboModular"),
     (layouts.IDEOGRAM4, "Ideogram4"),
     (
         layouts.QWEN_IMAGE,
@@ -31,7 +32,7 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
         layouts.Z_IMAGE,
         "ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular",
     ),
-    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular"),
+    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular Wan22Modular"),
     (
         layouts.SD3,
         "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet "
@@ -43,19 +44,22 @@ _FAMILIES: Sequence[tuple[Layout, str]] = (
     ),
     (
         layouts.SDXL,
-        "StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLControlNet",
+        "StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLControlNet "
+        "StableDiffusionXLModular",
     ),
     (layouts.HUNYUAN_VIDEO, "HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo"),
     (layouts.HUNYUAN_VIDEO15, "HunyuanVideo15 HunyuanVideo15ImageToVideo"),
     (layouts.HUNYUAN_IMAGE, "HunyuanImage"),
     (layouts.LTX, "LTX LTXImageToVideo LTXModular"),
-    (layouts.LTX2, "LTX2"),
+    (layouts.LTX2, "LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular"),
+    (layouts.COSMOS, "Cosmos2_5_PredictBase"),
+    (layouts.ANIMA, "AnimaModular"),
     (layouts.LUMINA2, "Lumina2"),
     (layouts.COGVIEW4, "CogView4 CogView4Control"),
     (layouts.AURA_FLOW, "AuraFlow"),
     (layouts.SANA, "Sana SanaControlNet SanaPAG"),
-    (layouts.KANDINSKY5, "Kandinsky5T2I"),
-    (layouts.KANDINSKY5_VIDEO, "Kandinsky5T2V"),
+    (layouts.KANDINSKY5, "Kandinsky5T2I Kandinsky5I2I"),
+    (layouts.KANDINSKY5_VIDEO, "Kandinsky5T2V Kandinsky5I2V"),
     (layouts.HIDREAM, "HiDreamImage"),
     (layouts.PRX, "PRX"),
     (layouts.PRX_PIXEL, "PRXPixel"),
@@ -70,11 +74,9 @@ _SAMPLE = "; call spectral_pd.sample with its network's velocity and a plan of i
 
 REFUSED: Sequence[tuple[str, str]] = (
     (
-        "*Modular*",
-        "its blocks prepare latents and ids out of sight of the pipeline"
-        + _BY_HAND
-        + ", or make the plain pipeline of the same components "
-        "where there is one",
+        "MiniMaxH3*",
+        "it packs text, sound and picture into one sequence of rows without a batch, and looks the time of every row up in a "
+        "table of the full size's rows that it lays out before its loop" + _SAMPLE,
     ),
     (
         "*Prior* *PriorRedux* StableCascade* Wuerstchen*",
@@ -89,7 +91,7 @@ REFUSED: Sequence[tuple[str, str]] = (
         "its states are tokens or coordinates, not a field on a grid: nothing has a spectrum to grow along",
     ),
     (
-        "AceStep* StableAudio* LongCatAudio* AudioLDM* MusicLDM* AudioDiffusion* DanceDiffusion* Spectrogram*",
+        "AceStep* StableAudio* LongCatAudio* AudioLDM* MusicLDM* AudioDiffusion* DanceDiffusion* Spectrogram* MiniMaxMusic3*",
         "its latents run along time alone, and a ride grows height and width" + _SAMPLE + " over one axis",
     ),
     (
@@ -99,7 +101,7 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     ("Helios*", "it runs coarse to fine by itself, with correlated noise between its own sizes"),
     (
-        "AnyFlow* SanaSprint* LatentConsistency* Consistency*",
+        "AnyFlow* SanaSprint* LatentConsistency* Consistency* Echo*",
         "its scheduler jumps with fresh noise or by a flow map instead of following the flow's velocity; use the family's "
         "plain pipeline",
     ),
@@ -110,7 +112,7 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     ("Mochi*", "its scheduler runs with inverted sigmas, from 0 to 1, for a velocity of the opposite sign" + _SAMPLE),
     (
-        "LTXCondition* LTX2Condition* LTX2HDR* LTX2InContext* LTX2ImageToVideo*",
+        "LTXCondition* LTX2Condition* LTX2HDR* LTX2InContext*",
         "its condition frames are tokens with a strength each, kept by a mask after every step; use LTXPipeline, "
         "LTXImageToVideoPipeline or LTX2Pipeline",
     ),
@@ -120,17 +122,21 @@ REFUSED: Sequence[tuple[str, str]] = (
         "VisualClozeGenerationPipeline's network is FLUX.1 Fill: use FluxFillPipeline",
     ),
     (
-        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "
-        "MotifVideo* Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
-        "StableDiffusion3PAG* SkyReelsV2ImageToVideo",
+        "Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "
+        "MotifVideo* Cosmos* SanaVideo* SanaImageToVideo* Kandinsky6* StableDiffusion3ControlNetInpainting* "
+        "StableDiffusion3PAG* SkyReelsV2ImageToVideo QwenImage* Wan* Ideogram4* HunyuanVideo15*",
         "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
     ),
     (
         "*",
-        "it denoises variance-preserving noise, whose times are no grid of a flow" + _DENOISER,
+        "it denoises variance-preserving noise, and how its latents lie has not been tried"
+        + _BY_HAND
+        + " with preserving=True, or"
+        + _DENOISER.removeprefix(";"),
     ),
 )
-"""Patterns of pipeline names, without "Pipeline" at their end, and what stands in the way; the first that fits."""
+"""Patterns of pipeline names, without "Pipeline" or "ModularPipeline" at their end, and what stands in the way; the first
+that fits."""
 
 
 def find_layout(pipe: Any) -> Layout:
@@ -147,7 +153,7 @@ def find_layout(pipe: Any) -> Layout:
         if "__call__" in vars(cls):
             break  # its own call: whatever its bases do, this pipeline does something else
     name = type(pipe).__name__
-    stem = name.removesuffix("Pipeline")
+    stem = name.removesuffix("Pipeline").removesuffix("Modular")
     known = type(pipe).__module__.startswith("diffusers")
     reason = next(text for patterns, text in REFUSED if any(fnmatchcase(stem, pattern) for pattern in patterns.split()))
     if not known:

@@ -194,14 +194,11 @@ class Layout:
         x = x[:, : seat.channels]
         return x[:, :, seat.given :] if seat.given and x.shape[2] == seat.frames else x
 
-    def handed(self, x: Tensor, like: Tensor, seat: Seat) -> Tensor:
-        """A full-size state as the pipeline holds its latents, `like`."""
-        if like.ndim == 3 or self.channels_last:
-            frames = seat.frames
-        else:
-            frames = like.shape[2]
+    def handed(self, x: Tensor, like: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
+        """A full-size state as the pipeline holds its latents, `like`, with the given frames of the network's `inputs`."""
+        frames = like.shape[1 if self.channels_last else 2] if like.ndim > 3 else seat.frames
         if seat.given and frames == seat.frames:
-            kept = self.spatial(like, replace(seat, given=0), seat.full)[:, :, : seat.given]
+            kept = self.spatial(self.latents(inputs, seat), replace(seat, given=0), seat.full)[:, :, : seat.given]
             x = torch.cat([kept.to(x.dtype), x], 2)
         if like.ndim == 3:
             x = self.pack(x)
@@ -262,7 +259,9 @@ def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Sea
 
 
 def _given(layout: Layout, inputs: Inputs, latents: Tensor, seat: Seat) -> int:
-    """Leading frames that are a condition: at time 0, or not what the pipeline's latents hold."""
+    """Leading frames that are a condition: by a mask beside the latents, at time 0, or not what the pipeline's latents hold."""
+    if layout.channels_last and latents.shape[-1] > seat.channels:
+        return int(latents[0, :, 0, 0, -1].sum())
     times = next((inputs[name] for name in ("timestep", "t") if isinstance(inputs.get(name), Tensor)), None)
     if times is not None and times.ndim == 2 and times.shape[1] % seat.frames == 0:
         at_zero = (times[0].unflatten(0, (seat.frames, -1)) == 0).all(1).tolist()
@@ -384,7 +383,7 @@ def frames_control(value: Tensor, seat: Seat) -> Tensor:
 
 
 def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) -> Exchange:
-    """The local time; tokens at time 0, as those of a given frame, stay.
+    """The local time; tokens at an earlier one, as those of a given frame, stay.
 
     Parameters
     ----------
@@ -393,7 +392,7 @@ def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) ->
     """
 
     def exchange(value: Tensor, seat: Seat) -> Tensor:
-        if value.ndim == 2 and value.shape[1] > 1:
+        if value.ndim == 2 and value.shape[1] > 1:  # a time a token
             value = positions(-1)(value, seat)
         if seat.time is None:
             return value
@@ -401,7 +400,7 @@ def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) ->
             return value * (seat.time / seat.clock)
         local = torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000
         local = unit(local.to(value.dtype) if value.is_floating_point() else local)
-        return torch.where(value == 0, value, local) if value.ndim == 2 else local
+        return torch.where(value < value.max(), value, local) if value.ndim > 1 else local
 
     return exchange
 
@@ -430,9 +429,9 @@ def shapes(value: list[Any], seat: Seat) -> list[Any]:
     return [[*item[: -seat.frames], *ours] if seat.layout.last else [*ours, *item[seat.frames :]] for item in value]
 
 
-def time_of_the_end(value: Tensor, seat: Seat) -> Tensor:
-    """The local time at the end of the step."""
-    return value if seat.time is None else torch.full_like(value, 1000 * seat.until)
+def time_of_the_end(unit: Callable[[Tensor], Tensor] = lambda timestep: timestep) -> Exchange:
+    """The local time at the end of the step, in the `unit` of :func:`time`."""
+    return lambda value, seat: value if seat.time is None else unit(torch.full_like(value, 1000 * seat.until))
 
 
 def after_text(value: Tensor, seat: Seat) -> Tensor:
@@ -470,10 +469,9 @@ def refused(reason: str) -> Exchange:
 
 
 def cornered(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
-    """A network's answer as tokens of the full grid: its rows and columns first, zeros elsewhere."""
-    layout = seat.layout
-    x = layout.unpack(value, seat.frames, seat.stage)
-    return layout.pack(F.pad(x, (0, seat.full[1] - seat.stage[1], 0, seat.full[0] - seat.stage[0])))
+    """A network's answer on the full grid: its rows and columns first, zeros elsewhere."""
+    layout, margins = seat.layout, (0, seat.full[1] - seat.stage[1], 0, seat.full[0] - seat.stage[0])
+    return layout.pack(F.pad(layout.unpack(value, seat.frames, seat.stage), margins)) if seat.packed else F.pad(value, margins)
 
 
 def velocity_of_denoised(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
@@ -506,7 +504,7 @@ def by_ids(name: str = "img_ids", patch: int = 2, *, last: bool = False) -> Call
         ids = inputs[name]
         ids = ids[0] if ids.ndim == 3 else ids
         ours = ids[ids[:, 0] == ids[-1 if last else 0, 0]]
-        return tuple(patch * int(ours[:, axis].max() - ours[:, axis].min() + 1) for axis in (1, 2))
+        return tuple(patch * len(ours[:, axis].unique()) for axis in (1, 2))
 
     return size
 
@@ -567,12 +565,17 @@ SPATIAL: Mapping[str, Exchange] = {"hidden_states": latents(), "timestep": time(
 VIDEO: Mapping[str, Exchange] = {
     "hidden_states": latents(masks_last=True),
     "timestep": time(),
-    "timestep_r": time_of_the_end,
+    "timestep_r": time_of_the_end(),
 }
 in_space = spatial("hidden_states")
 
 FLUX = Layout("flux", by_ids(), PACKED)
 FLUX2 = Layout("flux2", by_ids(), PACKED)
+FLUX3 = replace(
+    FLUX2,
+    inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)},
+    borrowed="FLUX.2's fit, not measured on FLUX.3's latents",
+)
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
 CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text})
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
@@ -646,6 +649,13 @@ LTX = Layout(
     borrowed="WAN 2.1's fit, not measured on LTX-Video's latents of 32x32 pixels a point",
 )
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
+COSMOS = Layout(
+    "wan",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(thousandth), "condition_mask": picture},
+    output=cornered,
+)
+ANIMA = replace(COSMOS, preset="qwen-image", output=None)
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
 COGVIEW4 = Layout("sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents")
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})

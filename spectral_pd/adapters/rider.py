@@ -159,6 +159,18 @@ class Ride:
         ValueError, TypeError
             A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
         """
+        with self.along(plan, solver=solver, coupling=coupling):
+            return self.pipe(**self.arguments)
+
+    @contextmanager
+    def along(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+    ) -> Iterator[None]:
+        """Inside, a call of the pipeline or of its denoising block with this ride's arguments is :meth:`run`."""
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
@@ -182,7 +194,7 @@ class Ride:
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
         with _Seated(self, begin, step_with).riding():
-            return self.pipe(**self.arguments)
+            yield
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
@@ -362,7 +374,7 @@ class _Seated:
             like = sample.to(model_output.dtype) if own and walk.finished else sample
             if walk.at_full_size or (self.watched and not walk.inside):
                 held = self.path.held(walk.shown(), walk.plan.times[query.step.number - walk.inside])
-                latents = layout.handed(held, like, seat)
+                latents = layout.handed(held, like, seat, self.inputs)
                 self.handed = latents if self.watched and not walk.inside else None
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
