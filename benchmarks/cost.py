@@ -30,6 +30,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_pd import PRESETS, make_plan, shift_times
+from spectral_pd.parametrisation import times_from_vp
 
 Grid = tuple[int, ...]
 Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
@@ -245,6 +246,41 @@ def _sd3_inputs(text: int) -> Inputs:
     return inputs
 
 
+def _sdxl(*, reduced: bool = False) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2) if reduced else (1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def _sdxl_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        sizes = torch.zeros(1, 6, device=device, dtype=dtype)
+        return {
+            "sample": torch.zeros(1, 4, *grid, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 500.0, device=device),
+            "encoder_hidden_states": torch.zeros(1, text, 2048, device=device, dtype=dtype),
+            "added_cond_kwargs": {
+                "text_embeds": torch.zeros(1, 1280, device=device, dtype=dtype),
+                "time_ids": sizes,
+            },
+            "return_dict": False,
+        }
+
+    return inputs
+
+
 MODELS = {
     "flux": Model("FLUX.1-dev", _flux, _flux_inputs(512), passes=1, text_tokens=512),
     "flux2": Model("FLUX.2-dev", _flux2, _flux2_inputs(512), passes=1, text_tokens=512),
@@ -256,6 +292,7 @@ MODELS = {
     "qwen-image": Model("Qwen-Image", _qwen_image, _qwen_image_inputs(256), passes=2, text_tokens=256),
     # 77 tokens of the CLIP encoders, 256 of T5.
     "sd3.5": Model("Stable Diffusion 3.5 Large", _sd35_large, _sd3_inputs(333), passes=2, text_tokens=333),
+    "sdxl": Model("Stable Diffusion XL", _sdxl, _sdxl_inputs(77), passes=2, text_tokens=77),
 }
 
 
@@ -394,6 +431,7 @@ TABLE: dict[str, tuple[Grid, ...]] = {
     "flux2": ((128, 128), (64, 64), (32, 32)),
     "qwen-image": ((128, 128), (64, 64), (32, 32)),
     "sd3.5": ((128, 128), (64, 64), (32, 32)),
+    "sdxl": ((128, 128), (64, 64), (32, 32)),
 }
 
 
@@ -401,7 +439,7 @@ TABLE: dict[str, tuple[Grid, ...]] = {
 class Usual:
     """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset.
 
-    A distilled model has a `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for
+    A variance-preserving one has no shift but the `spacing` of its timesteps, by the schedulers' names. A distilled model has a `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for
     several deltas.
     """
 
@@ -413,6 +451,17 @@ class Usual:
     label: str = ""
     network: str = ""
     deltas: tuple[float, ...] = (0.01,)
+    spacing: Literal["", "leading", "trailing"] = ""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The time grid."""
+        if not self.spacing:
+            return shift_times(self.steps, shift=self.shift)
+        table = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().neg().add(1).cumprod(0)
+        leading = [k * (1000 // self.steps) + 1 for k in reversed(range(self.steps))]
+        trailing = [1000 - round(k * 1000 / self.steps) - 1 for k in range(self.steps)]
+        return times_from_vp(table, leading if self.spacing == "leading" else trailing)
 
 
 _IMAGE_SCALES, _VIDEO_SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), ((2 / 3, 1.0), (1 / 3, 2 / 3, 1.0))
@@ -424,17 +473,27 @@ USUAL = {
     "z-image": Usual((128, 128), 50, 6.0, "z-image", _IMAGE_SCALES),
     "qwen-image": Usual((128, 128), 50, math.exp(0.6935), "qwen-image", _IMAGE_SCALES),
     "sd3.5": Usual((128, 128), 28, 3.0, "sd3", _IMAGE_SCALES),
+    "sdxl": Usual((128, 128), 50, 0.0, "sdxl", _IMAGE_SCALES, spacing="leading"),
     "wan": Usual((60, 104), 50, 3.0, "wan", _VIDEO_SCALES),
     "wan-14b": Usual((90, 160), 50, 5.0, "wan", _VIDEO_SCALES),
 }
 
 # Distilled models. FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps, and its cost is
-# counted on dev's network.
+# counted on dev's network. Distilled LoRAs ("lightning", "turbo", "hyper") run their base model's network without guidance,
+# on its grid where their cards name no other: Qwen-Image's has a shift of 3, XL's trailing timesteps.
 _HALF, _DELTAS = ((1 / 2, 1.0),), (0.001, 0.01, 0.03)
+_TWO_THIRDS = ((2 / 3, 1.0),)
 FEW_STEPS = {
     "flux-schnell": Usual((128, 128), 4, 1.0, "flux", _HALF, "FLUX.1-schnell", "flux", _DELTAS),
+    "flux-turbo": Usual((128, 128), 8, math.exp(1.15), "flux", _HALF, "FLUX.1-dev, 8-step LoRA", "flux", _DELTAS),
     "flux2-klein": Usual((128, 128), 4, math.exp(2.29110), "flux2", _HALF, "FLUX.2-klein", "flux2", _DELTAS),
     "z-image-turbo": Usual((128, 128), 8, 3.0, "z-image", _HALF, "Z-Image-Turbo", "z-image", _DELTAS),
+    "qwen-lightning-4": Usual((128, 128), 4, 3.0, "qwen-image", _HALF, "Qwen-Image-Lightning", "qwen-image", _DELTAS),
+    "qwen-lightning-8": Usual((128, 128), 8, 3.0, "qwen-image", _HALF, "Qwen-Image-Lightning", "qwen-image", _DELTAS),
+    "sd3.5-turbo": Usual((128, 128), 4, 3.0, "sd3", _HALF, "Stable Diffusion 3.5 Large Turbo", "sd3.5", _DELTAS),
+    "sdxl-lightning-4": Usual((128, 128), 4, 0, "sdxl", _HALF, "SDXL-Lightning", "sdxl", _DELTAS[1:], "trailing"),
+    "sdxl-lightning-8": Usual((128, 128), 8, 0, "sdxl", _HALF, "SDXL-Lightning", "sdxl", _DELTAS[1:], "trailing"),
+    "wan-4-steps": Usual((90, 160), 4, 5.0, "wan", _TWO_THIRDS, "Wan2.1-T2V-14B, 4-step LoRA", "wan-14b", _DELTAS),
 }
 
 
@@ -452,7 +511,7 @@ def plan_row(name: str, usual: Usual, scales: tuple[float, ...], delta: float) -
     """One plan of one model as the results file has it."""
     network = usual.network or name
     plan = make_plan(
-        shift_times(usual.steps, shift=usual.shift),
+        usual.times,
         PRESETS[usual.preset],
         usual.grid,
         scales=scales,

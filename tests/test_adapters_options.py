@@ -22,20 +22,24 @@ from tiny_pipelines import (
     FAMILIES,
     FLUX,
     FLUX2,
+    FLUX3,
     FLUX_CN,
+    FLUX_MODULAR,
     KLEIN,
     QWEN,
     SD3,
+    SDXL,
     WAN,
     WAN_5B,
     Z_IMAGE,
     Family,
+    embeddings,
     generator,
     wan,
 )
 
 from spectral_pd import GaussianField, plan_at, restrict_noise, sample, shift_times
-from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive
+from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive, progressive_block
 from spectral_pd.adapters.families import REFUSED
 from spectral_pd.adapters.unipc import unipc
 
@@ -204,6 +208,7 @@ OWN = {
     "z-image": "AutoencoderKL",
     "flux2": "AutoencoderKLFlux2",
     "sd3": "AutoencoderKL",
+    "sd": "AutoencoderKL",
     "sdxl": "AutoencoderKL",
     "sana": "AutoencoderDC",
     "wan": "AutoencoderKLWan",
@@ -438,6 +443,56 @@ def test_a_compiled_transformer_has_one_graph_a_size(family, by_block):
     torch._dynamo.reset()
 
 
+def ip_weights(network: torch.nn.Module, width: int, image_width: int) -> dict:
+    """Random weights of an IP-adapter: keys and values of every cross attention, and a picture's projection."""
+    weights, flux = {}, isinstance(network, diffusers.FluxTransformer2DModel)
+    names = [name for name in network.attn_processors if "attn1" not in name and not name.startswith("single")]
+    for i, name in enumerate(names):
+        features = network.get_submodule(name.removesuffix(".processor")).to_q.out_features
+        for part in ("k", "v"):
+            linear = torch.nn.Linear(width, features, bias=flux)
+            weights |= {f"{i if flux else 2 * i + 1}.to_{part}_ip.{n}": p for n, p in linear.state_dict().items()}
+    projection = diffusers.models.embeddings.ImageProjection(image_width, width, num_image_text_embeds=4)
+    projected = {name.replace("image_embeds", "proj"): p for name, p in projection.state_dict().items()}
+    return {"image_proj": projected, "ip_adapter": weights}
+
+
+@pytest.mark.parametrize(("family", "name", "image_width"), [(FLUX, "transformer", 20), (SDXL, "unet", 24)], ids=str)
+@pytest.mark.parametrize("guided", [False, True])
+def test_an_ip_adapter_works_as_in_the_stock_call(family, name, image_width, guided):
+    pipe = fresh(family)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(pipe, name)._load_ip_adapter_weights([ip_weights(getattr(pipe, name), 24, image_width)])
+    pipe.set_ip_adapter_scale(1.0)
+    embeds = {"ip_adapter_image_embeds": [embeddings(1, 1, image_width, seed=5)]}
+    if family is FLUX:
+        embeds["negative_ip_adapter_image_embeds"] = [embeddings(1, 1, image_width, seed=6)]
+    elif guided:
+        embeds["ip_adapter_image_embeds"] = [embeddings(2, 1, image_width, seed=5)]
+    call = {"guided": guided, **embeds}
+    one = run(family, pipe, scales=(1,), transition_times=(), **call)
+    torch.testing.assert_close(one, stock(family, pipe, **call), rtol=0, atol=0 if family is FLUX else 1e-4)
+    several = run(family, pipe, **call)
+    assert torch.isfinite(several).all()
+    assert (several - run(family, guided=guided)).abs().max() > 1e-2  # the picture counts, on both grids
+
+
+@pytest.mark.parametrize("family", [FLUX_MODULAR, FLUX3], ids=str)
+def test_a_block_rides_inside_a_users_own_blocks(family):
+    pipe = family.pipe
+    blocks = pipe.blocks
+    options = {"scales": (1 / 2, 1), "transition_times": (0.8,)}
+    blocks.sub_blocks["denoise"] = progressive_block(blocks.sub_blocks["denoise"], **options)
+    mine = type(pipe)(blocks=blocks)
+    mine.update_components(**{key: value for key, value in pipe.components.items() if value is not None})
+    call = family.arguments(height=96, width=160)
+    found = mine(generator=generator(), **call)
+    assert torch.equal(found, progressive(pipe, generator=generator(), **call, **options))
+    assert (found - pipe(generator=generator(), **call)).abs().max() > 1e-2  # negative control: the block alone differs
+    assert mine.scheduler is pipe.scheduler
+
+
 # Variants
 
 
@@ -595,17 +650,20 @@ def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_th
         reason = str(error.value).split(" cannot be ridden: ")[1]
         used.add(next(i for i, (_, text) in enumerate(REFUSED) if text == reason))
         assert any(word in reason for word in (";", "by itself", "ride the", "nothing has"))  # something to follow
+        for named_in in re.findall(r"\w+Pipeline\b", reason.split(";")[-1]):
+            assert named_in in LAYOUTS  # and it can be followed
     assert used == set(range(len(REFUSED)))  # no reason that fits nothing
 
 
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("Flux3ModularPipeline", "plain pipeline"),
+        ("MiniMaxH3ModularPipeline", "without a batch"),
+        ("HeliosModularPipeline", "coarse to fine by itself"),
         ("FluxPriorReduxPipeline", "no frequencies"),
         ("HunyuanVideoFramepackPipeline", "one stretch of the video after another"),
         ("LatentConsistencyModelPipeline", "fresh noise"),
-        ("StableDiffusionXLPipeline", "path='edm'"),
+        ("PixArtSigmaPipeline", "path='edm'"),
         ("StableAudioPipeline", "along time alone"),
         ("BriaPipeline", "layout="),
     ],

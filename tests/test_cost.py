@@ -103,10 +103,9 @@ def test_committed_plans_follow_from_the_committed_costs():
     rows = iter(_committed("usual_plans.csv"))
     for name, usual in (cost.USUAL | cost.FEW_STEPS).items():
         label = cost.MODELS[usual.network or name].label
-        times = shift_times(usual.steps, shift=usual.shift)
         for scales, delta in itertools.product(usual.scales, usual.deltas):
             plan = make_plan(
-                times, PRESETS[usual.preset], usual.grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
+                usual.times, PRESETS[usual.preset], usual.grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
             )
             row = next(rows)
             sizes = ["x".join(map(str, shape)) for shape in plan.shapes]

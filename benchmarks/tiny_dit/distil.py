@@ -44,7 +44,7 @@ from metrics import SlicedWasserstein, interval, radial_rows, spectrum_distance 
 STEPS, SHIFT, SIZE = 8, 2.0, (64, 64)
 BATCHES = {64: 8, 32: 24}
 """Trajectories of a round at each size; rounds take turns."""
-ADAPTER = HERE / "adapters" / "distilled-8.safetensors"
+ADAPTER = HERE / "distilled-8.safetensors"
 
 
 def velocity_of(network: TinyDiT) -> torch.nn.Module:

@@ -118,8 +118,8 @@ REFUSED: Sequence[tuple[str, str]] = (
     ),
     (
         "VisualCloze*",
-        "it denoises a grid of several pictures in one latent, whose sizes and masks are the full size's; "
-        "VisualClozeGenerationPipeline's network is FLUX.1 Fill: use FluxFillPipeline",
+        "it denoises a grid of several pictures in one latent, whose sizes and masks are the full size's, with FLUX.1 Fill's "
+        "network; use FluxFillPipeline",
     ),
     (
         "Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "

@@ -459,13 +459,18 @@ class _Seated:
 
 
 def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
-    """Require arguments that the pipeline's call knows.
+    """Require arguments that the pipeline's call knows, and of those a ride can follow.
 
     Raises
     ------
-    TypeError
-        Another name.
+    TypeError, ValueError
+        Another name; a start from latents whose noise nobody knows any more.
     """
+    if arguments.get("denoising_start") is not None:
+        raise ValueError(
+            "denoising_start begins from another pipeline's noisy latents, whose coarse bands are there already; call the "
+            "pipeline itself"
+        )
     if hasattr(pipe, "blocks"):
         return  # a modular pipeline's blocks name their own
     parameters = inspect.signature(type(pipe).__call__).parameters.values()
