@@ -105,7 +105,13 @@ def test_committed_plans_follow_from_the_committed_costs():
         label = cost.MODELS[usual.network or name].label
         for scales, delta in itertools.product(usual.scales, usual.deltas):
             plan = make_plan(
-                usual.times, PRESETS[usual.preset], usual.grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
+                usual.times,
+                PRESETS[usual.preset],
+                usual.grid,
+                scales=scales,
+                delta=delta,
+                multiple_of=2,
+                unreached="force",
             )
             row = next(rows)
             sizes = ["x".join(map(str, shape)) for shape in plan.shapes]

@@ -10,7 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -1855,9 +1855,7 @@ COSMOS_CONFIG = dict(
 
 
 def _cosmos(channels: int) -> Any:
-    return seeded(
-        lambda: diffusers.CosmosTransformer3DModel(in_channels=channels, out_channels=16, **COSMOS_CONFIG)
-    )
+    return seeded(lambda: diffusers.CosmosTransformer3DModel(in_channels=channels, out_channels=16, **COSMOS_CONFIG))
 
 
 COSMOS = Family(

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model import WEIGHTS, TinyDiT, load
+from model import TinyDiT, load
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from torch.nn.functional import mse_loss

@@ -471,7 +471,11 @@ def refused(reason: str) -> Exchange:
 def cornered(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
     """A network's answer on the full grid: its rows and columns first, zeros elsewhere."""
     layout, margins = seat.layout, (0, seat.full[1] - seat.stage[1], 0, seat.full[0] - seat.stage[0])
-    return layout.pack(F.pad(layout.unpack(value, seat.frames, seat.stage), margins)) if seat.packed else F.pad(value, margins)
+    return (
+        layout.pack(F.pad(layout.unpack(value, seat.frames, seat.stage), margins))
+        if seat.packed
+        else F.pad(value, margins)
+    )
 
 
 def velocity_of_denoised(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:

@@ -86,7 +86,9 @@ def lay_out(scheduler: Any, solver: Solver) -> None:
     if len(calls) == len(times) - 1:
         return
     if not is_flow(scheduler):
-        raise ValueError(f"solver of several evaluations a step on the grid of {type(scheduler).__name__}; use 'dpmpp_2m'")
+        raise ValueError(
+            f"solver of several evaluations a step on the grid of {type(scheduler).__name__}; use 'dpmpp_2m'"
+        )
     scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
     scheduler.sigmas = torch.tensor([*calls, 0.0])
     scheduler.order = -(-len(calls) // (len(times) - 1))
