@@ -24,7 +24,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, corner
 from spectral_pd.inputs import door, plans, runs, spectra, working_dtype
-from spectral_pd.plan import Cost
+from spectral_pd.plan import Cost, Plan
 from spectral_pd.schedule import token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
 from spectral_pd.two_grids import CALLS, Pattern, Predictor, Shape, TwoGrids, anchored, bands, held, weights_shape
@@ -239,6 +239,12 @@ class Outcome:
     def pattern(self) -> Pattern:
         """The pattern."""
         return self.predictor.pattern
+
+    @property
+    def plan(self) -> Plan:
+        """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
+        note = f"predicted median PSNR to the same seed's full run: {self.psnr:.1f} dB, for values that span 2"
+        return replace(self.predictor.plan, notes=(note,))
 
 
 def simulate(

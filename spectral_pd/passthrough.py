@@ -35,7 +35,7 @@ from spectral_pd.bases import BASIS, DCT, Basis
 from spectral_pd.expansion import NOISE, Source, white_noise
 from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.sampling import StepInfo, replaced, run
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
@@ -73,7 +73,7 @@ def activation_map(
     velocity=runs.velocity,
     noise=inputs.optional(NOISE),
     seed=inputs.optional(runs.noise_source),
-    plan=PLAN,
+    plan=STAGED,
     solver=find_solver,
     callback=runs.callback,
 )

@@ -29,7 +29,7 @@ from spectral_pd import inputs
 from spectral_pd.bases import corner
 from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
 from spectral_pd.inputs import door, models, plans, working_dtype
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.theory import snr
 
@@ -67,7 +67,7 @@ def _per_item(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-@door(plan=PLAN, draw=DRAW)
+@door(plan=STAGED, draw=DRAW)
 def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float, float], ...]:
     """The interval ``(b, a)`` of local times that each stage draws from; empty (b = a) for a stage without steps.
 
@@ -94,7 +94,7 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
     return tuple(zip(ends, starts, strict=True))
 
 
-@door(plan=PLAN, batch=inputs.count, draw=DRAW)
+@door(plan=STAGED, batch=inputs.count, draw=DRAW)
 def draw_times(
     plan: Plan, batch: int, *, draw: Draw = "covering", generator: torch.Generator | None = None
 ) -> tuple[int, Tensor]:
@@ -131,7 +131,7 @@ def draw_times(
     return stage, a - (a - b) * uniform
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[Tensor, Tensor]:
     """The states ``(x_a, x_b)`` at which a stage starts and ends, for clean data and one white field of the full size.
 
@@ -181,7 +181,7 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     return start, end
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, stage: int | None = None) -> StageSample:
     r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
 
@@ -216,7 +216,7 @@ def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, st
     return StageSample(x, times.to(x.device), target, stage)
 
 
-@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(PLAN))
+@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(STAGED))
 def stage_loss(
     prediction: Tensor,
     sample: StageSample,
@@ -261,7 +261,7 @@ def stage_loss(
     return (weight * plan.basis.forward(error, dims=len(stage.shape)).square()).mean()
 
 
-@door(plan=PLAN, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
+@door(plan=STAGED, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
 def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[str, str]:
     """What a fine-tuned checkpoint must say about its schedule: string values, for safetensors metadata.
 
@@ -294,7 +294,7 @@ def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[s
     return {"spectral_pd.schedule": json.dumps(record)}
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
     """Compare the schedule a checkpoint was trained for with the one it is about to be sampled with.
 

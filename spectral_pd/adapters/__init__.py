@@ -86,7 +86,9 @@ def progressive(
         Your own, for a pipeline that is not supported.
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
-        (`transition_times`, `unreached`, `cost`).
+        (`transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
+        others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`); `delta` and
+        `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def progressive_block(
     return made
 
 
-_PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {
+_PLAN = {"anchors"} | {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {
     "times",
     "shape",
     "multiple_of",

@@ -19,7 +19,7 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
+from spectral_pd.two_grids import anchored
 
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
@@ -173,6 +174,14 @@ class Ride:
         """Inside, a call of the pipeline or of its denoising block with this ride's arguments is :meth:`run`."""
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
 
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
+        if isinstance(plan, Plan):
+            own = plan.calls
+            calls = None if own is None else (lambda times: own.steps)
+        elif "anchors" in plan:  # on which sizes the grids are depends on no grid's size
+            asked = {name: plan[name] for name in ("anchors", "scales")}
+            calls = lambda times: anchored(times, (1024,), **asked).calls  # noqa: E731
+
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
             made = plan
             if not isinstance(made, Plan):
@@ -193,7 +202,7 @@ class Ride:
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
-        with _Seated(self, begin, step_with).riding():
+        with _Seated(self, begin, step_with, calls=calls).riding():
             yield
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
@@ -245,13 +254,15 @@ class _Seated:
         begin: Callable[[tuple[float, ...], Seat, Latents], Walk],
         solver: Solver,
         *,
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None,
         gradients: bool = False,
     ) -> None:
-        self.pipe, self.layout, self.begin, self.solver, self.gradients = (
+        self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
             ride.pipe,
             ride.layout,
             begin,
             solver,
+            calls,
             gradients,
         )
         self.watched = any(
@@ -330,7 +341,7 @@ class _Seated:
         @functools.wraps(set_timesteps)
         def timed(*args: Any, **kwargs: Any) -> None:
             set_timesteps(*args, **kwargs)
-            lay_out(scheduler, self.solver)
+            self.times = lay_out(scheduler, self.solver, self.calls)
 
         scheduler.set_timesteps = timed
         scheduler.step = self._step
@@ -373,7 +384,7 @@ class _Seated:
             own = "FlowMatch" in type(self.scheduler).__name__
             like = sample.to(model_output.dtype) if own and walk.finished else sample
             if walk.at_full_size or (self.watched and not walk.inside):
-                held = self.path.held(walk.shown(), walk.plan.times[query.step.number - walk.inside])
+                held = self.path.held(walk.shown(), walk.clock)
                 latents = layout.handed(held, like, seat, self.inputs)
                 self.handed = latents if self.watched and not walk.inside else None
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
@@ -394,12 +405,10 @@ class _Seated:
         if self.handed is not None:
             self._take_edits(inputs, seat, self.handed)
         query = self.query = walk.query()
-        step, stage = query.step, walk.plan.shapes[query.step.stage]
-        clock = walk.plan.times[step.number - 1]
-        on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
-        state, time = self.path.asked(query.state, query.time)
-        local = None if on_grid else time
-        self.seat = replace(seat, state=state, stage=stage, time=local, until=step.t_next, clock=clock)
+        on_grid = query.grid == seat.full and query.time == walk.clock and walk.plan.times == self.times
+        state, asked = self.path.asked(query.state, query.time)
+        time, clock = None if on_grid else asked, walk.clock
+        self.seat = replace(seat, state=state, stage=query.grid, time=time, until=query.until, clock=clock)
         self.inputs = inputs
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
@@ -428,11 +437,14 @@ class _Seated:
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
         skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
         begin = skipped if scheduler.begin_index is None else scheduler.begin_index
-        times = self.times = grid_times(scheduler, begin)
+        if self.calls is None:
+            self.times = grid_times(scheduler, begin)
+        elif begin:
+            raise ValueError("calls on several grids begin with the first step; leave strength away")
         if noise is None and not is_flow(scheduler):  # whose first time is below 1
             noise = x / float(scheduler.init_noise_sigma)
-        start = None if noise is None else self.path.state(x, times[0])
-        self.walk = self.begin(times, seat, (x if noise is None else noise, start))
+        start = None if noise is None else self.path.state(x, self.times[0])
+        self.walk = self.begin(self.times, seat, (x if noise is None else noise, start))
         check_caches(self.networks, self.walk.plan)
         layout.begin(self.walk.plan, self.pipe, scheduler)
 
@@ -442,9 +454,8 @@ class _Seated:
         now = self.layout.latents(inputs, seat)
         before, walk = handed.to(now.dtype), self.walk
         if walk is not None and not torch.equal(before, now):
-            time = walk.plan.times[walk.query().step.number - 1]
             states = (self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now))
-            walk.edit(*(self.path.state(x, time) for x in states))
+            walk.edit(*(self.path.state(x, walk.clock) for x in states))
 
     def _empty_caches(self) -> None:
         """Feature caches, and the momentum of some guidance, are of the old size."""
@@ -500,6 +511,11 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         for hook in module._diffusers_hook.hooks.values()
     ):
         name = type(hook).__name__
+        if plan.calls is not None and ("Cache" in name or "Pyramid" in name):
+            raise ValueError(
+                f"{name} guesses calls that a plan with calls on several grids has already replaced; disable the cache, or "
+                f"use a plan of stages"
+            )
         if name.startswith("MagCache") and len(plan.stages) > 1:
             raise ValueError(
                 "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "

@@ -79,19 +79,38 @@ def grid_times(scheduler: Any, begin: int = 0) -> tuple[float, ...]:
     return tuple(times) if is_flow(scheduler) else tuple(s / (1 + s) for s in times)
 
 
-def lay_out(scheduler: Any, solver: Solver) -> None:
-    """Make room for a solver of several evaluations a step, as diffusers' own: one iteration for each."""
+def lay_out(
+    scheduler: Any, solver: Solver, calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None
+) -> tuple[float, ...]:
+    """The time grid, and one iteration of the pipeline's loop for each call of its network.
+
+    Parameters
+    ----------
+    calls
+        ``calls(times)``: the grids each step calls; None is one, for each evaluation of the solver.
+    """
     times = grid_times(scheduler)
-    calls: Sequence[float] = evaluation_times(solver, times)
-    if len(calls) == len(times) - 1:
-        return
-    if not is_flow(scheduler):
-        raise ValueError(
-            f"solver of several evaluations a step on the grid of {type(scheduler).__name__}; use 'dpmpp_2m'"
-        )
-    scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
-    scheduler.sigmas = torch.tensor([*calls, 0.0])
-    scheduler.order = -(-len(calls) // (len(times) - 1))
+    evaluations = evaluation_times(solver, times)
+    if calls is not None:
+        if evaluations != list(times[:-1]):
+            raise ValueError("calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
+        steps = calls(times)
+        if len(steps) != len(evaluations):
+            raise ValueError(
+                f"plan has {len(steps)} steps, this call {len(evaluations)}; make it for this call's steps"
+            )
+        index = [k for k, step in enumerate(steps) for _ in step]
+        scheduler.timesteps = scheduler.timesteps[index]
+        scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
+    elif len(evaluations) > len(times) - 1:  # as diffusers' own solvers of several evaluations
+        if not is_flow(scheduler):
+            raise ValueError(
+                f"{type(scheduler).__name__}'s times have no room for several evaluations a step; use 'dpmpp_2m'"
+            )
+        scheduler.timesteps = torch.tensor(evaluations, device=scheduler.timesteps.device) * 1000
+        scheduler.sigmas = torch.tensor([*evaluations, 0.0])
+        scheduler.order = -(-len(evaluations) // (len(times) - 1))
+    return times
 
 
 def own_solver(scheduler: Any) -> Solver:
