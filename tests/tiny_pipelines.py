@@ -121,7 +121,12 @@ class Family:
 def _pipe(family: Family) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipe = family.build()
+        try:
+            pipe = family.build()
+        except AttributeError as error:
+            if "module diffusers" not in str(error):
+                raise
+            pytest.skip(f"this diffusers is too old: {error}")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -120,7 +120,7 @@ class Layout:
     channels
         Field of the network's configuration that holds the latents' channels, where the pipeline keeps conditions beside them.
     trained
-        Pixels of the smallest side the family's networks were trained at; 0 where no source says.
+        Pixels of the smallest side the family's networks were trained at, or their makers name; 0 where no source says.
     networks
         Attributes of the pipeline that hold networks called with the latents.
     begin
@@ -434,16 +434,14 @@ def time_of_the_end(unit: Callable[[Tensor], Tensor] = lambda timestep: timestep
     return lambda value, seat: value if seat.time is None else unit(torch.full_like(value, 1000 * seat.until))
 
 
-def after_text(value: Tensor, seat: Seat) -> Tensor:
-    """A mask of text tokens and then of the latents' (batch, tokens)."""
-    n, m = seat.tokens(seat.full), seat.tokens(seat.stage)
-    return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
+def after_text(points: int = 1) -> Exchange:
+    """A mask (batch, slots) of text tokens and then of one slot for so many of the latents' tokens."""
 
+    def exchange(value: Tensor, seat: Seat) -> Tensor:
+        n, m = (seat.tokens(size) // points for size in (seat.full, seat.stage))
+        return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
 
-def slots(value: Tensor, seat: Seat) -> Tensor:
-    """A mask of text tokens and then of one slot for every 2x2 latent points."""
-    n, m = (seat.tokens(size) // 4 for size in (seat.full, seat.stage))
-    return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
+    return exchange
 
 
 def number(axis: int) -> Exchange:
@@ -574,14 +572,15 @@ VIDEO: Mapping[str, Exchange] = {
 in_space = spatial("hidden_states")
 
 FLUX = Layout("flux", by_ids(), PACKED)
-FLUX2 = Layout("flux2", by_ids(), PACKED)
+FLUX2 = Layout("flux2", by_ids(), PACKED, trained=256)  # Black Forest Labs' help page
 FLUX3 = replace(
     FLUX2,
     inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)},
     borrowed="FLUX.2's fit, not measured on FLUX.3's latents",
+    trained=0,
 )
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
-CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text})
+CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text()})
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
 IDEOGRAM4 = Layout(
     "flux2",
@@ -603,7 +602,7 @@ QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes})
 QWEN_IMAGE21 = Layout(
     "qwen-image",
     by_shapes(patch=1, last=True),
-    {**PACKED, "img_shapes": shapes, "img_mask": slots},
+    {**PACKED, "img_shapes": shapes, "img_mask": after_text(4)},
     patch=1,
     multiple=2,
     last=True,
@@ -625,11 +624,15 @@ SD = Layout(
     patch=1,
     multiple=2,
     preserving=True,
-    trained=512,
+    trained=512,  # of XL says diffusers: "anything below 512 pixels won't work well"
 )
 SDXL = replace(SD, preset="sdxl")
-HUNYUAN_VIDEO = Layout("wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents")
-HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents")
+HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
+    "wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents", trained=544
+)
+HUNYUAN_VIDEO15 = replace(
+    HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents", trained=480
+)
 HUNYUAN_IMAGE = Layout(
     "flux",
     in_space,
@@ -661,7 +664,9 @@ COSMOS = Layout(
 )
 ANIMA = replace(COSMOS, preset="qwen-image", output=None)
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
-COGVIEW4 = Layout("sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents")
+COGVIEW4 = Layout(  # 512 to 2048 by its model card
+    "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
+)
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
