@@ -439,8 +439,8 @@ TABLE: dict[str, tuple[Grid, ...]] = {
 class Usual:
     """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset.
 
-    A variance-preserving one has no shift but the `spacing` of its timesteps, by the schedulers' names. A distilled model has a `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for
-    several deltas.
+    A variance-preserving one has no shift but the `spacing` of its timesteps, by the schedulers' names. A distilled model has a
+    `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for several deltas.
     """
 
     grid: Grid

@@ -29,6 +29,7 @@ from tiny_pipelines import (
     QWEN,
     SD3,
     SDXL,
+    VERSION,
     WAN,
     WAN_5B,
     Z_IMAGE,
@@ -639,6 +640,7 @@ def named(name: str, module: str = "diffusers.pipelines"):
     return type(name, (_Named,), {"__module__": module})()
 
 
+@pytest.mark.skipif(VERSION < (0, 42), reason="the list is that of diffusers 0.42")
 def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_the_way():
     names = [name for name in dir(diffusers) if name.endswith("Pipeline")]
     assert len(names) > 250
