@@ -26,6 +26,7 @@ from tiny_pipelines import (
     FLUX_CN,
     FLUX_MODULAR,
     KLEIN,
+    MINIMAX_H3,
     QWEN,
     SD3,
     SDXL,
@@ -494,6 +495,38 @@ def test_a_block_rides_inside_a_users_own_blocks(family):
     assert mine.scheduler is pipe.scheduler
 
 
+def test_minimax_h3_has_a_local_clock_for_its_picture_and_the_full_one_for_its_sound():
+    """One call, two clocks: each row of the sequence is told its own time."""
+    pipe, seen = MINIMAX_H3.pipe, {}
+
+    def look(name):
+        def before(module, args, kwargs):
+            rows = {
+                key: kwargs["timestep"][kwargs["timestep_indices"][kwargs[f"{key}_indices"]]]
+                for key in ("video", "audio")
+            }
+            seen.setdefault(name, []).append({key: set(times.tolist()) for key, times in rows.items()})
+            size = kwargs["position_ids"][kwargs["video_indices"]][:, 1:]
+            assert len(size) == 37 * len(size.unique(dim=0))
+
+        return pipe.transformer.register_forward_pre_hook(before, with_kwargs=True)
+
+    call = MINIMAX_H3.arguments(height=96, width=160)
+    handle = look("stock")
+    pipe(generator=generator(), **call)
+    handle.remove()
+    ride = adapt(pipe, generator=generator(), **call)
+    plan = ride.plan(scales=(1 / 2, 1), transition_times=(0.8,))
+    handle = look("ride")
+    ride.run(plan)
+    handle.remove()
+    local = [1 - t for stage in plan.stages for t in stage.local_times[:-1]]
+    assert [time for step in seen["ride"] for time in step["video"]] == pytest.approx(local, abs=1e-6)
+    assert [step["audio"] for step in seen["ride"]] == [step["audio"] for step in seen["stock"]]
+    assert len(plan.stages) == 2
+    assert seen["ride"] != seen["stock"]  # the picture's clock is another on the coarse grid
+
+
 # Variants
 
 
@@ -660,7 +693,6 @@ def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_th
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("MiniMaxH3ModularPipeline", "without a batch"),
         ("HeliosModularPipeline", "coarse to fine by itself"),
         ("FluxPriorReduxPipeline", "no frequencies"),
         ("HunyuanVideoFramepackPipeline", "one stretch of the video after another"),

@@ -1993,6 +1993,31 @@ def _ltx25_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return {**text("", 1), **text("negative_", 3), "batch_size": batch, "dtype": torch.float32}
 
 
+def _minimax_parts() -> dict[str, Any]:
+    transformer = seeded(
+        lambda: diffusers.MiniMaxH3Transformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, hidden_size=24, num_layers=2, num_refiner_layers=1,
+            ffn_dim=32, text_dim=24, freq_dim=16, time_embed_hidden_dim=24,
+            time_embed_dim=16, rope_freq_dim=2,
+        )
+    )  # fmt: skip
+    schedulers = [diffusers.MiniMaxH3Scheduler(shift=shift) for shift in (12.0, 3.0)]
+    return {"transformer": transformer, "scheduler": schedulers[0], "audio_scheduler": schedulers[1]}
+
+
+MINIMAX_H3 = blocks_of(
+    "MiniMaxH3",
+    _minimax_parts,
+    lambda b, g: {
+        "prompt_embeds": embeddings(1, TEXT, 24, seed=1),
+        "text_token_tags": torch.ones(TEXT, dtype=torch.int64),
+        "num_frames": 124,
+    },
+    called="MiniMax-H3",
+    splits=False,
+)
+
+
 def _ltx2_parts() -> dict[str, Any]:
     guiders = [
         diffusers.LTX2Guidance(guidance_scale=scale, spatio_temporal_guidance_blocks=[0], modality_scale=1.0)

@@ -37,6 +37,7 @@ LTX: LTX LTXImageToVideo LTXModular
 LTX2: LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular
 COSMOS: Cosmos2_5_PredictBase
 ANIMA: AnimaModular
+MINIMAX_H3: MiniMaxH3Modular
 LUMINA2: Lumina2
 COGVIEW4: CogView4 CogView4Control
 AURA_FLOW: AuraFlow
@@ -49,8 +50,6 @@ PRX_PIXEL: PRXPixel
 """
 
 _REFUSED = """
-MiniMaxH3*: it packs text, sound and picture into one sequence of rows without a batch, and looks the time of every
-    row up in a table of the full size's rows that it lays out before its loop{sample}
 *Prior* *PriorRedux* StableCascade* Wuerstchen*: it denoises embeddings, which have no frequencies; ride the pipeline
     it feeds
 *Upsample* *Upscale* *VideoDiffusionDecode* LTX2DFR* HunyuanImageRefiner* Kandinsky6SR*: it refines a picture that

@@ -182,8 +182,8 @@ class Layout:
         Further tokens and channels are left out. Noise that becomes tokens later comes in space, with an axis of one frame, or
         with its patches as channels.
         """
-        if latents.ndim == 3:
-            n = seat.tokens(size)
+        if latents.ndim < 4:
+            latents, n = latents if latents.ndim == 3 else latents[None], seat.tokens(size)
             x = self.unpack(latents[:, -n:] if self.last else latents[:, :n], seat.frames, size)
         elif seat.packed and latents.shape[-2:] != size and latents.shape[1] != seat.channels:
             x = F.pixel_shuffle(latents, self.patch)
@@ -200,8 +200,8 @@ class Layout:
         if seat.given and frames == seat.frames:
             kept = self.spatial(self.latents(inputs, seat), replace(seat, given=0), seat.full)[:, :, : seat.given]
             x = torch.cat([kept.to(x.dtype), x], 2)
-        if like.ndim == 3:
-            x = self.pack(x)
+        if like.ndim < 4:
+            x = self.pack(x).reshape(like.shape)
         elif self.channels_last:
             x = x.movedim(1, -1)
         return x.to(like.dtype)
@@ -444,6 +444,35 @@ def after_text(points: int = 1) -> Exchange:
     return exchange
 
 
+def own_row(value: Tensor, seat: Seat) -> Tensor:
+    """For a table of the times of all rows: the latents' is a new first one, in time from noise to data."""
+    return value if seat.time is None else torch.cat([value.new_tensor([1 - seat.time]), value])
+
+
+def row_times(value: Tensor, seat: Seat) -> Tensor:
+    """Where in that table the time of each row of the sequence stands."""
+    value, m = positions(0)(value, seat), seat.tokens(seat.stage)
+    return value if seat.time is None else torch.cat([value[:-m] + 1, torch.zeros_like(value[-m:])])
+
+
+def spread(value: Tensor, seat: Seat) -> Tensor:
+    """Positions (rows, [frame, row, column]) that span the same range on every grid."""
+    if seat.stage == seat.full:
+        return value
+    value, m = positions(0)(value, seat), seat.tokens(seat.stage)
+    wider = value.new_tensor([n / k for n, k in zip(seat.full, seat.stage, strict=True)])
+    first, ours = value[-m, 1:], value[-m:, 1:]
+    value[-m:, 1:] = first + (ours - first) * wider
+    return value
+
+
+def own_rows(value: Tensor, seat: Seat) -> Tensor:
+    """The latents' places in the sequence, where they are its last rows."""
+    if len(value) != int(value[-1] - value[0]) + 1:
+        raise ValueError("keyframes are rows beside the latents' with a time of their own; a ride is from text alone")
+    return value[: seat.tokens(seat.stage)]
+
+
 def number(axis: int) -> Exchange:
     """Rows (0) or columns (1) of patches, as a number."""
     return lambda value, seat: seat.cells(seat.stage)[axis]
@@ -505,7 +534,9 @@ def by_ids(name: str = "img_ids", patch: int = 2, *, last: bool = False) -> Call
     def size(inputs: Inputs) -> Grid:
         ids = inputs[name]
         ids = ids[0] if ids.ndim == 3 else ids
-        ours = ids[ids[:, 0] == ids[-1 if last else 0, 0]]
+        same = (ids[:, 0] == ids[-1 if last else 0, 0]).long()
+        n = int((same.flip(0) if last else same).cumprod(0).sum())
+        ours = ids[-n:] if last else ids[:n]
         return tuple(patch * len(ours[:, axis].unique()) for axis in (1, 2))
 
     return size
@@ -663,6 +694,21 @@ COSMOS = Layout(
     output=cornered,
 )
 ANIMA = replace(COSMOS, preset="qwen-image", output=None)
+MINIMAX_H3 = Layout(
+    "wan",
+    by_ids("position_ids", last=True),
+    {
+        "hidden_states": latents(),
+        "timestep": own_row,
+        "timestep_indices": row_times,
+        "position_ids": spread,
+        "token_tags": positions(0),
+        "video_indices": own_rows,
+    },
+    last=True,
+    borrowed="WAN 2.1's fit, not measured on MiniMax-H3's latents",
+    trained=768,  # the canvas it was released for
+)
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
 COGVIEW4 = Layout(  # 512 to 2048 by its model card
     "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512

@@ -367,9 +367,11 @@ class _Seated:
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **unused: Any
     ) -> Any:
         """One evaluation's worth of the walk; the full-size latents as they were until they are the state."""
-        if self.scheduler.step_index is None:
-            self.scheduler._init_step_index(timestep)
-        self.scheduler._step_index += 1
+        scheduler = self.scheduler
+        if scheduler.step_index is None:
+            begin = scheduler.begin_index
+            scheduler._step_index = scheduler.index_for_timestep(timestep) if begin is None else begin
+        scheduler._step_index += 1
         walk, seat, layout, query = self.walk, self.seat, self.layout, self.query
         if walk is None or seat is None or query is None:
             raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {layout.networks}")
@@ -503,13 +505,8 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         MagCache with more than one stage; FasterCache of a guidance-distilled network where a stage begins inside the times
         whose attention it skips.
     """
-    modules = (module for network in networks for module in network.modules())
-    for hook in (
-        hook
-        for module in modules
-        if hasattr(module, "_diffusers_hook")
-        for hook in module._diffusers_hook.hooks.values()
-    ):
+    modules = [module for network in networks for module in network.modules() if hasattr(module, "_diffusers_hook")]
+    for hook in (hook for module in modules for hook in module._diffusers_hook.hooks.values()):
         name = type(hook).__name__
         if plan.calls is not None and ("Cache" in name or "Pyramid" in name):
             raise ValueError(
@@ -524,9 +521,7 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         if name == "FasterCacheBlockHook" and hook.is_guidance_distilled:
             # Its first call in the skipped range answers from the cache without asking whether there is anything in it.
             low, high = hook.timestep_skip_range
-            begins = [
-                1000 * plan.times[stage.start] for stage in plan.stages if low < 1000 * plan.times[stage.start] < high
-            ]
+            begins = [t for stage in plan.stages if low < (t := 1000 * plan.times[stage.start]) < high]
             if begins:
                 raise ValueError(
                     f"FasterCache skips attention at timesteps in ({low}, {high}), and a stage begins at {begins[0]:.0f}, "

@@ -58,13 +58,24 @@ class Path:
 _PREDICTS = {"epsilon": "noise", "sample": "denoised", "v_prediction": "v"}
 
 
+_FLOW = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
+_DATAWARD = {"MiniMaxH3Scheduler"}  # a flow whose networks answer with the opposite velocity, at timesteps 1 - t
+_PRESERVING = {"EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
+
+
+def _is(scheduler: Any, names: set[str]) -> bool:
+    return bool(names & {cls.__name__ for cls in type(scheduler).__mro__})
+
+
 def is_flow(scheduler: Any) -> bool:
     """Whether states are the flow's."""
-    return "FlowMatch" in type(scheduler).__name__ or bool(scheduler.config.get("use_flow_sigmas"))
+    return _is(scheduler, _FLOW | _DATAWARD) or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def path_of(scheduler: Any) -> Path:
     """The path on which a scheduler's states lie."""
+    if _is(scheduler, _DATAWARD):
+        return Path(lambda network: lambda x, t: -network(x, t))
     if is_flow(scheduler):
         return Path()
     predicts: Any = _PREDICTS[scheduler.config.prediction_type]
@@ -103,7 +114,7 @@ def lay_out(
         scheduler.timesteps = scheduler.timesteps[index]
         scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
     elif len(evaluations) > len(times) - 1:  # as diffusers' own solvers of several evaluations
-        if not is_flow(scheduler):
+        if not is_flow(scheduler) or _is(scheduler, _DATAWARD):
             raise ValueError(
                 f"{type(scheduler).__name__}'s times have no room for several evaluations a step; use 'dpmpp_2m'"
             )
@@ -132,10 +143,7 @@ def check_scheduler(scheduler: Any, *, flow: bool) -> None:
         Another path, stochastic, or with inverted sigmas.
     """
     config, name = scheduler.config, type(scheduler).__name__
-    names = {cls.__name__ for cls in type(scheduler).__mro__}
-    known = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
-    levels = {"EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
-    if not (names & known or config.get("use_flow_sigmas") or (not flow and names & levels)):
+    if not (is_flow(scheduler) or (not flow and _is(scheduler, _PRESERVING))):
         wanted = "FlowMatchEulerDiscreteScheduler or a multistep scheduler with use_flow_sigmas=True"
         if not flow:
             wanted = "EulerDiscreteScheduler.from_config(pipe.scheduler.config), whose steps are DDIM's, or DPMSolverMultistep"
