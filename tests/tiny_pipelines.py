@@ -138,20 +138,12 @@ def _dynamic() -> Any:
     )
 
 
+MMDIT = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+FLUX_CONFIG = {**MMDIT, "joint_attention_dim": 24, "pooled_projection_dim": 20, "axes_dims_rope": (4, 6, 6)}
+
+
 def flux() -> Any:
-    transformer = seeded(
-        lambda: diffusers.FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            pooled_projection_dim=20,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
-    )
+    transformer = seeded(lambda: diffusers.FluxTransformer2DModel(in_channels=16, guidance_embeds=True, **FLUX_CONFIG))
     return diffusers.FluxPipeline(
         scheduler=_dynamic(),
         vae=image_autoencoder(),
@@ -180,11 +172,8 @@ def _flux_prompt(batch: int, guided: bool) -> dict[str, Any]:
 def _flux2(cls: Any, **config: Any) -> Any:
     transformer = seeded(
         lambda: diffusers.Flux2Transformer2DModel(
+            **MMDIT,
             in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
             joint_attention_dim=24,
             timestep_guidance_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
@@ -249,19 +238,16 @@ def _z_image_prompt(batch: int, guided: bool) -> dict[str, Any]:
     return arguments
 
 
+WAN_CONFIG = dict(
+    num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=24, freq_dim=16, ffn_dim=32,
+    num_layers=2, rope_max_seq_len=64,
+)  # fmt: skip
+FRAMES = (("num_frames", 5),)
+
+
 def wan(*, experts: bool = False) -> Any:
     def network() -> Any:
-        return diffusers.WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=16,
-            out_channels=16,
-            text_dim=24,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=64,
-        )
+        return diffusers.WanTransformer3DModel(**WAN_CONFIG)
 
     transformer = seeded(network)
     second = None
@@ -287,19 +273,14 @@ def _wan_prompt(batch: int, guided: bool) -> dict[str, Any]:
     }
 
 
+QWEN_CONFIG = dict(
+    in_channels=64, out_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
+    axes_dims_rope=(4, 6, 6),
+)  # fmt: skip
+
+
 def qwen_image(**config: Any) -> Any:
-    transformer = seeded(
-        lambda: diffusers.QwenImageTransformer2DModel(
-            in_channels=64,
-            out_channels=16,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            axes_dims_rope=(4, 6, 6),
-            **config,
-        )
-    )
+    transformer = seeded(lambda: diffusers.QwenImageTransformer2DModel(**{**QWEN_CONFIG, "num_layers": 2}, **config))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True,
         base_shift=0.5,
@@ -380,24 +361,13 @@ def of_flux(name: str, channels: int = 16, **components: Any) -> Callable[[], An
     def build() -> Any:
         transformer = seeded(
             lambda: diffusers.FluxTransformer2DModel(
-                **{**FLUX_CONFIG, "in_channels": channels, "out_channels": 16, "guidance_embeds": True}
+                in_channels=channels, out_channels=16, guidance_embeds=True, **FLUX_CONFIG
             )
         )
         made = {key: value() for key, value in components.items()}
         return assembled(name, scheduler=_dynamic(), vae=image_autoencoder(), transformer=transformer, **made)
 
     return build
-
-
-FLUX_CONFIG = {
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 16,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 24,
-    "pooled_projection_dim": 20,
-    "axes_dims_rope": (4, 6, 6),
-}
 
 
 def _flux_controlnet() -> Any:
@@ -441,7 +411,7 @@ FLUX = Family("FLUX.1", flux, _flux_prompt)
 FLUX2 = Family("FLUX.2", lambda: _flux2(diffusers.Flux2Pipeline), _flux2_prompt)
 KLEIN = Family("FLUX.2-klein", lambda: _flux2(diffusers.Flux2KleinPipeline, is_distilled=False), _klein_prompt)
 Z_IMAGE = Family("Z-Image", z_image, _z_image_prompt)
-WAN = Family("WAN", wan, _wan_prompt, output="frames", size=(("num_frames", 5),))
+WAN = Family("WAN", wan, _wan_prompt, output="frames", size=FRAMES)
 QWEN = Family("Qwen-Image", qwen_image, _qwen_prompt)
 SD3 = Family("SD3", sd3, _sd3_prompt)
 
@@ -669,18 +639,7 @@ QWEN_LAYERED = Family(
 
 
 def _qwen_cn(extra: int = 0):
-    return seeded(
-        lambda: diffusers.QwenImageControlNetModel(
-            extra_condition_channels=extra,
-            in_channels=64,
-            out_channels=16,
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            axes_dims_rope=(4, 6, 6),
-        )
-    )
+    return seeded(lambda: diffusers.QwenImageControlNetModel(extra_condition_channels=extra, **QWEN_CONFIG))
 
 
 QWEN_CN = Family(
@@ -706,33 +665,20 @@ def _wan_net(channels, **c):
     return seeded(lambda: diffusers.WanTransformer3DModel(**{**WAN_CONFIG, "in_channels": channels, **c}))
 
 
-WAN_CONFIG = dict(
-    num_attention_heads=2,
-    attention_head_dim=12,
-    in_channels=16,
-    out_channels=16,
-    text_dim=24,
-    freq_dim=16,
-    ffn_dim=32,
-    num_layers=2,
-    rope_max_seq_len=64,
-)
 WAN_I2V = Family(
     "WAN i2v",
     _wan_of("WanImageToVideoPipeline", network=lambda: _wan_net(36)),
     lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
     output="frames",
-    size=(("num_frames", 5),),
+    size=FRAMES,
 )
-WAN_5B = Family(
-    "WAN 5B t2v", _wan_of("WanPipeline", expand_timesteps=True), _wan_prompt, output="frames", size=(("num_frames", 5),)
-)
+WAN_5B = Family("WAN 5B t2v", _wan_of("WanPipeline", expand_timesteps=True), _wan_prompt, output="frames", size=FRAMES)
 WAN_5B_I2V = Family(
     "WAN 5B i2v",
     _wan_of("WanImageToVideoPipeline", expand_timesteps=True),
     lambda b, g, height=128, width=128: {**_wan_prompt(b, g), "image": pil(1, height, width)},
     output="frames",
-    size=(("num_frames", 5),),
+    size=FRAMES,
 )
 
 
@@ -751,7 +697,7 @@ WAN_VACE = Family(
     ),
     _wan_prompt,
     output="frames",
-    size=(("num_frames", 5),),
+    size=FRAMES,
     splits=False,
 )
 WAN_VACE2 = Family(
@@ -759,7 +705,7 @@ WAN_VACE2 = Family(
     WAN_VACE.build,
     lambda b, g, height=128, width=128: {**_video(b, g, height, width), "mask": [pil(9, height, width)] * 5},
     output="frames",
-    size=(("num_frames", 5),),
+    size=FRAMES,
     splits=False,
 )
 
@@ -767,9 +713,6 @@ WAN_VACE2 = Family(
 class _Length:
     model_max_length = 512
     image_processor = None
-
-
-_length = _Length
 
 
 def made(name, transformer, *, vae=None, scheduler=None, **components):
@@ -808,11 +751,8 @@ def prompts(
 
 
 CHROMA_CONFIG = dict(
+    **MMDIT,
     in_channels=16,
-    num_layers=1,
-    num_single_layers=1,
-    attention_head_dim=16,
-    num_attention_heads=2,
     joint_attention_dim=24,
     axes_dims_rope=(4, 6, 6),
     approximator_hidden_dim=32,
@@ -870,67 +810,33 @@ def words(batch, guided, *, name="guidance_scale", strength=4.0, off=1.0):
     }
 
 
-LONGCAT = Family(
-    "LongCat-Image",
-    _encoding(
+def _longcat(name, **components):
+    return _encoding(
         made(
-            "LongCatImagePipeline",
+            name,
             lambda: diffusers.LongCatImageTransformer2DModel(
-                in_channels=64,
-                num_layers=1,
-                num_single_layers=1,
-                attention_head_dim=16,
-                num_attention_heads=2,
-                joint_attention_dim=24,
-                pooled_projection_dim=24,
-                axes_dims_rope=(4, 6, 6),
+                **{**FLUX_CONFIG, "in_channels": 64, "pooled_projection_dim": 24}
             ),
             vae=lambda: image_autoencoder(16),
             scheduler=_dynamic,
             text_encoder=image_autoencoder,
-            tokenizer=_length,
+            tokenizer=_Length,
+            **components,
         ),
         _longcat_encode,
-    ),
-    words,
-    size=(("enable_prompt_rewrite", False),),
-)
+    )
 
 
-def _small_longcat(build):
-    def built():
-        module = sys.modules[diffusers.LongCatImageEditPipeline.__module__]
-        module.calculate_dimensions = lambda area, ratio: (128, 96)
-        return build()
-
-    return built
+def _longcat_edit():
+    module = sys.modules[diffusers.LongCatImageEditPipeline.__module__]
+    module.calculate_dimensions = lambda area, ratio: (128, 96)  # of a million pixels in diffusers
+    return _longcat("LongCatImageEditPipeline", text_processor=_Length)()
 
 
+LONGCAT = Family("LongCat-Image", _longcat("LongCatImagePipeline"), words, size=(("enable_prompt_rewrite", False),))
 LONGCAT_EDIT = Family(
     "LongCat-Image Edit",
-    _small_longcat(
-        _encoding(
-            made(
-                "LongCatImageEditPipeline",
-                lambda: diffusers.LongCatImageTransformer2DModel(
-                    in_channels=64,
-                    num_layers=1,
-                    num_single_layers=1,
-                    attention_head_dim=16,
-                    num_attention_heads=2,
-                    joint_attention_dim=24,
-                    pooled_projection_dim=24,
-                    axes_dims_rope=(4, 6, 6),
-                ),
-                vae=lambda: image_autoencoder(16),
-                scheduler=_dynamic,
-                text_encoder=image_autoencoder,
-                tokenizer=_length,
-                text_processor=_Length,
-            ),
-            _longcat_encode,
-        )
-    ),
+    _longcat_edit,
     lambda b, g: {**words(b, g), "image": pil(1, 64, 96)},
     sized=False,
     splits=False,
@@ -940,14 +846,7 @@ OVIS = Family(
     made(
         "OvisImagePipeline",
         lambda: diffusers.OvisImageTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            axes_dims_rope=(4, 6, 6),
-            out_channels=16,
+            **MMDIT, in_channels=16, out_channels=16, joint_attention_dim=24, axes_dims_rope=(4, 6, 6)
         ),
         scheduler=_dynamic,
     ),
@@ -1027,7 +926,6 @@ def _hunyuan(name, **c):
     )
 
 
-FRAMES = (("num_frames", 5),)
 HUNYUAN = Family("HunyuanVideo", _hunyuan("HunyuanVideoPipeline"), _hunyuan_prompt, output="frames", size=FRAMES)
 HUNYUAN_SKY = Family(
     "HunyuanVideo SkyReels i2v",
@@ -1231,47 +1129,27 @@ LUMINA2 = Family(
     ),
     prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
 )
-COGVIEW4 = Family(
-    "CogView4",
-    made(
-        "CogView4Pipeline",
+
+
+def _cogview4(name, channels):
+    return made(
+        name,
         lambda: diffusers.CogView4Transformer2DModel(
-            patch_size=2,
-            in_channels=4,
-            num_layers=2,
-            attention_head_dim=4,
-            num_attention_heads=4,
-            out_channels=4,
-            text_embed_dim=32,
-            time_embed_dim=8,
-            condition_dim=4,
+            patch_size=2, in_channels=channels, num_layers=2, attention_head_dim=4, num_attention_heads=4,
+            out_channels=4, text_embed_dim=32, time_embed_dim=8, condition_dim=4,
         ),
         scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(
             base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
         ),
-    ),
-    prompts(("prompt_embeds", 16, 32)),
-)
+    )  # fmt: skip
+
+
+_cogview4_prompt = prompts(("prompt_embeds", 16, 32))
+COGVIEW4 = Family("CogView4", _cogview4("CogView4Pipeline", 4), _cogview4_prompt)
 COGVIEW4_C = Family(
     "CogView4 Control",
-    made(
-        "CogView4ControlPipeline",
-        lambda: diffusers.CogView4Transformer2DModel(
-            patch_size=2,
-            in_channels=8,
-            num_layers=2,
-            attention_head_dim=4,
-            num_attention_heads=4,
-            out_channels=4,
-            text_embed_dim=32,
-            time_embed_dim=8,
-            condition_dim=4,
-        ),
-        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(
-            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
-        ),
-    ),
-    with_pictures(prompts(("prompt_embeds", 16, 32)), "control_image"),
+    _cogview4("CogView4ControlPipeline", 8),
+    with_pictures(_cogview4_prompt, "control_image"),
     splits=False,
 )
 AURA_FLOW = Family(
@@ -1383,10 +1261,7 @@ def _k5_sized(name: str, **config: Any) -> Any:
 
 
 K5_T2I = Family(
-    "Kandinsky 5 t2i",
-    lambda: _k5_sized("Kandinsky5T2IPipeline", visual_cond=False),
-    _k5_prompt,
-    output="image",
+    "Kandinsky 5 t2i", lambda: _k5_sized("Kandinsky5T2IPipeline", visual_cond=False), _k5_prompt, output="image"
 )
 K5_T2V = Family(
     "Kandinsky 5 t2v",
@@ -1937,8 +1812,8 @@ LTX_MODULAR = modular("LTX", LTX)
 def _flux3(**config: Any) -> Any:
     return seeded(
         lambda: diffusers.Flux3Transformer2DModel(
-            in_channels=16, cond_in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=24, timestep_channels=16, axes_dims_rope=(4, 4, 4, 4), **config,
+            **MMDIT, in_channels=16, cond_in_channels=16, joint_attention_dim=24, timestep_channels=16,
+            axes_dims_rope=(4, 4, 4, 4), **config,
         )
     )  # fmt: skip
 
