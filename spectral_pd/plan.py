@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from spectral_pd import inputs
@@ -214,6 +215,8 @@ class Plan:
         (:func:`~spectral_pd.optimise_plan`).
     costs
         Cost of one call on each grid, when a cost function was given; empty otherwise.
+    counted
+        What the costs are: the cost function's own `label`, where it has one.
     patch
         Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
     calls
@@ -230,6 +233,7 @@ class Plan:
     costs: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     patch: tuple[int, ...] = ()
+    counted: str = ""
     calls: Calls | None = None
 
     @property
@@ -311,28 +315,33 @@ class Plan:
         rows = [self._row(i, each) for i, each in enumerate(self._costs())]
         table = [list(rows[0]), *(list(row.values()) for row in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        gap = "  " if sum(widths) + 2 * len(widths) - 2 <= inputs.WIDTH else " "
         lines = [head if self.calls is None else f"{self.nfe} steps, {self.calls}"]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        label = "cost function" if self.costs else "grid points"
-        lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
-        lines += [f"note: {text}" for text in self.notes]
-        lines += [f"warning: {text}" for text in self.warnings]
+        lines += [gap.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+        label = (self.counted or "cost function") if self.costs else "grid points"
+        lines += inputs.wrapped(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += inputs.wrapped(*(f"note: {text}" for text in self.notes))
+        lines += inputs.wrapped(*(f"warning: {text}" for text in self.warnings))
         return "\n".join(lines)
 
     def _row(self, i: int, cost: float) -> dict[str, str]:
         """What the table says of stage `i`, one step of which costs `cost`, by column."""
         grid, count = self.grids[i], self.counts[i]
-        row = {"size": shown(grid), "ratio": f"{size_ratio(grid, self.shape):.4g}"}
         if self.calls is None:
             stage, last = self.stages[i], self.stages[i].t_star is None
-            row = {"stage": str(i + 1), "scale": scale_text(stage.scale), **row, "steps": str(count)}
-            row["local times"] = f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}"
-            row["t*"] = "-" if last else f"{stage.t_star:.6f}"
-            row["grid T"] = "-" if last else f"{self.times[stage.stop]:.6f}"
+            row = {
+                "scale": scale_text(stage.scale),
+                "size": shown(grid),
+                "steps": str(count),
+                "local times": f"{stage.local_times[0]:.3f} -> {stage.local_times[-1]:.3f}",
+                "t*": "-" if last else f"{stage.t_star:.4f}",
+                "T": "-" if last else f"{self.times[stage.stop]:.4f}",
+            }
         else:
-            row = {"grid": letters(len(self.grids))[i], **row, "calls": str(count)}
+            row = {"grid": letters(len(self.grids))[i], "size": shown(grid), "calls": str(count)}
         row["tokens" if math.prod(self.patch) > 1 else "points"] = str(math.prod(grid) // math.prod(self.patch))
-        return row | ({"cost": f"{cost:.6g}"} if self.costs else {}) | {"share": f"{count * cost / self.cost():.1%}"}
+        row |= {"cost": f"{cost / self.costs[-1]:.3g}"} if self.costs else {}
+        return row | {"share": f"{count * cost / self.cost():.1%}"}
 
 
 PLAN = inputs.instance(Plan, "what make_plan returned")
@@ -353,5 +362,8 @@ def letters(grids: int) -> str:
 
 
 def scale_text(scale: float | tuple[float, ...]) -> str:
-    """A scale as the table shows it."""
-    return ",".join(f"{s:.4g}" for s in scale) if isinstance(scale, tuple) else f"{scale:.4g}"
+    """A scale as people write it: 1/2, and 1,1/2,1/2 of one number an axis."""
+    if isinstance(scale, tuple):
+        return ",".join(map(scale_text, scale))
+    simple = Fraction(scale).limit_denominator(16)
+    return str(simple) if abs(simple - scale) < 1e-9 else f"{scale:.4g}"

@@ -16,7 +16,7 @@ approximation scheme of multigrid (Brandt 1977) and ``H_a = (I - U U^T) D_a`` th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
+from spectral_pd.expansion import restrict_aligned
 from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.plan import Cost, Plan, letters
 from spectral_pd.schedule import plan_at, stage_shape, token_cost
 from spectral_pd.solvers import Velocity
-from spectral_pd.theory import align_scale, align_time
 
 Shape = tuple[int, ...]
 START, ESTIMATES, CALLS = 1, 2, 4
@@ -119,10 +119,14 @@ def anchored(
     times, shape = plans.times(times, "times"), inputs.shape(shape, "shape")
     steps, chosen = len(times) - 1, steps_of(anchors, "anchors", len(times) - 1)
     shapes = tuple(stage_shape(shape, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, len(shape)))
-    every = tuple(range(len(shapes)))
-    behind = [k + 1 < steps and k + 1 not in chosen for k in range(steps)]
-    calls = ((every if behind[k] else every[-1:]) if k in chosen else every[:1] for k in range(steps))
-    return Pattern(times, shapes, tuple(calls))
+    return Pattern(times, shapes, anchored_calls(steps, chosen, len(shapes)))
+
+
+def anchored_calls(steps: int, anchors: Container[int], grids: int) -> tuple[tuple[int, ...], ...]:
+    """For each step the indices of the grids that :func:`anchored` calls."""
+    every = tuple(range(grids))
+    behind = [k + 1 < steps and k + 1 not in anchors for k in range(steps)]
+    return tuple((every if behind[k] else every[-1:]) if k in anchors else every[:1] for k in range(steps))
 
 
 def bands(shapes: Sequence[Shape], basis: Basis, *, least: int = 16) -> tuple[Tensor, Tensor]:
@@ -341,8 +345,7 @@ class TwoGrids:
         """The network's answer on a grid, and the coefficients of the picture it says, in units of the full grid's."""
         grid = self.pattern.shapes[index]
         ratio = size_ratio(grid, self.pattern.shape)
-        tau = align_time.bare(t, 1 / ratio)
-        y = self.basis.restrict(x, grid) / align_scale.bare(tau, ratio)
+        y, tau = restrict_aligned.bare(x, grid, t, basis=self.basis)
         v = runs.answered(self.velocity(y, tau), y)
         return v, self._coefficients(y - tau * v) * ratio
 

@@ -9,10 +9,13 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 
 from strategies import randn
 from test_adapters_families import FIRST, Family, ours, stock
-from tiny_pipelines import FLUX, SD3, generator, result
+from tiny_pipelines import FLUX, LONGCAT, SD3, generator, result
 
 from spectral_pd import DCT, Plan, sample
-from spectral_pd.adapters import adapt, progressive
+from spectral_pd.__main__ import main
+from spectral_pd.adapters import adapt, calibrate, progressive
+from spectral_pd.calibrate import Calibration, choose_pattern
+from spectral_pd.calibrate import calibrate as of_velocity
 from spectral_pd.two_grids import Pattern, Predictor, weights_shape
 
 first = pytest.mark.parametrize("family", FIRST, ids=str)
@@ -79,3 +82,44 @@ def test_what_cannot_be_is_refused_before_the_first_call():
     plan = weighted(adapt(FLUX.pipe, **arguments), ((1,), (), (0,), (1,)))
     with pytest.raises(ValueError, match="plan has 4 steps, this call 3"):
         adapt(FLUX.pipe, **FLUX.arguments(**{**CALL, "num_inference_steps": 3})).run(plan)
+
+
+@pytest.mark.parametrize("family", [FLUX, SD3], ids=str)
+@pytest.mark.filterwarnings("ignore:the spectrum was measured:UserWarning")
+def test_calibrating_a_pipeline_is_calibrating_its_velocity(family: Family):
+    calls = [{"generator": generator(seed), **family.arguments(**CALL)} for seed in (0, 1)]
+    found = calibrate(family.pipe, calls, model="tiny")
+    ride = adapt(family.pipe, **calls[0])
+    noise = torch.cat([torch.randn(ride.shape, generator=generator(seed)) for seed in (0, 1)])
+    expected = of_velocity(ride.velocity, noise, ride.times, scales=(1 / 2, 1), solver="euler", batch=1, model="tiny")
+    assert (found.seeds, found.times, found.shapes, found.model) == (2, ride.times, expected.shapes, "tiny")
+    torch.testing.assert_close(found.moments, expected.moments, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.gain[1:], expected.gain[1:], rtol=2e-2, atol=2e-2)
+    # What is chosen from it runs, and every call of the network is one iteration.
+    best = choose_pattern(found, 2.0)[0]
+    assert torch.isfinite(result(family, adapt(family.pipe, **calls[0]).run(best.plan))).all()
+    with pytest.raises(ValueError, match=r"calls have 16x16 in 4 steps, 16x16 in 3 steps; pass calls of one size"):
+        calibrate(family.pipe, [calls[0], {**calls[1], "num_inference_steps": 3}])
+
+
+def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys, tmp_path):
+    import diffusers
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: LONGCAT.pipe)
+    file = tmp_path / "found.json"
+    options = ["--size", "128", "128", "--steps", "6", "--call", '{"enable_prompt_rewrite": false}']
+    prompts = ["--prompt", "a cat", "a lighthouse"]
+    assert main(["calibrate", "FOLDER", *prompts, *options, "--scales", "1/2", "1", "--json", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 runs of 6 steps")
+    found = Calibration.load(file)
+    assert (found.seeds, found.model, found.shapes) == (2, "FOLDER", ((8, 8), (16, 16)))
+    rows = [line.split() for line in lines[2:]]
+    assert [float(row[0][:-1]) for row in rows] == sorted(float(row[0][:-1]) for row in rows)
+    assert all(len(row) == 4 and set(row[2]) <= set("F.h") for row in rows)
+    assert main(["plan", "--calibration", str(file), "--speedup", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"6 steps, calls {rows[1][2]}\n")
+    assert f"{rows[1][1]} dB predicted" in shown
+    assert main(["plan", "--preset", "flux"]) == 1
+    assert "--size is missing" in capsys.readouterr().err

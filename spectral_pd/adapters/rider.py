@@ -20,8 +20,10 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,10 +32,13 @@ from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
+from spectral_pd.adapters.stage_lora import StageLora, loaded
 from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
+from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
+from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
 Latents = tuple[Tensor, Tensor | None]
@@ -110,6 +115,10 @@ class Ride:
         frames = (seat.frames - seat.given,) * seat.video
         return (seat.batch, seat.channels, *frames, *seat.full)
 
+    def read(self, planes: Tensor) -> Tensor:
+        """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
+        return self.layout.pack(planes) if self._found[1].packed else planes
+
     def plan(self, **options: Any) -> Plan:
         """The plan of this call: :func:`spectral_pd.make_plan` on the pipeline's own time grid and latent size.
 
@@ -133,6 +142,9 @@ class Ride:
         options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
         if options.get("spectrum") is None:
             options["spectrum"] = layout.spectrum
+        model = recognised(getattr(self.pipe, layout.networks[0], None))
+        if options.get("cost") is None and model is not None:
+            options["cost"] = step_cost(model, seat.full, frames=seat.frames)
         plan = planned(times, seat.full, options)
         return replace(plan, warnings=(*plan.warnings, *layout.warnings(plan, self.pipe, self.arguments)))
 
@@ -142,6 +154,7 @@ class Ride:
         *,
         solver: SolverName | Solver | None = None,
         coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
     ) -> Any:
         """Call the pipeline along `plan` and return what it returns.
 
@@ -154,26 +167,57 @@ class Ride:
             None repeats the pipeline's scheduler.
         coupling
             As :func:`spectral_pd.sample`.
+        stage_lora
+            File of an adapter for coarse stages (docs/agreement.md): on in these, off at full size. Its schedule is compared.
 
         Raises
         ------
         ValueError, TypeError
-            A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
+            A plan of another call; an adapter that does not fit; a cache that :func:`check_caches` refuses; whatever the
+            pipeline refuses.
         """
-        with self.along(plan, solver=solver, coupling=coupling):
+        with self.along(plan, solver=solver, coupling=coupling, stage_lora=stage_lora):
             return self.pipe(**self.arguments)
 
-    @contextmanager
     def along(
         self,
         plan: Plan | Mapping[str, Any],
         *,
         solver: SolverName | Solver | None = None,
         coupling: Coupling = "coupled",
-    ) -> Iterator[None]:
+        stage_lora: str | Path | None = None,
+    ) -> AbstractContextManager[None]:
         """Inside, a call of the pipeline or of its denoising block with this ride's arguments is :meth:`run`."""
-        step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+        return self._on(plan, solver, coupling, stage_lora).riding()
 
+    def state(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
+    ) -> Tensor:
+        """The state (batch, channels, [frames,] height, width) at time 0 of :meth:`run`, float32: nothing is decoded.
+
+        Parameters and errors as :meth:`run`; generators are left as they were.
+        """
+        seated_call = self._on(plan, solver, coupling, stage_lora)
+        seated_call.ends = True
+        with _generators_kept(self.arguments):
+            self._until_enough(seated_call)
+        assert seated_call.walk is not None
+        return seated_call.walk.state
+
+    def _on(
+        self,
+        plan: Plan | Mapping[str, Any],
+        solver: SolverName | Solver | None,
+        coupling: Coupling,
+        stage_lora: str | Path | None,
+    ) -> _Seated:
+        step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+        lora = None if stage_lora is None else loaded(getattr(self.pipe, self.layout.networks[0]), stage_lora)
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
         if isinstance(plan, Plan):
             own = plan.calls
@@ -193,6 +237,8 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
+            if lora is not None:
+                check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":
                 raise ValueError(
@@ -202,8 +248,7 @@ class Ride:
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
-        with _Seated(self, begin, step_with, calls=calls).riding():
-            yield
+        return _Seated(self, begin, step_with, calls=calls, stage_lora=lora)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
@@ -256,7 +301,9 @@ class _Seated:
         *,
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None,
         gradients: bool = False,
+        stage_lora: StageLora | None = None,
     ) -> None:
+        self.stage_lora = stage_lora
         self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
             ride.pipe,
             ride.layout,
@@ -269,6 +316,7 @@ class _Seated:
             value is not None and (name in ("callback_on_step_end", "denoising_end") or "mask_image" in name)
             for name, value in ride.arguments.items()
         )
+        self.ends = False  # whether the pipeline's call is over with the last step
         self.walk: Walk | None = None
         self.times: tuple[float, ...] = ()
         self.path = path_of(ride.pipe.scheduler)
@@ -293,6 +341,8 @@ class _Seated:
                 undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
             for network in self.networks:
                 undo.append(self._hook(network))
+            if self.stage_lora is not None:
+                undo.append(partial(self.stage_lora.switch, False))
             self._empty_caches()
             yield
         finally:
@@ -380,6 +430,8 @@ class _Seated:
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
             walk.answer(self.path.velocity(velocity.to(torch.float32), query.state, query.time))
+            if self.ends and walk.finished:
+                raise _Enough
             if walk.stage != seat.stage:
                 self._empty_caches()
             # As the stock one: flow matching's own schedulers answer in the model's type.
@@ -412,6 +464,9 @@ class _Seated:
         time, clock = None if on_grid else asked, walk.clock
         self.seat = replace(seat, state=state, stage=query.grid, time=time, until=query.until, clock=clock)
         self.inputs = inputs
+        if self.stage_lora is not None:
+            pack, basis = (layout.pack if seat.packed else lambda planes: planes), walk.plan.basis
+            self.stage_lora.enter(walk.white, query.grid, query.time, basis=basis, pack=pack, last=layout.last)
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
         return {

@@ -131,6 +131,11 @@ class Walk:
         return self.plan.times[step.number - 1] if isinstance(step, Step) else 0.0
 
     @property
+    def white(self) -> Tensor:
+        """The white field of the run, at full size."""
+        return self._noise.on(self.plan.shape)
+
+    @property
     def at_full_size(self) -> bool:
         return tuple(self.state.shape[-len(self.plan.shape) :]) == self.plan.shape
 
