@@ -87,6 +87,24 @@ def usual_plans() -> str:
     return markdown(header, body)
 
 
+def few_steps() -> str:
+    """The small transformer distilled to few steps: fewer of them, and coarse ones among them."""
+    data = rows("few_steps")
+    header = ["network", "solver", "steps of each stage", "GFLOP"]
+    header += ["distance to 32 steps of the teacher, same noise", "spectrum", "Wasserstein"]
+    body = [
+        [
+            {"others": "teacher, other noise"}.get(row["network"], row["network"]),
+            *(row[name] for name in ("solver", "split", "gflops")),
+            *(f"{row[w]} [{row[f'{w}_low']}, {row[f'{w}_high']}]" for w in ("rmse", "spectrum", "wasserstein")),
+        ]
+        for row in data
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, 95 % intervals; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def adapters() -> str:
     """What was tried of every pipeline."""
     data = rows("adapters")
@@ -1000,6 +1018,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed_steps": same_seed_steps,
     "cost": cost,
     "usual_plans": usual_plans,
+    "few_steps": few_steps,
     "adapters": adapters,
     "flux_reduced": flux_reduced,
     "compare_small": compare_small,
