@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from spectral_pd.adapters.families import LAYOUTS as LAYOUTS
@@ -61,7 +60,6 @@ def progressive(
     coupling: Coupling = "coupled",
     solver: SolverName | Solver | None = None,
     layout: Layout | None = None,
-    stage_lora: str | Path | None = None,
     **arguments: Any,
 ) -> Any:
     """Call a diffusers pipeline progressively: same arguments, same output, same picture for the same seed, sooner.
@@ -85,11 +83,9 @@ def progressive(
         generator gives the same picture as the stock pipeline, up to what delta tolerates.
     layout
         Your own, for a pipeline that is not supported.
-    stage_lora
-        File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
-        Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
-        (`transition_times`, `unreached`, `cost`).
+        Every argument of ``pipe(...)``; further options of :func:`spectral_pd.make_plan` by name (`transition_times`,
+        `unreached`, `cost`); and `stage_lora`, the file of an adapter for coarse stages only (docs/agreement.md).
 
     Returns
     -------
@@ -100,6 +96,7 @@ def progressive(
     ValueError, TypeError
         An unsupported pipeline, argument or scheduler, each by name; whatever the pipeline or the plan refuses.
     """
+    stage_lora = arguments.pop("stage_lora", None)
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
     options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
     return adapt(pipe, prompt, layout=layout, **arguments).run(
