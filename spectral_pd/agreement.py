@@ -34,7 +34,7 @@ from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, size_ratio
 from spectral_pd.expansion import high_band, restrict_aligned
 from spectral_pd.inputs import door, plans, runs, shown, working_dtype
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.schedule import stage_shape
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain
@@ -129,7 +129,7 @@ class SizeAgreement:
             xi, history = solver(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
         return powers(xi).sum(1)
 
-    @door(plan=PLAN)
+    @door(plan=STAGED)
     def psnr(self, plan: Plan, kind: Kind = "as is") -> float:
         """Predicted median PSNR of a progressive run to the full run of the same seed, in dB, for values that span 2.
 

@@ -23,8 +23,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,13 +35,27 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, corner
 from spectral_pd.inputs import door, plans, runs, spectra, working_dtype
-from spectral_pd.plan import Cost
-from spectral_pd.schedule import token_cost
+from spectral_pd.plan import Calls, Cost, Plan
+from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
-from spectral_pd.two_grids import CALLS, Pattern, Predictor, Shape, TwoGrids, anchored, bands, held, weights_shape
+from spectral_pd.two_grids import (
+    CALLS,
+    Pattern,
+    Predictor,
+    Shape,
+    TwoGrids,
+    anchored_calls,
+    bands,
+    held,
+    weights_shape,
+)
 
 RIDGE = 1e-4
 """Added to the unit diagonal of every regression: what a run has seen differs from the full run by its own errors."""
+ONE_CALL = inputs.choice("euler", "dpmpp_2m")
+MADE = inputs.such(
+    inputs.instance(list, "a list"), bool, "is empty; pass one function of calls for each batch of seeds"
+)
 NEIGHBOURS, PATIENCE, CHUNK = 96, 4, 32
 """Of the search: patterns tried around one, rounds without progress, patterns simulated together (what a cache holds)."""
 
@@ -87,7 +102,7 @@ class Calibration:
     def load(cls, path: str | Path) -> Calibration:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
         names = tuple(cls.__annotations__)
-        data = spectra.json_object(Path(path).read_bytes(), str(path), "Calibration", names, names)
+        data = spectra.json_object(spectra.saved(path), str(path), "Calibration", names, names)
         with spectra.naming(str(path)):
             shapes = tuple(tuple(shape) for shape in data["shapes"])
             arrays = {name: torch.tensor(data[name], dtype=torch.float64) for name in ("moments", "gain", "noise")}
@@ -145,12 +160,44 @@ def calibrate(
     >>> found.moments.shape[1], found.gain.shape[:2]
     (13, torch.Size([6, 2]))
     """
-    name, solve = ONE_CALL(solver, "solver"), find_solver(solver)
-    full = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:])
-    steps = len(times := plans.times(times, "times")) - 1
+    full, solve = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:]), find_solver(ONE_CALL(solver, "solver"))
+    times = plans.times(times, "times")
+    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
+    parts = noise.to(working_dtype(noise.dtype)).split(batch)
+
+    def run(calls: Calls, x: Tensor) -> Tensor:
+        return _end(calls.around(velocity), x, times, solve)
+
+    return calibrate_runs([partial(run, x=x) for x in parts], times, shapes, solver=solver, basis=basis, model=model)
+
+
+@torch.no_grad()
+@door(solver=ONE_CALL, basis=BASIS)
+def calibrate_runs(
+    each: Iterable[Callable[[Calls], Tensor]],
+    times: Sequence[float],
+    shapes: Sequence[Shape],
+    *,
+    solver: SolverName = "dpmpp_2m",
+    basis: Basis = DCT,
+    model: str = "",
+) -> Calibration:
+    """Measure a model's moments in runs that somebody else makes: what :func:`calibrate` is made of.
+
+    Parameters
+    ----------
+    each
+        For each batch of seeds a function of the calls a run is to be made with (:attr:`spectral_pd.Plan.calls`) that makes
+        that run, from the same starting state at each of its two calls, and returns the state (seeds, ..., *full grid) at 0.
+    times, shapes
+        The full run's time grid, and the grids, coarse to fine.
+    solver, basis, model
+        As :func:`calibrate`.
+    """
+    steps = len(times) - 1
     # From the first step on away from the full run: what answers make of that is wanted at every step.
     every, few = (
-        anchored(times, full, anchors=anchors, scales=scales, multiple_of=multiple_of)
+        Pattern(tuple(times), tuple(shapes), anchored_calls(steps, anchors, len(shapes)))
         for anchors in (range(steps), range(1, steps, 4))
     )
     label, owner = bands(every.shapes, basis)
@@ -158,24 +205,49 @@ def calibrate(
     size = 1 + steps * len(every.shapes)
     moments = torch.zeros(len(members), size, size, dtype=torch.float64)
     products = torch.zeros(4, steps, len(every.shapes), len(members), dtype=torch.float64)
-    errors = []
-    for x in noise.to(working_dtype(noise.dtype)).split(batch):
-        finished = [_Recorded(velocity, held(pattern, basis=basis)) for pattern in (every, few)]
-        ends = [_end(run, x, times, solve) for run in finished]
+    errors = list[Tensor]()
+    for run in each:
+        recordings = [_Recording(held(pattern, basis=basis)) for pattern in (every, few)]
+        ends = [run(recording) for recording in recordings]
         errors.append((ends[0] - ends[1]).double().square().flatten(1).mean(1))
+        finished = [recording.run for recording in recordings]
+        values = ends[0].numel() / len(ends[0])
         for b, inside in enumerate(members):
             (state, said), (moved, changed) = (run.band(inside) for run in finished)
             rows = torch.cat([state[:1], said.flatten(0, 1)])
-            moments[b] += (rows @ rows.T).cpu() * len(x) / len(noise) / x.numel()
+            moments[b] += (rows @ rows.T).cpu() / values
             xi, eta = (moved - state)[:, None], changed - said
             for i, product in enumerate((state[:, None] ** 2, xi * xi, xi * eta, eta * eta)):
                 products[i, :, :, b] += product.sum(-1).cpu()
+    error = torch.cat(MADE(errors, "each"))
     whole, power, along, total = products.unbind()
     safe = torch.where(power > 1e-12 * whole, power, math.inf)  # below, a state has moved by rounding alone
-    gain, error = along / safe, torch.cat(errors)
+    gain = along / safe
     rest = (total - gain * along).clamp(min=0) / safe
     spread = 10 * math.log10(float(error.mean() / error.quantile(0.5))) if float(error.min()) > 0 else 0.0
-    return Calibration(model, len(noise), times, every.shapes, name, basis.name, moments, gain, rest, spread)
+    seeds = len(error)
+    moments /= seeds
+    return Calibration(model, seeds, every.times, every.shapes, solver, basis.name, moments, gain, rest, spread)
+
+
+@dataclass
+class _Recording:
+    """Calls of which everything is recorded: every grid at every step."""
+
+    predictor: Predictor
+    run: _Recorded = field(init=False)
+
+    @property
+    def grids(self) -> tuple[Shape, ...]:
+        return self.predictor.grids
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(len(self.grids))),) * len(self.predictor.steps)
+
+    def around(self, velocity: Velocity) -> Velocity:
+        self.run = _Recorded(velocity, self.predictor)
+        return self.run
 
 
 class _Recorded(TwoGrids):
@@ -239,6 +311,12 @@ class Outcome:
     def pattern(self) -> Pattern:
         """The pattern."""
         return self.predictor.pattern
+
+    @property
+    def plan(self) -> Plan:
+        """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
+        note = f"predicted median PSNR to the same seed's full run: {self.psnr:.1f} dB, for values that span 2"
+        return replace(self.predictor.plan, notes=(note,))
 
 
 def simulate(
@@ -516,7 +594,6 @@ def _even(steps: int, price: Sequence[float], options: Sequence[int], budget: fl
 # -- parsers ----------------------------------------------------------------------------------------------------------
 
 CALIBRATION = inputs.instance(Calibration, "what calibrate returned, or Calibration.load(path)")
-ONE_CALL = inputs.choice("euler", "dpmpp_2m")
 
 
 def fitting(patterns: Sequence[Pattern], calibration: Calibration) -> None:

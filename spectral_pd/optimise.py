@@ -583,6 +583,7 @@ def _problem(spectrum: Spectra, shape: Shape, cost: Cost, search: Search) -> tup
                 found.setdefault(size, kept)
     ordered = dict(sorted(found.items(), key=lambda item: (math.prod(item[0]), item[0])))
     each = cache(partial(runs.cost, cost))
+    each.label = getattr(cost, "label", "")  # type: ignore[attr-defined]
     return bench, _Limits(shape, {**ordered, shape: 1.0}, each, replace(search, multiple_of=multiples), leave)
 
 
@@ -622,7 +623,8 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
         which = f"what delta = {implied:.2g} would ask for" if implied < 1 else "later than any delta would ask for"
         notes.append(f"transition {i + 1} at T = {time:.4f} is {which}")
     costs = tuple(limits.cost(shape) for shape in best.shapes)
-    return FrontPoint(cost, errors[k], replace(best, notes=tuple(notes), costs=costs))
+    best = replace(best, notes=tuple(notes), costs=costs, counted=limits.cost.label)  # type: ignore[attr-defined]
+    return FrontPoint(cost, errors[k], best)
 
 
 COST = inputs.kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")

@@ -32,7 +32,7 @@ from spectral_pd import inputs
 from spectral_pd.bases import corner
 from spectral_pd.expansion import Grow, high_band, restrict_aligned, restrict_noise, restrict_signal, white_noise
 from spectral_pd.inputs import door, models, plans, runs, working_dtype
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain, snr
@@ -71,7 +71,7 @@ def _per_item(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-@door(plan=PLAN, draw=DRAW)
+@door(plan=STAGED, draw=DRAW)
 def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float, float], ...]:
     """The interval ``(b, a)`` of local times that each stage draws from; empty (b = a) for a stage without steps.
 
@@ -98,7 +98,7 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
     return tuple(zip(ends, starts, strict=True))
 
 
-@door(plan=PLAN, batch=inputs.count, draw=DRAW)
+@door(plan=STAGED, batch=inputs.count, draw=DRAW)
 def draw_times(
     plan: Plan, batch: int, *, draw: Draw = "covering", generator: torch.Generator | None = None
 ) -> tuple[int, Tensor]:
@@ -135,7 +135,7 @@ def draw_times(
     return stage, a - (a - b) * uniform
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[Tensor, Tensor]:
     """The states ``(x_a, x_b)`` at which a stage starts and ends, for clean data and one white field of the full size.
 
@@ -185,7 +185,7 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     return start, end
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, stage: int | None = None) -> StageSample:
     r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
 
@@ -220,7 +220,7 @@ def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, st
     return StageSample(x, times.to(x.device), target, stage)
 
 
-@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(PLAN))
+@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(STAGED))
 def stage_loss(
     prediction: Tensor,
     sample: StageSample,
@@ -265,7 +265,7 @@ def stage_loss(
     return (weight * plan.basis.forward(error, dims=len(stage.shape)).square()).mean()
 
 
-@door(velocity=runs.velocity, plan=PLAN, step=inputs.whole(0))
+@door(velocity=runs.velocity, plan=STAGED, step=inputs.whole(0))
 def agreement_sample(velocity: Velocity, x: Tensor, noise: Tensor, step: int, plan: Plan) -> StageSample:
     r"""A training batch on which a coarse call should say what the frozen full-size network says (spec: sizes that agree).
 
@@ -320,7 +320,7 @@ def agreement_sample(velocity: Velocity, x: Tensor, noise: Tensor, step: int, pl
     return StageSample(y, times, (y - said) / tau, index)
 
 
-@door(plan=PLAN, spectrum=as_spectrum)
+@door(plan=STAGED, spectrum=as_spectrum)
 def step_weights(
     plan: Plan, spectrum: AnySpectrum | Callable[[Any], Any], *, solver: SolverName = "euler"
 ) -> tuple[float, ...]:
@@ -361,7 +361,7 @@ def step_weights(
     return tuple(value / mean for value in response)
 
 
-@door(plan=PLAN, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
+@door(plan=STAGED, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
 def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[str, str]:
     """What a fine-tuned checkpoint must say about its schedule: string values, for safetensors metadata.
 
@@ -394,7 +394,7 @@ def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[s
     return {"spectral_pd.schedule": json.dumps(record)}
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
     """Compare the schedule a checkpoint was trained for with the one it is about to be sampled with.
 

@@ -10,17 +10,23 @@ imported only here, when a pipeline is called, and never by the rest of the libr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor
 
 from spectral_pd.adapters.families import LAYOUTS as LAYOUTS
 from spectral_pd.adapters.families import find_layout as find_layout
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
 from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
-from spectral_pd.plan import Clock
+from spectral_pd.calibrate import Calibration, calibrate_runs
+from spectral_pd.inputs import shown
+from spectral_pd.plan import Calls, Clock
 from spectral_pd.sampling import Coupling
-from spectral_pd.schedule import make_plan, plan_at
+from spectral_pd.schedule import make_plan, plan_at, stage_shape
 from spectral_pd.solvers import Solver, SolverName
 
 
@@ -47,6 +53,58 @@ def adapt(pipe: Any, prompt: Any = None, *, layout: Layout | None = None, **argu
     """
     layout = find_layout(pipe) if layout is None else layout
     return Ride(pipe, layout, arguments if prompt is None else {"prompt": prompt, **arguments})
+
+
+def calibrate(
+    pipe: Any,
+    calls: Iterable[Mapping[str, Any]],
+    *,
+    scales: Sequence[float] = (1 / 2, 1),
+    solver: Literal["euler", "dpmpp_2m"] = "euler",
+    layout: Layout | None = None,
+    model: str = "",
+) -> Calibration:
+    """Measure the moments of a pipeline's own calls, of which :func:`spectral_pd.calibrate.choose_pattern` makes plans.
+
+    Each call is made twice, up to its last step: once on all sizes at every step, and once with few calls of the full one.
+
+    Parameters
+    ----------
+    pipe
+        A diffusers pipeline of a supported family.
+    calls
+        The arguments of some eight calls with different prompts and generators, all of one size, guidance and number of steps:
+        those the plan is for.
+    scales
+        The sizes that may be called, increasing to 1; each more costs a call a step here.
+    solver
+        The one to be used with the plan: that of the pipeline's scheduler, where it is one of these.
+    layout, model
+        As :func:`progressive`; a name kept with the numbers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Calls of different sizes or time grids, or none; whatever the pipeline refuses.
+    """
+    rides = [adapt(pipe, layout=layout, **arguments) for arguments in calls]
+    shapes, times = one_size([(ride.shape[-2:], ride.times) for ride in rides])
+    multiple = rides[0].layout.multiple or rides[0].layout.patch
+    grids = [stage_shape(shapes, scale, multiple_of=multiple) for scale in scales]
+    whole = plan_at(times, (), shapes, scales=(1,))
+
+    def run(calls: Calls, ride: Ride) -> Tensor:
+        return ride.state(replace(whole, calls=calls), solver=solver)
+
+    return calibrate_runs([partial(run, ride=ride) for ride in rides], times, grids, solver=solver, model=model)
+
+
+def one_size(found: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The size and time grid that all calls have."""
+    if len(set(found)) != 1:
+        sizes = ", ".join(f"{shown(shape)} in {len(times) - 1} steps" for shape, times in dict.fromkeys(found))
+        raise ValueError(f"calls have {sizes or 'no member'}; pass calls of one size and one time grid")
+    return found[0]
 
 
 def progressive(
@@ -84,8 +142,11 @@ def progressive(
     layout
         Your own, for a pipeline that is not supported.
     arguments
-        Every argument of ``pipe(...)``; further options of :func:`spectral_pd.make_plan` by name (`transition_times`,
-        `unreached`, `cost`); and `stage_lora`, the file of an adapter for coarse stages only (docs/agreement.md).
+        Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
+        (`transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
+        others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`); `delta` and
+        `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``. `stage_lora`: the file of
+        an adapter for coarse stages only (docs/agreement.md).
 
     Returns
     -------
@@ -104,7 +165,7 @@ def progressive(
     )
 
 
-_PLAN = {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {
+_PLAN = {"anchors"} | {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {
     "times",
     "shape",
     "multiple_of",
