@@ -31,7 +31,6 @@ from tiny_dit.repair import Repaired, plans
 from torch import Tensor
 from two_grids import (
     CALIBRATION,
-    COLUMNS,
     SCALES,
     SEARCH,
     STEPS,
@@ -46,7 +45,7 @@ from two_grids import (
 
 from spectral_pd import Plan, sample
 from spectral_pd.agreement import KINDS, SizeAgreement, size_agreement
-from spectral_pd.calibrate import calibrate, choose_pattern, refine
+from spectral_pd.calibrate import Calibration, calibrate, choose_pattern, refine
 from spectral_pd.two_grids import TwoGrids
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,7 +53,11 @@ ADAPTERS = WEIGHTS.parent / "adapters"
 FILES = {"as is": None, "repaired": ADAPTERS / "coarse-blind.safetensors", "informed": ADAPTERS / "coarse.safetensors"}
 SPEEDS = (4.0, 5.0, 2.0, 3.0)
 BATCH, SIZES_SEEDS, RUNS = 16, 32, 16
-FIELDS = (*COLUMNS, "split", "delta")
+FIELDS = (
+    *("network", "job", "way", "aim", "delta", "split", "calls", "speedup", "steps", "predicted"),
+    *(f"{name}{end}" for name in ("psnr", "spectrum", "wasserstein") for end in ("", "_low", "_high")),
+    *("std", "samples", "runs", "precision", "device", "torch", "python", "commit"),
+)
 
 
 @cache
@@ -90,11 +93,17 @@ def progressive(task: Task, sizes: SizeAgreement, kind: str, plan: Plan) -> dict
     return row(task, f"progressive, {kind}", torch.cat(parts), **facts)
 
 
-def two_grids(task: Task, kind: str, speed: float, folder: Path) -> dict[str, Any]:
-    """As two_grids.chosen, with coarse calls by the network of a kind, which is told of the noise a run began with."""
+@cache
+def calibrated(task: Task, kind: str) -> tuple[Tensor, Velocity, Calibration]:
+    """Starting noise, the network told of it, and the moments of its runs."""
     w = task.network.start(RUNS, CALIBRATION, "cpu")
     velocity = velocity_of(kind, w)
-    found = calibrate(velocity, w, task.network.times, scales=SCALES, batch=RUNS, model=kind)
+    return w, velocity, calibrate(velocity, w, task.network.times, scales=SCALES, batch=RUNS, model=kind)
+
+
+def two_grids(task: Task, kind: str, speed: float) -> dict[str, Any]:
+    """As two_grids.chosen, with coarse calls by the network of a kind, which is told of the noise a run began with."""
+    w, velocity, found = calibrated(task, kind)
     short = choose_pattern(found, speed, cost=task.cost, keep=3)
     best = max(refine(velocity, w, found, [one.pattern for one in short], cost=task.cost), key=lambda one: one.psnr)
     parts = [
@@ -132,7 +141,7 @@ def measured(kind: str, task: Task, folder: Path) -> SizeAgreement:
 def add(path: Path, fields: list[str], rows: list[dict[str, Any]]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, fields, restval="", lineterminator="\n", extrasaction="ignore")
         if new:
             writer.writeheader()
         writer.writerows(rows)
@@ -148,7 +157,7 @@ def jobs(kinds: list[str]) -> Iterator[tuple[str, Any]]:
         for kind in kinds[1:]:
             yield (
                 f"two grids, {kind}, {speed:g}",
-                lambda task, _, folder, kind=kind, speed=speed: two_grids(task, kind, speed, folder),
+                lambda task, _, folder, kind=kind, speed=speed: two_grids(task, kind, speed),
             )
 
 
@@ -170,7 +179,7 @@ def main() -> None:
     sizes_path = args.out.with_name(f"{args.out.stem}_sizes.csv")
     known = {r["network"] for r in csv.DictReader(sizes_path.open())} if sizes_path.exists() else set()
     for kind in kinds:
-        if kind not in known and "sizes".startswith(args.jobs[:5]):
+        if kind not in known and "sizes".startswith(args.jobs):
             found = measured(kind, task, args.folder)
             rows = [
                 {
