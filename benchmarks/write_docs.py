@@ -820,7 +820,8 @@ def agreement() -> str:
     ]
     header += ["fewer steps", *(f"{name}, {kind}" for name in ("spectrum", "Wasserstein") for kind in kinds)]
     body = []
-    for split in dict.fromkeys(row["split"] for row in data):
+    splits = dict.fromkeys(row["split"] for row in data)
+    for split in (split for split in splits if all((split, kind) in found for kind in kinds)):
         every = [found[split, kind] for kind in kinds]
         speed = float(every[0]["speedup"])
         fewer = [steps for steps in best if steps >= 20 / speed - 0.2]
@@ -831,6 +832,29 @@ def agreement() -> str:
             + [f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein") for row in every]
         )
     return f"{markdown(header, body)}\n{_made(data)}"
+
+
+def agreement_fitted() -> str:
+    """The same calls with fitted weights."""
+    data = [row for row in rows("agreement") if row["way"].startswith("fitted")]
+    kinds = list(dict.fromkeys(row["way"].split(", ")[1] for row in data))
+    found = {(row["split"], row["way"].split(", ")[1]): row for row in data}
+    splits = dict.fromkeys(row["split"] for row in rows("agreement") if row["split"])
+    body = []
+    for split in (split for split in splits if any((split, kind) in found for kind in kinds)):
+        every = [found.get((split, kind)) for kind in kinds]
+        (first, *_) = (row for row in every if row)
+        body.append(
+            [split, f"{float(first['speedup']):.2f}x"]
+            + [_interval(row, "psnr", ".1f") if row else "" for row in every]
+            + [f"{float(row['spectrum']):.3f}" if row else "" for row in every]
+            + [f"{float(row['wasserstein']):.3f}" if row else "" for row in every]
+        )
+    names = [
+        *(f"{kind}, dB" for kind in kinds),
+        *(f"{n}, {kind}" for n in ("spectrum", "Wasserstein") for kind in kinds),
+    ]
+    return f"{markdown(['steps', 'speedup', *names], body)}\n{_made(data)}"
 
 
 def agreement_two_grids() -> str:
@@ -984,6 +1008,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "two_grids_ways": two_grids_ways,
     "two_grids_prediction": two_grids_prediction,
     "agreement": agreement,
+    "agreement_fitted": agreement_fitted,
     "agreement_sizes": agreement_sizes,
     "agreement_two_grids": agreement_two_grids,
     "agreement_hours": agreement_hours,
