@@ -19,6 +19,8 @@ import torch
 
 from spectral_pd import __version__
 from spectral_pd.adapters import agree
+from spectral_pd.adapters.command import add_calibrate
+from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.comparing import command as comparing
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
@@ -34,6 +36,11 @@ SHIFTS = {"free": None, "shifted": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0,
 
 
 def run_plan(args: argparse.Namespace) -> None:
+    if args.calibration:
+        print(choose_pattern(Calibration.load(args.calibration), args.speedup)[0].plan)
+        return
+    if args.size is None:
+        raise ValueError("--size is missing; pass the full grid, e.g. --size 128 (only --calibration has its own)")
     spectrum = load_spectrum(args.spectrum) if args.spectrum else PRESETS[args.preset]
     if isinstance(spectrum, Spectrum):
         spectrum = spectrum.envelope()  # early enough for every frequency, also where the table rises
@@ -130,8 +137,12 @@ def build_parser() -> argparse.ArgumentParser:
     preset = f"power law of a model ({', '.join(sorted(PRESETS))}); the plan says if it is borrowed"
     source.add_argument("--preset", choices=sorted(PRESETS), metavar="MODEL", help=preset)
     source.add_argument("--spectrum", metavar="JSON", help="what 'fit --json' or 'fit --table' wrote")
+    source.add_argument(
+        "--calibration", metavar="JSON", help="what 'calibrate --json' wrote: calls of several sizes, for --speedup"
+    )
+    add_number(plan, "--speedup", "X", 2.0, "of the calls chosen from a calibration")
     size = "full grid (latent size): one side, or every axis, e.g. H W"
-    plan.add_argument("--size", type=int, nargs="+", metavar="N", required=True, help=size)
+    plan.add_argument("--size", type=int, nargs="+", metavar="N", help=size)
     add_number(plan, "--scales", "S", [0.5, 1.0], "increasing, ending at 1, e.g. 1/2 1", nargs="+")
     add_number(plan, "--steps", "N", 50, "solver steps")
     shift = plan.add_mutually_exclusive_group()
@@ -169,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
     agree.add_parser(commands, HelpFormatter)
+    add_calibrate(commands, HelpFormatter)
     return parser
 
 

@@ -79,6 +79,8 @@ class Calibration:
         float64 (steps, grids, bands): how an answer follows the state, and the unexplained rest over the state's power.
     spread
         Median PSNR over seeds minus the PSNR of the mean error, in dB.
+    costs
+        Cost of a call on each grid, where it is known; empty: :func:`~spectral_pd.token_cost` of the grids.
     """
 
     model: str
@@ -91,6 +93,11 @@ class Calibration:
     gain: Tensor
     noise: Tensor
     spread: float
+    costs: tuple[float, ...] = ()
+
+    def cost(self, shape: Shape) -> float:
+        """Cost of a call on one of the grids."""
+        return token_cost(self.shapes[-1])(shape) if not self.costs else self.costs[self.shapes.index(tuple(shape))]
 
     def save(self, path: str | Path) -> None:
         """Write JSON that :meth:`load` reads back: moments and gains to 8 digits."""
@@ -106,7 +113,8 @@ class Calibration:
         with spectra.naming(str(path)):
             shapes = tuple(tuple(shape) for shape in data["shapes"])
             arrays = {name: torch.tensor(data[name], dtype=torch.float64) for name in ("moments", "gain", "noise")}
-            return cls(**{**data, **arrays, "times": plans.times(data["times"], "times"), "shapes": shapes})
+            own = {"times": plans.times(data["times"], "times"), "shapes": shapes, "costs": tuple(data["costs"])}
+            return cls(**{**data, **arrays, **own})
 
 
 @torch.no_grad()
@@ -315,7 +323,7 @@ class Outcome:
     @property
     def plan(self) -> Plan:
         """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
-        note = f"predicted median PSNR to the same seed's full run: {self.psnr:.1f} dB, for values that span 2"
+        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB predicted, for values that span 2"
         return replace(self.predictor.plan, notes=(note,))
 
 
@@ -417,6 +425,7 @@ def forecast(calibration: Calibration, patterns: Sequence[Pattern], *, cost: Cos
     """
     fitting(patterns, CALIBRATION(calibration, "calibration"))
     grids, out, basis = range(len(calibration.shapes)), list[Outcome](), BASES[calibration.basis]
+    cost = calibration.cost if cost is None else cost
     for begin in range(0, len(patterns), CHUNK):
         some = patterns[begin : begin + CHUNK]
         error, weights = simulate(calibration, torch.tensor([[[g in s for g in grids] for s in p.calls] for p in some]))
@@ -463,6 +472,7 @@ def refine(
     [True, True]
     """
     fitting(patterns, CALIBRATION(calibration, "calibration"))
+    cost = calibration.cost if cost is None else cost
     x = runs.full_size(noise, "noise", calibration.shapes[-1], "the calibration's full grid")
     x, solver, basis = x.to(working_dtype(x.dtype)), find_solver(calibration.solver), BASES[calibration.basis]
     every = Pattern(calibration.times, calibration.shapes[-1:], ((0,),) * (len(calibration.times) - 1))
@@ -514,7 +524,7 @@ def choose_pattern(
     speedup
         Least cost of the full run over the pattern's, above 1.
     cost
-        Cost of a call on a grid, by default :func:`~spectral_pd.token_cost`.
+        Cost of a call on a grid; None: the calibration's own.
     grids
         Indices of the grids that may be called; None: all. The full size may always be.
     keep
@@ -536,7 +546,7 @@ def choose_pattern(
     shapes = CALIBRATION(calibration, "calibration").shapes
     steps, full = len(calibration.times) - 1, len(shapes)
     budget = affordable(speedup, steps)
-    fn = token_cost(shapes[-1]) if cost is None else cost
+    fn = calibration.cost if cost is None else cost
     price = [0.0, *(runs.cost(fn, shape) / runs.cost(fn, shapes[-1]) for shape in shapes)]
     # A step is 0, no call, or 1 + the grid it calls.
     options = sorted({0, full} | {g + 1 for g in (range(full) if grids is None else chosen_grids(grids, full))})
@@ -565,6 +575,27 @@ def choose_pattern(
             kept.append(choice)
     calls = [tuple((c - 1,) if c else () for c in choice) for choice in kept]
     return forecast(calibration, [Pattern(calibration.times, shapes, c) for c in calls], cost=fn)
+
+
+def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)) -> str:
+    """A table of what each speedup is predicted to give: the best calls on all grids, and with the full size alone.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, GaussianField, shift_times
+    >>> field = GaussianField(PRESETS["flux"], (16, 16))
+    >>> found = calibrate(field.velocity, torch.randn(8, 4, 16, 16), shift_times(6, shift=3.0), scales=(1 / 2, 1))
+    >>> speeds(found, (2.0,)).splitlines()[0].split()
+    ['speedup', 'PSNR', 'calls', 'PSNR,', 'full', 'size', 'only']
+    """
+    rows = [("speedup", "PSNR", "calls", "PSNR, full size only")]
+    for speedup in speedups:
+        best = choose_pattern(calibration, speedup)[0]
+        alone = choose_pattern(calibration, speedup, grids=(len(calibration.shapes) - 1,))[0]
+        factor = (len(calibration.times) - 1) / best.cost
+        rows.append((f"{factor:.2f}x", f"{best.psnr:.1f}", str(best.pattern), f"{alone.psnr:.1f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _exchanges(choice: tuple[int, ...], options: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -9,12 +9,13 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 
 from strategies import randn
 from test_adapters_families import FIRST, Family, ours, stock
-from tiny_pipelines import FLUX, SD3, generator, result
+from tiny_pipelines import FLUX, LONGCAT, SD3, generator, result
 
 from spectral_pd import DCT, Plan, sample
+from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, calibrate, progressive
+from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.calibrate import calibrate as of_velocity
-from spectral_pd.calibrate import choose_pattern
 from spectral_pd.two_grids import Pattern, Predictor, weights_shape
 
 first = pytest.mark.parametrize("family", FIRST, ids=str)
@@ -99,3 +100,26 @@ def test_calibrating_a_pipeline_is_calibrating_its_velocity(family: Family):
     assert torch.isfinite(result(family, adapt(family.pipe, **calls[0]).run(best.plan))).all()
     with pytest.raises(ValueError, match=r"calls have 16x16 in 4 steps, 16x16 in 3 steps; pass calls of one size"):
         calibrate(family.pipe, [calls[0], {**calls[1], "num_inference_steps": 3}])
+
+
+def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys, tmp_path):
+    import diffusers
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: LONGCAT.pipe)
+    file = tmp_path / "found.json"
+    options = ["--size", "128", "128", "--steps", "6", "--call", '{"enable_prompt_rewrite": false}']
+    prompts = ["--prompt", "a cat", "a lighthouse"]
+    assert main(["calibrate", "FOLDER", *prompts, *options, "--scales", "1/2", "1", "--json", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 runs of 6 steps")
+    found = Calibration.load(file)
+    assert (found.seeds, found.model, found.shapes) == (2, "FOLDER", ((8, 8), (16, 16)))
+    rows = [line.split() for line in lines[2:]]
+    assert [float(row[0][:-1]) for row in rows] == sorted(float(row[0][:-1]) for row in rows)
+    assert all(len(row) == 4 and set(row[2]) <= set("F.h") for row in rows)
+    assert main(["plan", "--calibration", str(file), "--speedup", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"6 steps, calls {rows[1][2]}\n")
+    assert f"{rows[1][1]} dB predicted" in shown
+    assert main(["plan", "--preset", "flux"]) == 1
+    assert "--size is missing" in capsys.readouterr().err

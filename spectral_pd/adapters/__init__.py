@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -24,7 +25,8 @@ from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
 from spectral_pd.calibrate import Calibration, calibrate_runs
 from spectral_pd.inputs import shown
-from spectral_pd.plan import Calls, Clock
+from spectral_pd.plan import Calls
+from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import make_plan, plan_at, stage_shape
 from spectral_pd.solvers import Solver, SolverName
@@ -96,7 +98,9 @@ def calibrate(
     def run(calls: Calls, ride: Ride) -> Tensor:
         return ride.state(replace(whole, calls=calls), solver=solver)
 
-    return calibrate_runs([partial(run, ride=ride) for ride in rides], times, grids, solver=solver, model=model)
+    found = calibrate_runs([partial(run, ride=ride) for ride in rides], times, grids, solver=solver, model=model)
+    known = recognised(getattr(pipe, rides[0].layout.networks[0]))
+    return found if known is None else replace(found, costs=tuple(map(step_cost(known, shapes), grids)))
 
 
 def one_size(found: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -113,11 +117,11 @@ def progressive(
     *,
     scales: Sequence[float] = (1 / 2, 1),
     delta: float = 0.01,
-    clock: Clock = "full",
     spectrum: Any = None,
     coupling: Coupling = "coupled",
     solver: SolverName | Solver | None = None,
     layout: Layout | None = None,
+    stage_lora: str | Path | None = None,
     **arguments: Any,
 ) -> Any:
     """Call a diffusers pipeline progressively: same arguments, same output, same picture for the same seed, sooner.
@@ -132,8 +136,6 @@ def progressive(
         Stage sizes over the full size, increasing to 1; ``(1,)`` is the stock pipeline's own result.
     delta
         Tolerated velocity error of bands not yet represented; SMALLER is slower and closer to full resolution.
-    clock
-        As :func:`spectral_pd.make_plan`.
     spectrum
         None is the family's preset in :data:`spectral_pd.PRESETS`; some are borrowed from another model.
     coupling, solver
@@ -141,12 +143,13 @@ def progressive(
         generator gives the same picture as the stock pipeline, up to what delta tolerates.
     layout
         Your own, for a pipeline that is not supported.
+    stage_lora
+        File of an adapter that is on in coarse stages only, of a network repaired to agree with itself (docs/agreement.md).
     arguments
         Every argument of ``pipe(...)``, and further options of :func:`spectral_pd.make_plan` by name
-        (`transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size while all
-        others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`); `delta` and
-        `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``. `stage_lora`: the file of
-        an adapter for coarse stages only (docs/agreement.md).
+        (`clock`, `transition_times`, `unreached`, `cost`). Or `anchors`: steps, counted from 0, that call the full size
+        while all others call the smallest of `scales`, from a state of full size (:func:`spectral_pd.two_grids.held`);
+        `delta` and `spectrum` are then not used. Calls chosen by a calibration: ``adapt(pipe, ...).run(plan)``.
 
     Returns
     -------
@@ -157,9 +160,8 @@ def progressive(
     ValueError, TypeError
         An unsupported pipeline, argument or scheduler, each by name; whatever the pipeline or the plan refuses.
     """
-    stage_lora = arguments.pop("stage_lora", None)
     options = {name: arguments.pop(name) for name in sorted(_PLAN & set(arguments))}
-    options.update(scales=scales, delta=delta, clock=clock, spectrum=spectrum)
+    options.update(scales=scales, delta=delta, spectrum=spectrum)
     return adapt(pipe, prompt, layout=layout, **arguments).run(
         options, solver=solver, coupling=coupling, stage_lora=stage_lora
     )
