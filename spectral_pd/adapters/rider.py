@@ -239,7 +239,7 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
-            if lora is not None:
+            if lora is not None and made.calls is None:
                 check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":
