@@ -29,12 +29,12 @@ from tqdm import tqdm
 
 from spectral_pd import inputs
 from spectral_pd.adapters.walk import planned
-from spectral_pd.bases import size_ratio
+from spectral_pd.bases import Basis, size_ratio
 from spectral_pd.expansion import Grow, Source, white_noise
 from spectral_pd.inputs import door, refuse, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm
-from spectral_pd.plan import Plan, Step
+from spectral_pd.plan import Plan, Stage, Step
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import align_scale, align_time
 
@@ -110,10 +110,10 @@ def sample_spectral(
     run = partial(_by_solver, find_solver(sampler, "sampler"), path) if isinstance(sampler, str) else sampler
     if seed is not None and "noise_sampler" in inspect.signature(run).parameters:
         run = partial(run, noise_sampler=brownian_noise(x, float(levels.max()), seed))
-    run = partial(run, extra_args=dict(extra_args or {}), callback=callback, disable=disable)
+    run = partial(run, extra_args=dict(extra_args or {}), disable=disable)
     if plan.clock == "full" and coupling == "coupled":
-        return run(StagedDenoiser(model, plan, path), x, levels)
-    return by_stages(run, model, x, levels, plan, path, coupling=coupling, seed=seed)
+        return run(StagedDenoiser(model, plan, path), x, levels, callback=callback)
+    return by_stages(run, model, x, levels, plan, path, coupling=coupling, seed=seed, callback=callback)
 
 
 def flow_times(sigmas: Tensor, path: Path) -> list[float]:
@@ -131,6 +131,16 @@ def plan_of(sigmas: Tensor, shape: tuple[int, ...], path: Path, options: Mapping
     ):  # what comes after is not known: steps that halve the level, so that every transition has its place
         times += [times[-1] / 2**k for k in range(1, 40)] + [0.0]
     return planned(times, shape, options)
+
+
+def local_level(sigma: Any, ratio: float, path: Path) -> Any:
+    """A noise level of the full clock as a stage of that ratio sees it: a number, or a tensor of them."""
+    return sigma / ratio if path == "edm" else align_time.bare(sigma, 1 / ratio)
+
+
+def raised(picture: Tensor, shape: tuple[int, ...], basis: Basis) -> Tensor:
+    """A picture on the full grid, its high band 0."""
+    return size_ratio(picture.shape[-len(shape) :], shape) * basis.embed(picture, shape)
 
 
 class StagedDenoiser:
@@ -154,35 +164,26 @@ class StagedDenoiser:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["model"], name)
 
-    def grid(self, sigma: float) -> tuple[int, ...]:
-        """The grid the model is called on at a noise level."""
+    def stage(self, sigma: float) -> Stage:
+        """The stage on whose grid the model is called at a noise level."""
         time = sigma / (1 + sigma) if self.path == "edm" else sigma
-        return next(
-            (shape for shape, end in zip(self.plan.shapes, self._ends, strict=False) if time > end), self.plan.shape
-        )
-
-    def local(self, sigma: Any, grid: tuple[int, ...]) -> Any:
-        """A level of the full clock as the model on `grid` sees it: a number, or a tensor of them."""
-        ratio = size_ratio(grid, self.plan.shape)
-        return sigma / ratio if self.path == "edm" else align_time.bare(sigma, 1 / ratio)
-
-    def lower(self, x: Tensor, sigma: float, grid: tuple[int, ...]) -> Tensor:
-        """The state on a stage's grid."""
-        ratio = size_ratio(grid, self.plan.shape)
-        kappa = ratio if self.path == "edm" else align_scale.bare(self.local(sigma, grid), ratio)
-        return self.plan.basis.restrict(x.to(working_dtype(x.dtype)), grid).to(x.dtype) / kappa
-
-    def raised(self, picture: Tensor) -> Tensor:
-        """A picture of a stage's grid on the full one, its high band 0."""
-        ratio = size_ratio(picture.shape[-len(self.plan.shape) :], self.plan.shape)
-        return ratio * self.plan.basis.embed(picture, self.plan.shape)
+        coarse = (stage for stage, end in zip(self.plan.stages, self._ends, strict=False) if time > end)
+        return next(coarse, self.plan.stages[-1])
 
     def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor:
         level = float(sigma.flatten()[0])
-        grid = self.grid(level)
-        if grid == self.plan.shape:
+        stage, basis = self.stage(level), self.plan.basis
+        if stage.shape == self.plan.shape:
             return self.model(x, sigma, **arguments)
-        return self.raised(self.model(self.lower(x, level, grid), self.local(sigma, grid), **arguments)).to(x.dtype)
+        kappa = (
+            stage.ratio
+            if self.path == "edm"
+            else align_scale.bare(local_level(level, stage.ratio, "flow"), stage.ratio)
+        )
+        y = (basis.restrict(x.to(working_dtype(x.dtype)), stage.shape) / kappa).to(x.dtype)
+        return raised(
+            self.model(y, local_level(sigma, stage.ratio, self.path), **arguments), self.plan.shape, basis
+        ).to(x)
 
 
 def _end(plan: Plan, i: int) -> float:
@@ -205,11 +206,12 @@ def by_stages(
     path: Path,
     *,
     coupling: str,
-    seed: Source | None,
+    seed: Source | None = None,
+    callback: Callable[[dict[str, Any]], object] | None = None,
 ) -> Tensor:
     """Run a sampler once a stage, on its grid and local times, growing between: what the stage clock and fresh noise need.
 
-    `x` is pure noise of level ``sigmas[0]``. A multistep sampler begins anew in each stage.
+    `x` is pure noise of level ``sigmas[0]``. A multistep sampler begins anew in each stage; the callback's ``i`` counts on.
     """
     levels = [float(s) for s in sigmas]
     asked = "clock='stage'" if plan.clock == "stage" else "coupling='fresh'"
@@ -229,10 +231,16 @@ def by_stages(
         if path == "edm":
             y, _ = edm_from_flow(y, times[0])
             times = [edm_from_flow(y[:0], t)[1] for t in times]
-        y = run(model, y.to(x.dtype), torch.tensor(times, dtype=sigmas.dtype, device=x.device)).to(y.dtype)
+        local = torch.tensor(times, dtype=sigmas.dtype, device=x.device)
+        y = run(model, y.to(x.dtype), local, callback=_counting(callback, steps[0].number - 1)).to(y.dtype)
         if path == "edm":
             y, _ = flow_from_edm(y, times[-1])
     return y.to(x.dtype)
+
+
+def _counting(callback: Callable[[dict[str, Any]], object] | None, done: int) -> Callable[..., object] | None:
+    """A callback whose steps count on from those done."""
+    return None if callback is None else lambda info: callback({**info, "i": done + info["i"]})
 
 
 def _by_solver(
