@@ -1,4 +1,4 @@
-"""Command line: ``spectral-pd fit``, ``spectral-pd plan``, ``spectral-pd demo`` (also ``python -m spectral_pd``).
+"""Command line: ``spectral-pd fit``, ``plan``, ``demo`` and ``comfyui`` (also ``python -m spectral_pd``).
 
 Exit status: 0 success, 1 a problem with the data or numbers given (one line on standard error), 2 wrong usage, 130 interrupted,
 141 the reader of standard output went away.
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from spectral_pd import __version__
+from spectral_pd.adapters.comfyui import command as comfyui
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
@@ -143,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_number(demo, "--steps", "N", 50, "solver steps")
     add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
+    comfyui.add_parser(commands)
     return parser
 
 
