@@ -61,8 +61,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "comfyui",
         help="install the ComfyUI nodes, or remove them",
-        description="Let a ComfyUI find the nodes of this package: 'install' writes a folder of two lines into its custom_nodes, "
-        "'uninstall' removes it. This package must be installed in the Python that runs ComfyUI.",
+        description="Let a ComfyUI find the nodes of this package: 'install' writes a folder of two lines into its "
+        "custom_nodes, 'uninstall' removes it. This package must be installed in the Python that runs ComfyUI.",
         epilog="example: spectral-pd comfyui install ~/ComfyUI",
     )
     parser.add_argument("action", choices=("install", "uninstall"), help="what to do")

@@ -57,8 +57,8 @@ class SpectralProgressiveSampler(io.ComfyNode):
             node_id="SpectralProgressiveSampler",
             display_name="Spectral Progressive Sampler",
             category=CATEGORY,
-            description="Runs the early, noisy steps of any sampler on small latents: the same picture for the same seed, sooner. "
-            "Connect it to SamplerCustom or SamplerCustomAdvanced; all inputs can be left as they are.",
+            description="Runs the early, noisy steps of any sampler on small latents: the same picture for the same seed, "
+            "sooner. Connect it to SamplerCustom or SamplerCustomAdvanced; all inputs can be left as they are.",
             inputs=[
                 io.Combo.Input(
                     "sampler_name",
@@ -69,8 +69,8 @@ class SpectralProgressiveSampler(io.ComfyNode):
                 io.String.Input(
                     "scales",
                     default=EXAMPLE,
-                    tooltip="Sides of the stages over the full side, growing to 1. '1/2, 1' begins at half the side; '1/4, 1/2, 1' "
-                    "saves more; '1' is the stock sampler.",
+                    tooltip="Sides of the stages over the full side, growing to 1. '1/2, 1' begins at half the side; "
+                    "'1/4, 1/2, 1' saves more; '1' is the stock sampler.",
                 ),
                 io.Float.Input(
                     "delta",
@@ -86,8 +86,8 @@ class SpectralProgressiveSampler(io.ComfyNode):
                     "spectrum",
                     options=[AUTO, *PRESETS, FILE],
                     default=AUTO,
-                    tooltip="Power of the latents by frequency. 'auto' takes the preset of the model's autoencoder, 'file' what "
-                    "Measure Spectrum saved.",
+                    tooltip="Power of the latents by frequency. 'auto' takes the preset of the model's autoencoder, 'file' "
+                    "what Measure Spectrum saved.",
                 ),
                 io.String.Input(
                     "spectrum_file",
@@ -97,21 +97,22 @@ class SpectralProgressiveSampler(io.ComfyNode):
                 io.String.Input(
                     "transition_sigmas",
                     default="",
-                    tooltip="Empty: from spectrum and delta. Else the sigma at which each stage but the last ends, e.g. '0.85', in "
-                    "the model's own sigmas.",
+                    tooltip="Empty: from spectrum and delta. Else the sigma at which each stage but the last ends, e.g. "
+                    "'0.85', in the model's own sigmas.",
                 ),
                 io.Combo.Input(
                     "clock",
                     options=["full", "stage"],
                     default="full",
-                    tooltip="'full' follows the full-size run step by step. 'stage' is the paper's, for comparison; from noise only.",
+                    tooltip="'full' follows the full-size run step by step. 'stage' is the paper's, for comparison; from "
+                    "noise only.",
                 ),
                 io.Combo.Input(
                     "coupling",
                     options=["coupled", "fresh"],
                     default="coupled",
-                    tooltip="'coupled': all sizes see one noise, the same seed gives the same picture. 'fresh': new noise where a "
-                    "stage begins, as in the paper; from noise only.",
+                    tooltip="'coupled': all sizes see one noise, the same seed gives the same picture. 'fresh': new noise "
+                    "where a stage begins, as in the paper; from noise only.",
                 ),
                 io.Combo.Input(
                     "basis",
@@ -219,8 +220,8 @@ class MeasureSpectrum(io.ComfyNode):
             node_id="MeasureSpectrum",
             display_name="Measure Spectrum",
             category=CATEGORY,
-            description="Measures the power of latents by frequency and saves a JSON file for Spectral Progressive Sampler. Give a "
-            "batch of latents, or pictures and a VAE; some dozens of varied pictures are enough.",
+            description="Measures the power of latents by frequency and saves a JSON file for Spectral Progressive Sampler. "
+            "Give a batch of latents, or pictures and a VAE; some dozens of varied pictures are enough.",
             inputs=[
                 io.Model.Input("model", tooltip="The model whose latents they are: it says how they are scaled."),
                 io.String.Input("name", default="mine", tooltip="The file will be output/spectra/NAME.json."),

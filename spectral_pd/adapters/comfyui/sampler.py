@@ -228,24 +228,16 @@ class _Bare:
 
 
 class _Unpacked(StagedDenoiser):
-    """A staged denoiser of latents whose patches may be packed into channels: it stages the points themselves."""
-
-    def __init__(self, guider: StageGuider, plan: Plan, path: Path) -> None:
-        super().__init__(guider, plan, path)
-        self.points = guider.points
+    """A staged denoiser of latents that hold patches of points as channels: it stages the points themselves."""
 
     def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor:
-        if self.points == 1 or self.stage(float(sigma.flatten()[0])).shape == self.plan.shape:
-            return super().__call__(x, sigma, **arguments)
-        packed = StagedDenoiser(partial(self._packed, self.model), self.plan, self.path)
-        return functional.pixel_unshuffle(
-            packed(functional.pixel_shuffle(x, self.points), sigma, **arguments), self.points
+        guider: Any = self.model
+        if self.stage(float(sigma.flatten()[0])).shape == self.plan.shape:
+            return guider(x, sigma, **arguments)
+        staged = StagedDenoiser(
+            lambda y, level, **more: guider.spread(guider(guider.packed(y), level, **more)), self.plan, self.path
         )
-
-    def _packed(self, model: Any, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor:
-        return functional.pixel_shuffle(
-            model(functional.pixel_unshuffle(x, self.points), sigma, **arguments), self.points
-        )
+        return guider.packed(staged(guider.spread(x), sigma, **arguments))
 
 
 class StageGuider:
@@ -294,6 +286,14 @@ class StageGuider:
         with self._on(grid):
             return self.guider(x, sigma, model_options=self._options(options, grid), seed=seed)
 
+    def spread(self, x: Tensor) -> Tensor:
+        """A latent with its points side by side."""
+        return x if self.points == 1 else functional.pixel_shuffle(x, self.points)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`spread`."""
+        return x if self.points == 1 else functional.pixel_unshuffle(x, self.points)
+
     def local(self, sigma: Any, grid: tuple[int, ...]) -> Any:
         """A noise level as the stage sees it; on the paper's clock a stage sees the levels of the full size."""
         ratio = size_ratio(grid, self.noise.shape[-2:])
@@ -309,11 +309,15 @@ class StageGuider:
         return {**options, "transformer_options": own, **({"sampler_post_cfg_function": after} if after else {})}
 
     def _full_size(self, function: Callable[[dict[str, Any]], Tensor], args: dict[str, Any]) -> Tensor:
-        full, basis = tuple(self.noise.shape[-2:]), self.plan.basis
+        """`function` of the sampler's, called with pictures of the full size."""
+        basis, grid = self.plan.basis, tuple(n * self.points for n in args["denoised"].shape[-2:])
         names = ("denoised", "cond_denoised", "uncond_denoised")
-        pictures = {name: raised(args[name], full, basis) for name in names if isinstance(args.get(name), Tensor)}
-        grid = tuple(args["denoised"].shape[-2:])
-        return restrict_signal(function({**args, **pictures}), grid, basis=basis)
+        pictures = {
+            name: self.packed(raised(self.spread(args[name]), self.plan.shape, basis))
+            for name in names
+            if isinstance(args.get(name), Tensor)
+        }
+        return self.packed(restrict_signal(self.spread(function({**args, **pictures})), grid, basis=basis))
 
     @contextmanager
     def _on(self, grid: tuple[int, ...]) -> Iterator[None]:
@@ -385,7 +389,7 @@ def _resized(value: Tensor, full: tuple[int, ...], grid: tuple[int, ...], *, ave
         return value
     if not averaged:
         return restrict_signal(value, grid)
-    flat = functional.adaptive_avg_pool2d(value.reshape(1, -1, *full).float(), grid)
+    flat = functional.adaptive_avg_pool2d(value.reshape(1, -1, *full).float(), (grid[0], grid[1]))
     return flat.reshape(*value.shape[:-2], *grid).to(value.dtype)
 
 
