@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.samplers
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
@@ -207,7 +208,7 @@ def plan_picture(plan: Any, spectrum: AnySpectrum) -> torch.Tensor:
     canvas = FigureCanvasAgg(figure)
     plot_activation(spectrum, plan, ax=figure.subplots())
     canvas.draw()
-    return torch.tensor(canvas.buffer_rgba(), dtype=torch.float32)[None, ..., :3] / 255
+    return torch.tensor(np.asarray(canvas.buffer_rgba()), dtype=torch.float32)[None, ..., :3] / 255
 
 
 class MeasureSpectrum(io.ComfyNode):
