@@ -163,14 +163,14 @@ class Trial:
         self.rows.append({"part": part, "case": case, "result": result, "detail": detail})
 
     def latent(self, prompt: Prompt, source: str = "run") -> tuple[torch.Tensor, dict[str, Any]]:
-        """The latent a workflow makes at node `source`, and the network's calls; a RuntimeError with its sentence."""
+        """The latent a workflow makes at node `source`, the calls of networks and all outputs; a RuntimeError with its sentence."""
         file = self.folder / "latent.pt"
         file.unlink(missing_ok=True)
         report = {"class_type": "TrialReport", "inputs": {"latent": [source, 0], "file": str(file)}}
         done = self.server.result({**prompt, "report": report})
         if done["error"]:
             raise RuntimeError(f"{done['error'][0]}: {done['error'][1]}")
-        return torch.load(file), done["outputs"]["report"]
+        return torch.load(file), {**done["outputs"]["report"], "outputs": done["outputs"]}
 
     def classes(self) -> None:
         """Each class of models: one scale is the stock sampler's result, two scales run and give the full size."""
@@ -215,18 +215,10 @@ class Trial:
                     changed = {n: node for n, node in changed.items() if node["class_type"] != "SpectralPlan"}
                 latent, said = self.latent(changed, source)
                 latents.append(latent)
-            done = self.server.result(prompt)
-            saved = [
-                image
-                for out in done["outputs"].values()
-                for image in out.get("images", [])
-                if image["type"] == "output"
-            ]
-            sizes_ = [len(self.server.get("/view?" + urllib.parse.urlencode(image))) for image in saved]
-            good = (
-                torch.equal(*latents[:2]) and latents[2].shape == latents[0].shape and bool(sizes_) and min(sizes_) > 0
-            )
-            self.row("workflow", file.stem, verdict(good and not done["error"]), sizes(said["calls"]))
+            saved = [i for out in said["outputs"].values() for i in out.get("images", []) if i["type"] == "output"]
+            lengths = [len(self.server.get("/view?" + urllib.parse.urlencode(image))) for image in saved]
+            good = torch.equal(*latents[:2]) and latents[2].shape == latents[0].shape and min(lengths, default=0) > 0
+            self.row("workflow", file.stem, verdict(good), sizes(said["calls"]))
 
     def small(self, workflow: dict[str, Any], kind: str) -> Prompt:
         """A workflow file as the API takes it, its loaders exchanged."""
