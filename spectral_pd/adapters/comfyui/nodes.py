@@ -201,7 +201,7 @@ def plan_picture(plan: Any, spectrum: AnySpectrum) -> torch.Tensor:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("the plan's picture needs matplotlib: pip install 'spectral_pd[comfyui]'") from None
+        raise ModuleNotFoundError("the plan's picture needs matplotlib: pip install matplotlib") from None
     from spectral_pd.plotting import plot_activation
 
     figure = Figure(figsize=(6, 4.5), dpi=120, layout="constrained")
