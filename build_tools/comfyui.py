@@ -342,7 +342,7 @@ class Trial:
     def spectra(self) -> None:
         """Measure Spectrum saves a file, the sampler reads it, the plan node shows the plan."""
         prompt = self.picture(graph("FLUX.1", "1/2, 1", spectrum="file"), "FLUX.1")
-        batch = {"image": ["image", 0], "amount": 4}
+        batch = {"image": ["scaled", 0], "amount": 2}
         prompt["batch"] = {"class_type": "RepeatImageBatch", "inputs": batch}
         prompt["measure"] = {
             "class_type": "MeasureSpectrum",
@@ -356,7 +356,7 @@ class Trial:
             "latent_image": ["latent", 0],
         }
         prompt["plan"] = {"class_type": "SpectralPlan", "inputs": shown}
-        done = self.server.result({k: v for k, v in prompt.items() if k not in ("encoded", "scaled")})
+        done = self.server.result({k: v for k, v in prompt.items() if k != "encoded"})
         text = "" if done["error"] else done["outputs"]["plan"]["text"][0]
         good = "predicted speedup" in text and bool(done["outputs"]["plan"]["images"])
         self.row(
