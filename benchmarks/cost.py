@@ -1,17 +1,12 @@
 r"""FLOPs of one denoising step of real pretrained configurations, counted on the meta device at any latent size.
 
 The models are built from their public configurations without weights or memory (``torch.device("meta")``) and their own
-``forward`` is counted by ``torch.utils.flop_counter``, 2 FLOPs a multiply-accumulate. On the meta device attention reaches
-the counter as batched matrix products, so it IS counted; on the CPU the same counter misses it (the flash kernel there is
-not registered). The count is split in two:
-
-    linear     matrix products with weights, and convolutions: grows with the tokens N
-    attention  products between activations: grows with N^2
-
+``forward`` is counted in two parts, linear and attention (:mod:`spectral_pd.comparing.flops`).
 Text encoder and autoencoder run once a picture and are not part of a step.
 
     python benchmarks/cost.py                    # writes results/cost.csv and results/usual_plans.csv
-    plan.speedup(step_cost("flux"))              # predicted from the full count of one step
+
+What it counts at full depth, :mod:`spectral_pd.pretrained` has as polynomials of the tokens, for plans to print.
 """
 
 from __future__ import annotations
@@ -21,61 +16,21 @@ import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_pd import PRESETS, make_plan, shift_times
+from spectral_pd.comparing.flops import Flops, count
+from spectral_pd.pretrained import PRETRAINED, step_cost
 
 Grid = tuple[int, ...]
 Inputs = Callable[[Grid, torch.device | str, torch.dtype], dict[str, Any]]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Flops:
-    """FLOPs of one call: products with weights, and products between activations."""
-
-    linear: float
-    attention: float
-
-    @property
-    def total(self) -> float:
-        """Everything counted."""
-        return self.linear + self.attention
-
-
-def count(module: nn.Module, inputs: dict[str, Any]) -> Flops:
-    """Count one forward pass of a module that lives on the meta device.
-
-    Parameters
-    ----------
-    module
-        On the meta device, or attention would be missed.
-    inputs
-        Keyword arguments of its forward, tensors on the meta device.
-
-    Raises
-    ------
-    ValueError
-        A parameter is not on the meta device.
-    """
-    for name, parameter in module.named_parameters():
-        if parameter.device.type != "meta":
-            raise ValueError(
-                f"parameter {name} is on {parameter.device}; build the module under torch.device('meta'), where the "
-                f"counter sees attention"
-            )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(**inputs)
-    counts = counter.get_flop_counts()["Global"]
-    attention = sum(n for op, n in counts.items() if any(part in str(op) for part in ("bmm", "attention")))
-    return Flops(float(sum(counts.values()) - attention), float(attention))
 
 
 @dataclass(frozen=True)
@@ -245,17 +200,37 @@ def _sd3_inputs(text: int) -> Inputs:
     return inputs
 
 
+def _pixelgen(*, reduced: bool = False) -> nn.Module:
+    from pixelgen import PixelGen
+
+    return PixelGen(**({"blocks": 2} if reduced else {}))
+
+
+def _pixelgen_inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "x": torch.zeros(1, 3, *grid, device=device, dtype=dtype),
+        "t": torch.full((1,), 0.5, device=device, dtype=dtype),
+        "text": torch.zeros(1, 128, 2048, device=device, dtype=dtype),
+    }
+
+
+def _known(name: str, build: Callable[..., nn.Module], inputs: Callable[[int], Inputs], text_tokens: int) -> Model:
+    model = PRETRAINED[name]
+    return Model(model.label, build, inputs(text_tokens), model.passes, text_tokens)
+
+
 MODELS = {
-    "flux": Model("FLUX.1-dev", _flux, _flux_inputs(512), passes=1, text_tokens=512),
-    "flux2": Model("FLUX.2-dev", _flux2, _flux2_inputs(512), passes=1, text_tokens=512),
-    "z-image": Model("Z-Image", _z_image, _z_image_inputs(256), passes=2, text_tokens=256),
+    "flux": _known("flux", _flux, _flux_inputs, 512),
+    "flux2": _known("flux2", _flux2, _flux2_inputs, 512),
+    "z-image": _known("z-image", _z_image, _z_image_inputs, 256),
     # 81 video frames are 21 latent frames.
-    "wan": Model("Wan2.1-T2V-1.3B, 81 frames", _wan, _wan_inputs(512, 21), passes=2, text_tokens=512),
-    "wan-14b": Model("Wan2.1-T2V-14B, 81 frames", _wan_14b, _wan_inputs(512, 21), passes=2, text_tokens=512),
+    "wan": _known("wan", _wan, partial(_wan_inputs, frames=21), 512),
+    "wan-14b": _known("wan-14b", _wan_14b, partial(_wan_inputs, frames=21), 512),
     # Qwen-Image does not pad its prompts; 256 tokens are a long one.
-    "qwen-image": Model("Qwen-Image", _qwen_image, _qwen_image_inputs(256), passes=2, text_tokens=256),
+    "qwen-image": _known("qwen-image", _qwen_image, _qwen_image_inputs, 256),
     # 77 tokens of the CLIP encoders, 256 of T5.
-    "sd3.5": Model("Stable Diffusion 3.5 Large", _sd35_large, _sd3_inputs(333), passes=2, text_tokens=333),
+    "sd3.5": _known("sd3.5", _sd35_large, _sd3_inputs, 333),
+    "pixelgen": Model("PixelGen-XXL/16", _pixelgen, _pixelgen_inputs, passes=2, text_tokens=128),
 }
 
 
@@ -288,33 +263,20 @@ def forward_flops(name: str, grid: Grid, *, reduced: bool = False) -> Flops:
     return count(_on_meta(name, reduced), MODELS[name].inputs(tuple(grid), "meta", torch.bfloat16))
 
 
-def step_cost(
-    name: str, *, counted: Literal["full", "linear"] = "full", reduced: bool = False
-) -> Callable[[Grid], float]:
-    """A cost function for :func:`spectral_pd.make_plan`: FLOPs of one denoising step, guidance passes included.
+def counted_cost(name: str, *, reduced: bool = False, linear: bool = False) -> Callable[[Grid], float]:
+    """:func:`spectral_pd.pretrained.step_cost` by counting here and now: also of PixelGen, and of networks of few blocks.
 
     Parameters
     ----------
-    name
-        Of :data:`MODELS`.
-    counted
-        ``"full"``, or ``"linear"`` without attention, which is what several published tables count.
-    reduced
-        Count the model of few blocks.
-
-    Raises
-    ------
-    ValueError
-        An unknown model or convention.
+    name, reduced
+        As :func:`forward_flops`.
+    linear
+        Without attention.
     """
-    if name not in MODELS:
-        raise ValueError(f"model = {name!r} is unknown; pass one of {sorted(MODELS)}")
-    if counted not in ("full", "linear"):
-        raise ValueError(f"counted = {counted!r} must be 'full' or 'linear'")
 
     def cost(grid: Grid) -> float:
         flops = forward_flops(name, tuple(grid), reduced=reduced)
-        return MODELS[name].passes * (flops.total if counted == "full" else flops.linear)
+        return MODELS[name].passes * (flops.linear if linear else flops.total)
 
     return cost
 
@@ -335,35 +297,45 @@ def _clip_large() -> tuple[nn.Module, int]:
     return CLIPTextModel(config), 77
 
 
-def _qwen3_4b() -> tuple[nn.Module, int]:
+def _qwen3(width: int, hidden: int, layers: int, heads: int, tokens: int) -> tuple[nn.Module, int]:
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         num_key_value_heads=8,
         head_dim=128,
     )
-    return Qwen3Model(config), 256
+    return Qwen3Model(config), tokens
+
+
+def _qwen3_4b() -> tuple[nn.Module, int]:
+    return _qwen3(2560, 9728, 36, 32, 256)
+
+
+def _qwen3_1_7b() -> tuple[nn.Module, int]:
+    return _qwen3(2048, 6144, 28, 16, 128)
 
 
 ENCODERS: dict[str, tuple[Callable[[], tuple[nn.Module, int]], ...]] = {
     "flux": (_t5_xxl, _clip_large),
     "z-image": (_qwen3_4b,),
+    "pixelgen": (_qwen3_1_7b,),
 }
-"""Text encoders of the models whose autoencoder is FLUX.1's, each with its number of tokens."""
+"""Text encoders, each with its number of tokens. The autoencoder is FLUX.1's, or none."""
 
 
 @lru_cache(maxsize=8)
 def once_flops(name: str, grid: Grid = (128, 128)) -> float:
-    """Linear FLOPs spent once a picture: text encoders on one prompt and FLUX.1's autoencoder decoding a latent `grid`.
+    """Linear FLOPs spent once a picture: text encoders on one prompt, and FLUX.1's autoencoder decoding a latent `grid` where
+    the model has it.
 
     Raises
     ------
     ValueError
-        A model other than ``"flux"`` and ``"z-image"``.
+        A model that is not in :data:`ENCODERS`.
     """
     from diffusers import AutoencoderKL
 
@@ -379,7 +351,7 @@ def once_flops(name: str, grid: Grid = (128, 128)) -> float:
             use_quant_conv=False,
             use_post_quant_conv=False,
         ).decoder
-        total = count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
+        total = 0.0 if name == "pixelgen" else count(decoder, {"sample": torch.zeros(1, 16, *grid)}).linear
         for build in ENCODERS[name]:
             encoder, tokens = build()
             total += count(encoder, {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}).linear
@@ -394,81 +366,72 @@ TABLE: dict[str, tuple[Grid, ...]] = {
     "flux2": ((128, 128), (64, 64), (32, 32)),
     "qwen-image": ((128, 128), (64, 64), (32, 32)),
     "sd3.5": ((128, 128), (64, 64), (32, 32)),
+    "pixelgen": ((512, 512), (256, 256)),
 }
 
 
 @dataclass(frozen=True)
 class Usual:
-    """How a model is usually run: the time grid's steps and shift at a latent size, and its spectrum's preset.
+    """A model of :data:`spectral_pd.pretrained.PRETRAINED` as it is usually run, and the plans made for it.
 
-    A distilled model has a `label` and names the `network` of :data:`MODELS` whose cost is counted; its plans are made for
-    several deltas.
+    A distilled model has a `label`, and `steps` and a `shift` of its own; its cost is that of the model it was distilled from.
     """
 
-    grid: Grid
-    steps: int
-    shift: float
-    preset: str
+    model: str
     scales: tuple[tuple[float, ...], ...]
-    label: str = ""
-    network: str = ""
     deltas: tuple[float, ...] = (0.01,)
+    label: str = ""
+    steps: int = 0
+    shift: float = 0.0
 
 
 _IMAGE_SCALES, _VIDEO_SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), ((2 / 3, 1.0), (1 / 3, 2 / 3, 1.0))
+USUAL = [
+    *(Usual(name, _IMAGE_SCALES) for name in ("flux", "flux2", "z-image", "qwen-image", "sd3.5")),
+    *(Usual(name, _VIDEO_SCALES) for name in ("wan", "wan-14b")),
+]
 
-# Steps: defaults of the pipelines. Shifts at 4096 tokens: exp(mu) of the dynamic ones, see the adapters.
-USUAL = {
-    "flux": Usual((128, 128), 28, math.exp(1.15), "flux", _IMAGE_SCALES),
-    "flux2": Usual((128, 128), 50, math.exp(2.02335), "flux2", _IMAGE_SCALES),
-    "z-image": Usual((128, 128), 50, 6.0, "z-image", _IMAGE_SCALES),
-    "qwen-image": Usual((128, 128), 50, math.exp(0.6935), "qwen-image", _IMAGE_SCALES),
-    "sd3.5": Usual((128, 128), 28, 3.0, "sd3", _IMAGE_SCALES),
-    "wan": Usual((60, 104), 50, 3.0, "wan", _VIDEO_SCALES),
-    "wan-14b": Usual((90, 160), 50, 5.0, "wan", _VIDEO_SCALES),
-}
-
-# Distilled models. FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps, and its cost is
-# counted on dev's network.
+# FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps.
 _HALF, _DELTAS = ((1 / 2, 1.0),), (0.001, 0.01, 0.03)
-FEW_STEPS = {
-    "flux-schnell": Usual((128, 128), 4, 1.0, "flux", _HALF, "FLUX.1-schnell", "flux", _DELTAS),
-    "flux2-klein": Usual((128, 128), 4, math.exp(2.29110), "flux2", _HALF, "FLUX.2-klein", "flux2", _DELTAS),
-    "z-image-turbo": Usual((128, 128), 8, 3.0, "z-image", _HALF, "Z-Image-Turbo", "z-image", _DELTAS),
-}
+FEW_STEPS = [
+    Usual("flux", _HALF, _DELTAS, "FLUX.1-schnell", 4, 1.0),
+    Usual("flux2", _HALF, _DELTAS, "FLUX.2-klein", 4, math.exp(2.29110)),
+    Usual("z-image", _HALF, _DELTAS, "Z-Image-Turbo", 8, 3.0),
+]
 
 
 def usual_plans() -> list[dict[str, str | int]]:
     """Predicted speedups, from the full count, of every model as it is usually run."""
     return [
-        plan_row(name, usual, scales, delta)
-        for name, usual in (USUAL | FEW_STEPS).items()
+        plan_row(usual, scales, delta)
+        for usual in (*USUAL, *FEW_STEPS)
         for scales in usual.scales
         for delta in usual.deltas
     ]
 
 
-def plan_row(name: str, usual: Usual, scales: tuple[float, ...], delta: float) -> dict[str, str | int]:
+def plan_row(usual: Usual, scales: tuple[float, ...], delta: float) -> dict[str, str | int]:
     """One plan of one model as the results file has it."""
-    network = usual.network or name
+    model = PRETRAINED[usual.model]
+    steps = usual.steps or model.steps
     plan = make_plan(
-        shift_times(usual.steps, shift=usual.shift),
-        PRESETS[usual.preset],
-        usual.grid,
+        shift_times(steps, shift=usual.shift or model.shift),
+        PRESETS[model.preset],
+        model.grid,
         scales=scales,
         delta=delta,
         multiple_of=2,
-        cost=step_cost(network),
+        cost=step_cost(usual.model),
         unreached="force",
     )
     return {
-        "model": usual.label or MODELS[network].label,
-        "latent": "x".join(map(str, usual.grid)),
-        "steps": usual.steps,
+        "model": usual.label or model.label,
+        "latent": "x".join(map(str, model.grid)),
+        "steps": steps,
         "delta": f"{delta:g}",
         "stages": " ".join("x".join(map(str, shape)) for shape in plan.shapes),
         "split": "+".join(map(str, plan.split)),
-        "spectrum": PRESETS[usual.preset].kind,
+        "spectrum": PRESETS[model.preset].kind,
         "predicted_speedup": f"{plan.speedup():.2f}",
     }
 

@@ -10,6 +10,10 @@ pipeline's data are safetensors files, one a picture: ``latents`` (C, [T], H, W)
 is, and the embeddings of its caption under the names of the pipeline's arguments (``prompt_embeds``,
 ``pooled_prompt_embeds``, ...), all without a batch axis.
 
+``--objective agree`` repairs a network whose sizes disagree (docs/agreement.md): its coarse calls learn to say what its own
+frozen full-size calls say, on its own pictures, which it makes first; files need no ``latents`` then. The adapter is on in
+coarse stages only: ``progressive(..., stage_lora=FILE)``. With ``--informed`` these also read the seed's own high band.
+
 All randomness of step k is a function of the seed and k: a stopped run goes on exactly, and P processes with one global
 batch draw what one process draws. Before the first step the training states are compared with the sampler's own. The
 adapter is written in diffusers' LoRA layout (``pipe.load_lora_weights`` reads it) with its schedule in the header.
@@ -24,7 +28,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,22 +45,42 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, shift_times
+from spectral_pd.adapters.layouts import FLUX
+from spectral_pd.adapters.rider import own_solver
+from spectral_pd.adapters.stage_lora import StageLora, features
+from spectral_pd.bases import Basis
 from spectral_pd.expansion import restrict_noise, restrict_signal
+from spectral_pd.solvers import Solver, dpmpp_2m
 from spectral_pd.training import (
     StageSample,
+    agreement_sample,
     check_metadata,
     draw_times,
     schedule_metadata,
     stage_endpoints,
     stage_loss,
     stage_sample,
+    step_weights,
 )
 
 BASES = {"dct": DCT, "haar": HAAR, "fourier": FOURIER}
 PREFIX = "transformer."
 """What diffusers puts before the names of a transformer's LoRA weights."""
 
-RECIPE = ("objective", "draw", "weighted", "steps", "batch", "rate", "warmup", "clip", "precision", "seed")
+RECIPE = (
+    "objective",
+    "draw",
+    "weighted",
+    "steps",
+    "batch",
+    "rate",
+    "warmup",
+    "clip",
+    "precision",
+    "seed",
+    "own",
+    "informed",
+)
 """Arguments that the adapter's header names, beside its schedule and rank."""
 
 Condition = Mapping[str, Tensor]
@@ -66,6 +92,11 @@ class Trainable(Protocol):
     network: nn.Module
     targets: Sequence[str]
     """Name endings of the linear layers that get an adapter."""
+    reads: str
+    """Name of the first layer, which informed coarse calls widen; empty where that is not supported."""
+    patch: int
+    solver: Solver
+    """What the model is sampled with."""
 
     def plan(self, **options: Any) -> Plan: ...
 
@@ -75,6 +106,14 @@ class Trainable(Protocol):
         """A clean picture (C, [T], H, W) and what it is conditioned on."""
         ...
 
+    def condition(self, index: int) -> tuple[tuple[int, ...], Condition]:
+        """Shape (C, [T], H, W) and condition of the model's own picture number `index`."""
+        ...
+
+    def pack(self, planes: Tensor) -> Tensor:
+        """Planes (batch, channels, [T], H, W) as the first layer reads them."""
+        ...
+
     def velocity(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor: ...
 
 
@@ -82,6 +121,7 @@ class TinyModel:
     """The small transformer and crops of its photographs."""
 
     targets = ("qkv", "out", "up", "down")
+    reads, patch, solver = "read", 4, staticmethod(dpmpp_2m)
 
     def __init__(self, pictures: Photographs, *, weights: Path, steps: int, shift: float) -> None:
         self.network = load(weights)
@@ -95,6 +135,12 @@ class TinyModel:
 
     def item(self, generator: torch.Generator) -> tuple[Tensor, Condition]:
         return self.pictures.crops(1, generator=generator)[0], {}
+
+    def condition(self, index: int) -> tuple[tuple[int, ...], Condition]:
+        return (3, 64, 64), {}
+
+    def pack(self, planes: Tensor) -> Tensor:
+        return replace(FLUX, patch=self.patch).pack(planes)
 
     def velocity(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
         return self.network(x, t)
@@ -118,15 +164,18 @@ class PipelineModel:
             raise FileNotFoundError(f"no *.safetensors below {latents}; encode the pictures first (see --help)")
         x0, condition = self._read(self.files[0])
         self._adapter = self._adapt(condition)
+        layout = self._adapter.layout
+        self.reads, self.patch, self.solver = layout.reads, layout.patch, own_solver(self.pipe.scheduler)
         grid = self._adapter.shape[1:]
-        if tuple(x0.shape) != grid:
+        if x0 is not None and tuple(x0.shape) != grid:
             raise ValueError(
                 f"latents of {self.files[0].name} are {tuple(x0.shape)}, but --call makes a state of {grid}"
             )
 
-    def _read(self, path: Path) -> tuple[Tensor, Condition]:
+    def _read(self, path: Path) -> tuple[Tensor | None, Condition]:
         tensors = load_file(path)
-        return tensors.pop("latents").float(), tensors
+        x0 = tensors.pop("latents", None)
+        return None if x0 is None else x0.float(), tensors
 
     def _adapt(self, condition: Condition) -> Any:
         from spectral_pd.adapters import adapt
@@ -142,7 +191,19 @@ class PipelineModel:
         return self._adapter.plan(**options)
 
     def item(self, generator: torch.Generator) -> tuple[Tensor, Condition]:
-        return self._read(self.files[int(torch.randint(len(self.files), (1,), generator=generator))])
+        path = self.files[int(torch.randint(len(self.files), (1,), generator=generator))]
+        x0, condition = self._read(path)
+        if x0 is None:
+            raise ValueError(
+                f"{path} holds no latents; encode the pictures, or use --objective agree, which needs none"
+            )
+        return x0, condition
+
+    def condition(self, index: int) -> tuple[tuple[int, ...], Condition]:
+        return self._adapter.shape[1:], self._read(self.files[index % len(self.files)])[1]
+
+    def pack(self, planes: Tensor) -> Tensor:
+        return self._adapter.read(planes)
 
     def velocity(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
         # Captions differ in length and an adapter takes one time: pictures go through one by one.
@@ -152,23 +213,19 @@ class PipelineModel:
 class StageVelocity(nn.Module):
     """The model as a module whose forward is its velocity, which is what data-parallel wrappers wrap."""
 
-    def __init__(self, model: Trainable) -> None:
+    def __init__(self, model: Trainable, lora: StageLora | None = None, basis: Basis = DCT) -> None:
         super().__init__()
-        self.network = model.network
-        self._velocity = model.velocity
+        self.network, self._model, self._lora, self._basis = model.network, model, lora, basis
+        self.informed = None if lora is None else lora.informed  # its maps are trained with the network's
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        return self._velocity(x, t, conditions)
+    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Condition], noise: Tensor | None = None) -> Tensor:
+        if self._lora is not None and noise is not None:
+            self._lora.enter(noise, tuple(x.shape[-2:]), float(t[0]), basis=self._basis, pack=self._model.pack)
+        return self._model.velocity(x, t, conditions)
 
 
-def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, seed: int) -> LoraConfig:
-    """Put a LoRA of `rank` on the linear layers whose names end in `targets`; only it is trained, in float32.
-
-    Raises
-    ------
-    ValueError
-        No layer matches.
-    """
+def layers(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the linear layers that end in `targets`. ValueError where none does."""
     names = [
         name
         for name, layer in network.named_modules()
@@ -176,6 +233,12 @@ def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, seed: int
     ]
     if not names:
         raise ValueError(f"targets = {tuple(targets)} match no linear layer of {type(network).__name__}")
+    return names
+
+
+def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, seed: int) -> LoraConfig:
+    """Put a LoRA of `rank` on the linear layers whose names end in `targets`; only it is trained, in float32."""
+    names = layers(network, targets)
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
     with torch.random.fork_rng():
@@ -252,28 +315,89 @@ def check_consistency(x0: Tensor, noise: Tensor, plan: Plan) -> None:
             )
 
 
-def draw(model: Trainable, plan: Plan, args: argparse.Namespace, step: int, mine: range) -> Iterator[Any]:
-    """Micro-batches of this process at a step: (StageSample, conditions), on the CPU.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a process learns from at once; with the white field and the weight of the loss where coarse calls learn to agree."""
+
+    pair: StageSample
+    conditions: Sequence[Condition]
+    noise: Tensor | None = None
+    weight: float = 1.0
+
+    def to(self, device: torch.device) -> Batch:
+        pair = self.pair
+        moved = StageSample(pair.x.to(device), pair.t.to(device), pair.target.to(device), pair.stage)
+        return replace(self, pair=moved, noise=None if self.noise is None else self.noise.to(device))
+
+
+def draw(model: Trainable, plan: Plan, args: argparse.Namespace, step: int, mine: range) -> Iterator[Batch]:
+    """Micro-batches of this process at a step.
 
     Stage and times come from the step, picture and noise from the step and the item's place in the global batch.
     """
-    stage, times = draw_times(
-        plan, args.batch, draw=args.draw, generator=torch.Generator().manual_seed(args.seed * 2**40 + step)
-    )
+    generator = torch.Generator().manual_seed(args.seed * 2**40 + step)
+    stage, times = draw_times(plan, args.batch, draw=args.draw, generator=generator)
+    coarse = int(torch.randint(max(plan.stages[-1].start, 1), (1,), generator=generator))  # a step of the plan
     for begin in range(0, len(mine), args.micro_batch):
         places = mine[begin : begin + args.micro_batch]
         pictures, conditions, noise = [], [], []
         for place in places:
             item = torch.Generator().manual_seed(args.seed * 2**40 + 2**39 + step * args.batch + place)
-            x0, condition = model.item(item)
+            x0, condition = own_item(args.folder / "own", item) if args.objective == "agree" else model.item(item)
             pictures.append(x0)
             conditions.append(condition)
             noise.append(torch.randn(x0.shape, generator=item))
         x0, eps, t = torch.stack(pictures), torch.stack(noise), times[list(places)]
-        if args.objective == "stage":
-            yield stage_sample(x0, eps, t, plan, stage=stage), conditions
+        if args.objective == "agree":
+            yield agreeing(model, plan, x0, eps, coarse, conditions)
+        elif args.objective == "stage":
+            yield Batch(stage_sample(x0, eps, t, plan, stage=stage), conditions)
         else:
-            yield plain_sample(x0, eps, t, plan, stage), conditions
+            yield Batch(plain_sample(x0, eps, t, plan, stage), conditions)
+
+
+def agreeing(
+    model: Trainable, plan: Plan, x0: Tensor, noise: Tensor, step: int, conditions: Sequence[Condition]
+) -> Batch:
+    """What the frozen network says at full size; an error weighs what it costs the picture, in D."""
+    device, t = next(model.network.parameters()).device, plan.times[step]
+
+    def frozen(x: Tensor, t: float) -> Tensor:
+        return model.velocity(x, torch.full((len(x),), t, device=x.device), conditions).float()
+
+    x0, noise = x0.to(device), noise.to(device)
+    pair = agreement_sample(frozen, (1 - t) * x0 + t * noise, noise, step, plan)
+    weight = step_weights(plan, model.spectrum(), solver=model.solver)[step] * float(pair.t[0]) ** 2
+    return Batch(pair, conditions, noise, weight)
+
+
+def make_own(model: Trainable, times: Sequence[float], args: argparse.Namespace, mine: range) -> None:
+    """The model's own pictures, one file each; those that are there are kept."""
+    folder = args.folder / "own"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(mine, desc="own pictures"):
+        path = folder / f"{index}.safetensors"
+        if path.exists():
+            continue
+        shape, condition = model.condition(index)
+        x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(args.seed * 2**40 + 2**38 + index))
+        x, history = x.to(next(model.network.parameters()).device), None
+
+        def velocity(x: Tensor, t: float, condition: Condition = condition) -> Tensor:
+            with torch.no_grad():
+                return model.velocity(x, torch.full((1,), t, device=x.device), [condition]).float()
+
+        for t, t_next in pairwise(times):
+            x, history = model.solver(velocity, x, t, t_next, history)
+        part = path.with_suffix(".part")
+        save_file({"latents": x[0].cpu().contiguous(), **condition}, part)
+        os.replace(part, path)
+
+
+def own_item(folder: Path, generator: torch.Generator) -> tuple[Tensor, Condition]:
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = load_file(files[int(torch.randint(len(files), (1,), generator=generator))])
+    return tensors.pop("latents"), tensors
 
 
 def plain_sample(x0: Tensor, noise: Tensor, t: Tensor, plan: Plan, stage: int) -> StageSample:
@@ -317,14 +441,33 @@ def train(args: argparse.Namespace) -> None:
     metadata = schedule_metadata(plan, spectrum=spectrum)
     accelerator.print(plan)
 
-    config = add_lora(model.network, args.targets or model.targets, rank=args.rank, seed=args.seed)
+    lora = config = None
+    if args.objective == "agree":
+        ratios = [round(stage.ratio) for stage in plan.stages[:-1]] if args.informed else []
+        if ratios and not model.reads:
+            raise ValueError(
+                "--informed is not supported for this pipeline: its first layer is not one map of the latents"
+            )
+        read = model.network.get_submodule(model.reads) if ratios else None
+        channels = model.condition(0)[0][0]
+        planes = {r: features(read, channels, r, model.patch) for r in ratios}
+        names = layers(model.network, args.targets or model.targets)
+        reads = model.reads if ratios else ""
+        with torch.random.fork_rng():
+            torch.manual_seed(args.seed)
+            lora = StageLora.add(model.network, names, rank=args.rank, reads=reads, planes=planes)
+    else:
+        config = add_lora(model.network, args.targets or model.targets, rank=args.rank, seed=args.seed)
     if args.checkpointing:
         model.network.enable_gradient_checkpointing()
     if isinstance(model, PipelineModel):
         model.pipe.to(accelerator.device)
-    wrapped = StageVelocity(model).to(accelerator.device)
+    wrapped = StageVelocity(model, lora, plan.basis).to(accelerator.device)
     optimiser = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=args.rate, weight_decay=0.0)
     wrapped, optimiser = accelerator.prepare(wrapped, optimiser)
+
+    def weights() -> dict[str, Tensor]:
+        return get_peft_model_state_dict(model.network) if lora is None else lora.tensors()
 
     args.folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log_path = args.folder / "checkpoint.pt", args.folder / "log.csv"
@@ -334,25 +477,29 @@ def train(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "batch": args.batch,
         "objective": args.objective,
+        "informed": args.informed,
     }
     first, rows = 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if state["facts"] != facts:
             raise ValueError(f"{checkpoint} is of another run ({state['facts']}, now {facts}); choose another --folder")
-        set_peft_model_state_dict(model.network, state["lora"])
+        set_peft_model_state_dict(model.network, state["lora"]) if lora is None else lora.restore(state["lora"])
         optimiser.load_state_dict(state["optimiser"])
         first, rows = state["step"], state["log"]
-    else:
+    elif lora is None:
         x0, _ = model.item(torch.Generator().manual_seed(args.seed))
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(args.seed))
         check_consistency(x0[None].double(), noise[None].double(), plan)
         accelerator.print("training states equal the sampler's at every stage's start")
+    if lora is not None:
+        lora.switch(False)
+        make_own(model, plan.times, args, range(accelerator.process_index, args.own, accelerator.num_processes))
+        accelerator.wait_for_everyone()
 
     def finish_checkpoint(step: int) -> None:
         if accelerator.is_main_process:
-            lora = get_peft_model_state_dict(model.network)
-            state = {"facts": facts, "lora": lora, "optimiser": optimiser.state_dict(), "step": step, "log": rows}
+            state = {"facts": facts, "lora": weights(), "optimiser": optimiser.state_dict(), "step": step, "log": rows}
             write_atomically(checkpoint, state)
             with log_path.open("w", newline="") as file:
                 csv.writer(file).writerows([["step", "stage", "loss", "gradient_norm"], *rows])
@@ -362,30 +509,36 @@ def train(args: argparse.Namespace) -> None:
     for step in progress:
         for group in optimiser.param_groups:
             group["lr"] = args.rate * min(1.0, (step + 1) / max(args.warmup, 1))
-        batches = list(draw(model, plan, args, step, mine))
-        total = torch.zeros((), device=accelerator.device)
-        for k, (pair, conditions) in enumerate(batches):
-            device = accelerator.device
-            pair = StageSample(pair.x.to(device), pair.t.to(device), pair.target.to(device), pair.stage)
+        total, pair = torch.zeros((), device=accelerator.device), None
+        count = len(range(0, len(mine), args.micro_batch))
+        for k, drawn in enumerate(draw(model, plan, args, step, mine)):
+            batch = drawn.to(accelerator.device)
+            pair = batch.pair
             # Gradients are averaged over processes once a step, with the last micro-batch.
-            last = k + 1 == len(batches)
-            with nullcontext() if last else accelerator.no_sync(wrapped):
+            with nullcontext() if k + 1 == count else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
-                    prediction = wrapped(pair.x, pair.t, conditions)
-                loss = stage_loss(prediction.float(), pair, **weighting) / len(batches)
+                    prediction = wrapped(pair.x, pair.t, batch.conditions, batch.noise)
+                loss = batch.weight * stage_loss(prediction.float(), pair, **weighting) / count
                 accelerator.backward(loss)
+            if lora is not None:
+                lora.switch(False)  # the next full-size answers are the untouched network's
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.clip)
         optimiser.step()
         optimiser.zero_grad()
         mean = float(accelerator.reduce(total, reduction="mean"))
+        assert pair is not None
         rows.append([step, pair.stage, round(mean, 6), round(float(norm), 6)])
         progress.set_postfix(loss=f"{mean:.4f}", stage=pair.stage, refresh=False)
         if (step + 1) % args.checkpoint_every == 0 or step + 1 == args.steps:
             finish_checkpoint(step + 1)
     if accelerator.is_main_process:
         recipe = {name: getattr(args, name) for name in RECIPE}
-        save_lora(model.network, args.out, config, {**metadata, "spectral_pd.recipe": json.dumps(recipe)})
+        header = {**metadata, "spectral_pd.recipe": json.dumps(recipe)}
+        if lora is None:
+            save_lora(model.network, args.out, config, header)
+        else:
+            lora.save(args.out, header)
     # Gloo's threads need the interpreter's lock to free the last reduction's tensors. A process that joined them before they
     # have done so, holding that lock, would wait for ever: let them finish.
     accelerator.wait_for_everyone()
@@ -413,7 +566,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=("full", "stage"), default="full")
     parser.add_argument("--basis", choices=tuple(BASES), default="dct")
     parser.add_argument("--draw", choices=("covering", "steps", "paper"), default="covering")
-    parser.add_argument("--objective", choices=("stage", "plain"), default="stage", help="plain is the control")
+    parser.add_argument(
+        "--objective",
+        choices=("stage", "plain", "agree"),
+        default="stage",
+        help="plain is the control; agree repairs sizes that disagree",
+    )
+    parser.add_argument(
+        "--own", type=int, default=64, metavar="N", help="own pictures that 'agree' makes and trains on"
+    )
+    parser.add_argument(
+        "--informed", action="store_true", help="'agree': coarse calls also read the seed's own high band"
+    )
     parser.add_argument("--weighted", action="store_true", help="weight the loss by SNR / (1 + SNR)")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--targets", nargs="+", help="name endings of the layers to adapt, instead of the model's own")

@@ -3,7 +3,7 @@ r"""Does the cost model tell the truth? FLUX.1-dev at its real width and few blo
 1 double and 2 single blocks of width 3072 (the real proportion, 19 to 38), 512 text tokens, float32, one thread. Two runs
 of 10 steps through the pipeline's adapter take turns: all at full size, and the S = 2 plan at delta 0.01. Every run is
 a row with its wall time and its process time; the ratio of two runs of one round is a measured speedup, to be compared
-with ``plan.speedup(step_cost("flux", reduced=True))``. Process time is the one to trust on a machine that does other
+with ``plan.speedup(counted_cost("flux", reduced=True))``. Process time is the one to trust on a machine that does other
 work, too: with one thread it counts the work of the run and not its waiting.
 
     python benchmarks/flux_reduced.py [--latent 64 64] [--rounds 5]
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from cost import RESULTS, step_cost
+from cost import RESULTS, counted_cost
 from environment import environment
 from full_size import SETUPS, build_pipeline, prepare
 
@@ -36,7 +36,7 @@ def one_round(
     rows = []
     for run in sorted(RUNS, reverse=bool(number % 2)):
         adapter = prepare(pipe, "flux", STEPS, latent, arguments)
-        plan = adapter.plan(scales=RUNS[run], cost=step_cost("flux", reduced=True))
+        plan = adapter.plan(scales=RUNS[run], cost=counted_cost("flux", reduced=True))
         wall, process = time.perf_counter(), time.process_time()
         adapter.run(plan)
         rows.append(

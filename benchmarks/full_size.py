@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cost import MODELS, RESULTS, step_cost
+from cost import MODELS, RESULTS, counted_cost
 from environment import driver, environment
 
 from spectral_pd import DCT, NoiseField, Plan, expand_aligned
@@ -266,7 +266,7 @@ def measure(
     clock = Clock(device)
     pipe = build_pipeline(name, device, dtype, reduced=reduced, compiled=compiled)
     arguments = SETUPS[name].arguments(dtype, device)
-    cost = step_cost(name, reduced=reduced)
+    cost = counted_cost(name, reduced=reduced)
     seen: dict[tuple[int, ...], list[float]] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -10,18 +10,25 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from spectral_pd import __version__
+from spectral_pd.adapters import agree
 from spectral_pd.adapters.comfyui import command as comfyui
+from spectral_pd.adapters.command import add_calibrate
+from spectral_pd.calibrate import Calibration, choose_pattern
+from spectral_pd.comparing import command as comparing
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
+from spectral_pd.plan import Plan
 from spectral_pd.power import PRESETS, Spectrum, load_spectrum
+from spectral_pd.pretrained import PRETRAINED, Pretrained, step_cost, usual
 from spectral_pd.schedule import make_plan, shift_times, token_cost
 from spectral_pd.solvers import SOLVERS
 
@@ -30,22 +37,45 @@ SHIFTS = {"free": None, "shifted": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0,
 
 
 def run_plan(args: argparse.Namespace) -> None:
+    if args.calibration:
+        print(choose_pattern(Calibration.load(args.calibration), args.speedup)[0].plan)
+        return
+    if args.size is None:
+        raise ValueError("--size is missing; pass the full grid, e.g. --size 128 (only --calibration has its own)")
     spectrum = load_spectrum(args.spectrum) if args.spectrum else PRESETS[args.preset]
     if isinstance(spectrum, Spectrum):
         spectrum = spectrum.envelope()  # early enough for every frequency, also where the table rises
     sizes = args.size if len(args.size) > 1 else args.size * 2
     chosen: dict[str, Any] = {"scales": args.scales, "delta": args.delta, "multiple_of": args.multiple_of}
-    cost = partial(token_cost, sizes, patch=args.multiple_of, text_tokens=args.text_tokens, attention=args.attention)
+    model = usual(args.preset)
+    tokens = partial(token_cost, sizes, patch=args.multiple_of, text_tokens=args.text_tokens, attention=args.attention)
+    if args.attention or args.text_tokens:
+        chosen["cost"] = tokens()
+    elif model is not None:
+        chosen["cost"] = step_cost(model, sizes)
     if args.budget is not None:
+        cost = chosen.pop("cost", None) or tokens()
         shifts = SHIFTS[args.grid]
-        print(optimise_plan(spectrum, sizes, cost(), budget=args.budget, solver=args.solver, shifts=shifts, **chosen))
+        print(optimise_plan(spectrum, sizes, cost, budget=args.budget, solver=args.solver, shifts=shifts, **chosen))
         return
     if args.mu is not None and args.mu > 700:
         raise ValueError(f"--mu {args.mu:g}: exp(mu) is too large for a shift; FLUX.1 at 1024x1024 has 1.15")
-    times = shift_times(args.steps, shift=args.shift if args.mu is None else math.exp(args.mu))
-    chosen["cost"] = cost() if args.attention or args.text_tokens else None
-    chosen["unreached"] = "force" if args.force else "error"
-    print(make_plan(times, spectrum, sizes, clock=args.clock, **chosen))
+    made = partial(make_plan, spectrum=spectrum, shape=sizes, clock=args.clock, **chosen)
+    given = args.shift if args.mu is None else math.exp(args.mu)
+    times = shift_times(args.steps, shift=1.0 if given is None else given)
+    plan = made(times=times, unreached="force" if args.force else "error")
+    if given is None and model is not None:
+        plan = replace(plan, notes=(*plan.notes, usual_shift(PRETRAINED[model], plan, made)))
+    print(plan)
+
+
+def usual_shift(model: Pretrained, plan: Plan, made: Callable[..., Plan]) -> str:
+    """What a plan on the unshifted grid would be on the one its model is usually run on."""
+    other = made(times=shift_times(plan.nfe, shift=model.shift), unreached="force")
+    return (
+        f"no shift was given; --shift={model.shift:.4g}, usual of {model.label} at {model.size}, would make it "
+        f"{'+'.join(map(str, other.split))} steps, {other.speedup():.2f}x"
+    )
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -83,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         "problem with the data or numbers given (one line on standard error), 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"spectral_pd {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     fit = commands.add_parser(
         "fit",
@@ -105,15 +135,19 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     source = plan.add_mutually_exclusive_group(required=True)
-    preset = "power law of a model; the plan says if it is borrowed"
-    source.add_argument("--preset", choices=sorted(PRESETS), help=preset)
+    preset = f"power law of a model ({', '.join(sorted(PRESETS))}); the plan says if it is borrowed"
+    source.add_argument("--preset", choices=sorted(PRESETS), metavar="MODEL", help=preset)
     source.add_argument("--spectrum", metavar="JSON", help="what 'fit --json' or 'fit --table' wrote")
+    source.add_argument(
+        "--calibration", metavar="JSON", help="what 'calibrate --json' wrote: calls of several sizes, for --speedup"
+    )
+    add_number(plan, "--speedup", "X", 2.0, "of the calls chosen from a calibration")
     size = "full grid (latent size): one side, or every axis, e.g. H W"
-    plan.add_argument("--size", type=int, nargs="+", metavar="N", required=True, help=size)
+    plan.add_argument("--size", type=int, nargs="+", metavar="N", help=size)
     add_number(plan, "--scales", "S", [0.5, 1.0], "increasing, ending at 1, e.g. 1/2 1", nargs="+")
     add_number(plan, "--steps", "N", 50, "solver steps")
     shift = plan.add_mutually_exclusive_group()
-    add_number(shift, "--shift", "S", 1.0, "resolution shift s of the time grid; 1 is none")
+    add_number(shift, "--shift", "S", None, "resolution shift s of the time grid; 1, which is none, where not given")
     add_number(shift, "--mu", "M", None, "dynamic shift: s = exp(mu); FLUX.1 at 1024x1024 has 1.15")
     add_number(plan, "--delta", "D", 0.01, "tolerated velocity error, inside (0, 1)")
     add_number(plan, "--multiple-of", "N", 1, "stage sizes are multiples of this, the patch size")
@@ -131,6 +165,8 @@ def build_parser() -> argparse.ArgumentParser:
     best.add_argument("--grid", choices=SHIFTS, default="free", help="times: any, or shifted uniform grids")
     plan.set_defaults(run=run_plan)
 
+    comparing.add(commands, HelpFormatter)
+
     demo = commands.add_parser(
         "demo",
         help="measure, plan and sample on real photographs",
@@ -144,13 +180,19 @@ def build_parser() -> argparse.ArgumentParser:
     add_number(demo, "--steps", "N", 50, "solver steps")
     add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
+    agree.add_parser(commands, HelpFormatter)
+    add_calibrate(commands, HelpFormatter)
     comfyui.add_parser(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 0
     for stream in (sys.stdout, sys.stderr):  # a name that a terminal cannot show is no reason to stop
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -23,8 +23,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,13 +35,27 @@ from torch import Tensor
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, corner
 from spectral_pd.inputs import door, plans, runs, spectra, working_dtype
-from spectral_pd.plan import Cost
-from spectral_pd.schedule import token_cost
+from spectral_pd.plan import Calls, Cost, Plan
+from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
-from spectral_pd.two_grids import CALLS, Pattern, Predictor, Shape, TwoGrids, anchored, bands, held, weights_shape
+from spectral_pd.two_grids import (
+    CALLS,
+    Pattern,
+    Predictor,
+    Shape,
+    TwoGrids,
+    anchored_calls,
+    bands,
+    held,
+    weights_shape,
+)
 
 RIDGE = 1e-4
 """Added to the unit diagonal of every regression: what a run has seen differs from the full run by its own errors."""
+ONE_CALL = inputs.choice("euler", "dpmpp_2m")
+MADE = inputs.such(
+    inputs.instance(list, "a list"), bool, "is empty; pass one function of calls for each batch of seeds"
+)
 NEIGHBOURS, PATIENCE, CHUNK = 96, 4, 32
 """Of the search: patterns tried around one, rounds without progress, patterns simulated together (what a cache holds)."""
 
@@ -64,6 +79,8 @@ class Calibration:
         float64 (steps, grids, bands): how an answer follows the state, and the unexplained rest over the state's power.
     spread
         Median PSNR over seeds minus the PSNR of the mean error, in dB.
+    costs
+        Cost of a call on each grid, where it is known; empty: :func:`~spectral_pd.token_cost` of the grids.
     """
 
     model: str
@@ -76,6 +93,11 @@ class Calibration:
     gain: Tensor
     noise: Tensor
     spread: float
+    costs: tuple[float, ...] = ()
+
+    def cost(self, shape: Shape) -> float:
+        """Cost of a call on one of the grids."""
+        return token_cost(self.shapes[-1])(shape) if not self.costs else self.costs[self.shapes.index(tuple(shape))]
 
     def save(self, path: str | Path) -> None:
         """Write JSON that :meth:`load` reads back: moments and gains to 8 digits."""
@@ -87,11 +109,12 @@ class Calibration:
     def load(cls, path: str | Path) -> Calibration:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
         names = tuple(cls.__annotations__)
-        data = spectra.json_object(Path(path).read_bytes(), str(path), "Calibration", names, names)
+        data = spectra.json_object(spectra.saved(path), str(path), "Calibration", names, names)
         with spectra.naming(str(path)):
             shapes = tuple(tuple(shape) for shape in data["shapes"])
             arrays = {name: torch.tensor(data[name], dtype=torch.float64) for name in ("moments", "gain", "noise")}
-            return cls(**{**data, **arrays, "times": plans.times(data["times"], "times"), "shapes": shapes})
+            own = {"times": plans.times(data["times"], "times"), "shapes": shapes, "costs": tuple(data["costs"])}
+            return cls(**{**data, **arrays, **own})
 
 
 @torch.no_grad()
@@ -145,12 +168,44 @@ def calibrate(
     >>> found.moments.shape[1], found.gain.shape[:2]
     (13, torch.Size([6, 2]))
     """
-    name, solve = ONE_CALL(solver, "solver"), find_solver(solver)
-    full = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:])
-    steps = len(times := plans.times(times, "times")) - 1
+    full, solve = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:]), find_solver(ONE_CALL(solver, "solver"))
+    times = plans.times(times, "times")
+    shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
+    parts = noise.to(working_dtype(noise.dtype)).split(batch)
+
+    def run(calls: Calls, x: Tensor) -> Tensor:
+        return _end(calls.around(velocity), x, times, solve)
+
+    return calibrate_runs([partial(run, x=x) for x in parts], times, shapes, solver=solver, basis=basis, model=model)
+
+
+@torch.no_grad()
+@door(solver=ONE_CALL, basis=BASIS)
+def calibrate_runs(
+    each: Iterable[Callable[[Calls], Tensor]],
+    times: Sequence[float],
+    shapes: Sequence[Shape],
+    *,
+    solver: SolverName = "dpmpp_2m",
+    basis: Basis = DCT,
+    model: str = "",
+) -> Calibration:
+    """Measure a model's moments in runs that somebody else makes: what :func:`calibrate` is made of.
+
+    Parameters
+    ----------
+    each
+        For each batch of seeds a function of the calls a run is to be made with (:attr:`spectral_pd.Plan.calls`) that makes
+        that run, from the same starting state at each of its two calls, and returns the state (seeds, ..., *full grid) at 0.
+    times, shapes
+        The full run's time grid, and the grids, coarse to fine.
+    solver, basis, model
+        As :func:`calibrate`.
+    """
+    steps = len(times) - 1
     # From the first step on away from the full run: what answers make of that is wanted at every step.
     every, few = (
-        anchored(times, full, anchors=anchors, scales=scales, multiple_of=multiple_of)
+        Pattern(tuple(times), tuple(shapes), anchored_calls(steps, anchors, len(shapes)))
         for anchors in (range(steps), range(1, steps, 4))
     )
     label, owner = bands(every.shapes, basis)
@@ -158,24 +213,49 @@ def calibrate(
     size = 1 + steps * len(every.shapes)
     moments = torch.zeros(len(members), size, size, dtype=torch.float64)
     products = torch.zeros(4, steps, len(every.shapes), len(members), dtype=torch.float64)
-    errors = []
-    for x in noise.to(working_dtype(noise.dtype)).split(batch):
-        finished = [_Recorded(velocity, held(pattern, basis=basis)) for pattern in (every, few)]
-        ends = [_end(run, x, times, solve) for run in finished]
+    errors = list[Tensor]()
+    for run in each:
+        recordings = [_Recording(held(pattern, basis=basis)) for pattern in (every, few)]
+        ends = [run(recording) for recording in recordings]
         errors.append((ends[0] - ends[1]).double().square().flatten(1).mean(1))
+        finished = [recording.run for recording in recordings]
+        values = ends[0].numel() / len(ends[0])
         for b, inside in enumerate(members):
             (state, said), (moved, changed) = (run.band(inside) for run in finished)
             rows = torch.cat([state[:1], said.flatten(0, 1)])
-            moments[b] += (rows @ rows.T).cpu() * len(x) / len(noise) / x.numel()
+            moments[b] += (rows @ rows.T).cpu() / values
             xi, eta = (moved - state)[:, None], changed - said
             for i, product in enumerate((state[:, None] ** 2, xi * xi, xi * eta, eta * eta)):
                 products[i, :, :, b] += product.sum(-1).cpu()
+    error = torch.cat(MADE(errors, "each"))
     whole, power, along, total = products.unbind()
     safe = torch.where(power > 1e-12 * whole, power, math.inf)  # below, a state has moved by rounding alone
-    gain, error = along / safe, torch.cat(errors)
+    gain = along / safe
     rest = (total - gain * along).clamp(min=0) / safe
     spread = 10 * math.log10(float(error.mean() / error.quantile(0.5))) if float(error.min()) > 0 else 0.0
-    return Calibration(model, len(noise), times, every.shapes, name, basis.name, moments, gain, rest, spread)
+    seeds = len(error)
+    moments /= seeds
+    return Calibration(model, seeds, every.times, every.shapes, solver, basis.name, moments, gain, rest, spread)
+
+
+@dataclass
+class _Recording:
+    """Calls of which everything is recorded: every grid at every step."""
+
+    predictor: Predictor
+    run: _Recorded = field(init=False)
+
+    @property
+    def grids(self) -> tuple[Shape, ...]:
+        return self.predictor.grids
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(len(self.grids))),) * len(self.predictor.steps)
+
+    def around(self, velocity: Velocity) -> Velocity:
+        self.run = _Recorded(velocity, self.predictor)
+        return self.run
 
 
 class _Recorded(TwoGrids):
@@ -239,6 +319,12 @@ class Outcome:
     def pattern(self) -> Pattern:
         """The pattern."""
         return self.predictor.pattern
+
+    @property
+    def plan(self) -> Plan:
+        """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
+        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB predicted, for values that span 2"
+        return replace(self.predictor.plan, notes=(note,))
 
 
 def simulate(
@@ -339,6 +425,7 @@ def forecast(calibration: Calibration, patterns: Sequence[Pattern], *, cost: Cos
     """
     fitting(patterns, CALIBRATION(calibration, "calibration"))
     grids, out, basis = range(len(calibration.shapes)), list[Outcome](), BASES[calibration.basis]
+    cost = calibration.cost if cost is None else cost
     for begin in range(0, len(patterns), CHUNK):
         some = patterns[begin : begin + CHUNK]
         error, weights = simulate(calibration, torch.tensor([[[g in s for g in grids] for s in p.calls] for p in some]))
@@ -385,6 +472,7 @@ def refine(
     [True, True]
     """
     fitting(patterns, CALIBRATION(calibration, "calibration"))
+    cost = calibration.cost if cost is None else cost
     x = runs.full_size(noise, "noise", calibration.shapes[-1], "the calibration's full grid")
     x, solver, basis = x.to(working_dtype(x.dtype)), find_solver(calibration.solver), BASES[calibration.basis]
     every = Pattern(calibration.times, calibration.shapes[-1:], ((0,),) * (len(calibration.times) - 1))
@@ -436,7 +524,7 @@ def choose_pattern(
     speedup
         Least cost of the full run over the pattern's, above 1.
     cost
-        Cost of a call on a grid, by default :func:`~spectral_pd.token_cost`.
+        Cost of a call on a grid; None: the calibration's own.
     grids
         Indices of the grids that may be called; None: all. The full size may always be.
     keep
@@ -458,7 +546,7 @@ def choose_pattern(
     shapes = CALIBRATION(calibration, "calibration").shapes
     steps, full = len(calibration.times) - 1, len(shapes)
     budget = affordable(speedup, steps)
-    fn = token_cost(shapes[-1]) if cost is None else cost
+    fn = calibration.cost if cost is None else cost
     price = [0.0, *(runs.cost(fn, shape) / runs.cost(fn, shapes[-1]) for shape in shapes)]
     # A step is 0, no call, or 1 + the grid it calls.
     options = sorted({0, full} | {g + 1 for g in (range(full) if grids is None else chosen_grids(grids, full))})
@@ -489,6 +577,27 @@ def choose_pattern(
     return forecast(calibration, [Pattern(calibration.times, shapes, c) for c in calls], cost=fn)
 
 
+def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)) -> str:
+    """A table of what each speedup is predicted to give: the best calls on all grids, and with the full size alone.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, GaussianField, shift_times
+    >>> field = GaussianField(PRESETS["flux"], (16, 16))
+    >>> found = calibrate(field.velocity, torch.randn(8, 4, 16, 16), shift_times(6, shift=3.0), scales=(1 / 2, 1))
+    >>> speeds(found, (2.0,)).splitlines()[0].split()
+    ['speedup', 'PSNR', 'calls', 'PSNR,', 'full', 'size', 'only']
+    """
+    rows = [("speedup", "PSNR", "calls", "PSNR, full size only")]
+    for speedup in speedups:
+        best = choose_pattern(calibration, speedup)[0]
+        alone = choose_pattern(calibration, speedup, grids=(len(calibration.shapes) - 1,))[0]
+        factor = (len(calibration.times) - 1) / best.cost
+        rows.append((f"{factor:.2f}x", f"{best.psnr:.1f}", str(best.pattern), f"{alone.psnr:.1f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
 def _exchanges(choice: tuple[int, ...], options: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Every pattern that differs in one step or two, and is not cheaper in both."""
     for i, _ in enumerate(choice):
@@ -516,7 +625,6 @@ def _even(steps: int, price: Sequence[float], options: Sequence[int], budget: fl
 # -- parsers ----------------------------------------------------------------------------------------------------------
 
 CALIBRATION = inputs.instance(Calibration, "what calibrate returned, or Calibration.load(path)")
-ONE_CALL = inputs.choice("euler", "dpmpp_2m")
 
 
 def fitting(patterns: Sequence[Pattern], calibration: Calibration) -> None:

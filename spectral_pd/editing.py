@@ -37,7 +37,7 @@ from spectral_pd.bases import DCT, Basis
 from spectral_pd.expansion import NOISE, Grow, Noise, Source, restrict_signal, white_noise
 from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
-from spectral_pd.plan import PLAN, Move, Plan, moves
+from spectral_pd.plan import STAGED, Move, Plan, moves
 from spectral_pd.sampling import StepInfo, run
 from spectral_pd.schedule import plan_at
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
@@ -48,7 +48,7 @@ EditMode = Literal["noised", "clean"]
 @torch.no_grad()
 @door(
     velocity=runs.velocity,
-    plan=PLAN,
+    plan=STAGED,
     mode=inputs.choice("noised", "clean"),
     noise=inputs.optional(NOISE),
     seed=inputs.optional(runs.noise_source),

@@ -8,6 +8,7 @@ effective frequency, which recovers a power law exactly on every grid, in every 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -53,8 +54,14 @@ def fit_band(spectrum: Spectrum, band: tuple[float, float] | None) -> np.ndarray
     return inside
 
 
+def _table(value: Any, name: str) -> Any:
+    """A measured table, or that of a measurement."""
+    table = value.spectrum if hasattr(value, "law") else value
+    return inputs.instance(Spectrum, "a Spectrum, e.g. power_spectrum(x)")(table, name)
+
+
 @door(
-    spectrum=inputs.instance(Spectrum, "a Spectrum, e.g. power_spectrum(x)"),
+    spectrum=_table,
     frequency=inputs.choice("effective", "centre"),
 )
 def fit_power_law(
@@ -123,7 +130,14 @@ def as_batch(x: Tensor, *, dims: int = 2, batched: bool = False) -> Tensor:
     return x if x.ndim > dims + 1 else x[:, None] if batched else x[None]
 
 
-@door(channels=channels_word)
+def _data(value: Any, name: str) -> Any:
+    """Tensors, not where they are stored."""
+    if isinstance(value, (str, Path, np.ndarray)):
+        raise inputs.not_a_tensor(value, name)
+    return value
+
+
+@door(latents=_data, channels=channels_word)
 def fit_spectrum(
     latents: Tensor | Iterable[Tensor],
     *,
@@ -159,6 +173,8 @@ def fit_spectrum(
     meter: SpectrumMeter | None = None
     for item in [latents] if isinstance(latents, Tensor) else latents:
         x = inputs.state(storage.entry(item, "an element of latents"), "latents", dims)
+        if dims == 2:
+            spectra.planes_last(x, "latents")
         batch = as_batch(x, dims=dims, batched=batching(latents))
         meter = meter or SpectrumMeter(batch.shape[-dims:], basis=basis)
         meter.update(batch)

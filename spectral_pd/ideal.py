@@ -21,7 +21,7 @@ from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
 from spectral_pd.expansion import restrict_signal
 from spectral_pd.inputs import door, models, working_dtype
-from spectral_pd.plan import PLAN, Plan, walk
+from spectral_pd.plan import STAGED, Plan, walk
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import optimal_gain
@@ -185,7 +185,7 @@ class Prediction:
             return float(np.sqrt(np.mean(np.square(2 * np.log(self.ratio)))))
 
 
-@door(plan=PLAN, solver=find_solver)
+@door(plan=STAGED, solver=find_solver)
 def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "euler") -> Prediction:
     r"""The output spectrum of a plan on a Gaussian field, in closed form.
 

@@ -431,4 +431,6 @@ def power_spectrum(x: Tensor, *, basis: Basis = DCT, dims: int = 2, channels: Ch
     True
     """
     inputs.state(x, "x", dims)
+    if dims == 2:
+        spectra.planes_last(x, "x")
     return SpectrumMeter(x.shape[-dims:], basis=basis).update(x).result(channels=channels)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import combinations, pairwise, product
@@ -306,7 +306,8 @@ class _Limits:
 
     def t_star(self, size: Shape) -> float:
         """Time after which a stage of that grid makes no more steps; 0 allows any."""
-        return 0.0 if self.search.delta is None else self.leave(size, self.search.delta)
+        by_rule = 0.0 if self.search.delta is None else self.leave(size, self.search.delta)
+        return max(by_rule, (self.search.least_times or {}).get(size, 0.0))
 
     def chain(self, shapes: Sequence[Shape]) -> bool:
         """Whether each grid grows into the next, with nested coefficients."""
@@ -327,7 +328,8 @@ class _Limits:
         if self.search.steps is not None:
             first = self.search.steps - sum(finer)
             return [(first, *finer)] if 1 <= first <= most else []
-        if self.search.delta is None or self.search.shifts is None or not finer:
+        bounded = self.search.delta is not None or self.search.least_times
+        if not bounded or self.search.shifts is None or not finer:
             return [(most, *finer)]
 
         def late(first: int, grid: Callable[[int], tuple[float, ...]]) -> bool:
@@ -522,6 +524,9 @@ class Search:
         No stage makes a step from a time at which the delta rule would have left it at this tolerance. None leaves the
         transitions free, which is best on Gaussian fields; models that choose between alternatives by evidence from high
         frequencies want a bound such as 0.01 (docs/plans.md).
+    least_times
+        No stage of a grid makes a step from a time below this: what was measured of a network whose sizes disagree
+        (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
     multiple_of, basis
         As for :func:`~spectral_pd.make_plan`.
     """
@@ -533,6 +538,7 @@ class Search:
     times: Sequence[float] | None = None
     shifts: Sequence[float] | None = None
     delta: float | None = None
+    least_times: Mapping[Shape, float] | None = None
     multiple_of: int | Sequence[int] = 1
     basis: Basis = DCT
 
@@ -577,6 +583,7 @@ def _problem(spectrum: Spectra, shape: Shape, cost: Cost, search: Search) -> tup
                 found.setdefault(size, kept)
     ordered = dict(sorted(found.items(), key=lambda item: (math.prod(item[0]), item[0])))
     each = cache(partial(runs.cost, cost))
+    each.label = getattr(cost, "label", "")  # type: ignore[attr-defined]
     return bench, _Limits(shape, {**ordered, shape: 1.0}, each, replace(search, multiple_of=multiples), leave)
 
 
@@ -616,7 +623,8 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
         which = f"what delta = {implied:.2g} would ask for" if implied < 1 else "later than any delta would ask for"
         notes.append(f"transition {i + 1} at T = {time:.4f} is {which}")
     costs = tuple(limits.cost(shape) for shape in best.shapes)
-    return FrontPoint(cost, errors[k], replace(best, notes=tuple(notes), costs=costs))
+    best = replace(best, notes=tuple(notes), costs=costs, counted=limits.cost.label)  # type: ignore[attr-defined]
+    return FrontPoint(cost, errors[k], best)
 
 
 COST = inputs.kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")

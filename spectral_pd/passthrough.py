@@ -23,7 +23,6 @@ side for any velocity on any data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,10 @@ from spectral_pd.bases import BASIS, DCT, Basis
 from spectral_pd.expansion import NOISE, Source, white_noise
 from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
-from spectral_pd.sampling import StepInfo, replaced, run
-from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
+from spectral_pd.sampling import StepInfo, run
+from spectral_pd.solvers import History, Solver, SolverName, Stepped, Velocity, find_solver
 from spectral_pd.theory import activation_time
 
 
@@ -68,12 +67,41 @@ def activation_map(
     return torch.from_numpy(times)
 
 
+def holding(solver: Solver, active: Tensor, basis: Basis, coefficients: Tensor | None = None) -> Solver:
+    """A solver for one run, after each step of which the coefficients with ``t_omega < T`` are ``T`` times the initial noise's.
+
+    Parameters
+    ----------
+    solver
+        Makes the steps; states of another grid than that of `active` are left to it.
+    active, basis
+        From :func:`activation_map`.
+    coefficients
+        Of the noise; None takes them from the state of the first step, which is the noise times its time.
+    """
+    kept = [] if coefficients is None else [coefficients]
+    dims = active.ndim
+
+    def step(velocity: Velocity, x: Tensor, t: float, t_next: float, history: History | None = None) -> Stepped:
+        if x.shape[-dims:] != active.shape:
+            return solver(velocity, x, t, t_next, history)
+        if not kept:
+            kept.append(basis.forward(x, dims=dims) / t)
+        x, history = solver(velocity, x, t, t_next, history)
+        held = active.to(x.device) < t_next
+        if bool(held.any()):
+            x = basis.inverse(torch.where(held, t_next * kept[0], basis.forward(x, dims=dims)), dims=dims)
+        return x, history
+
+    return step
+
+
 @torch.no_grad()
 @door(
     velocity=runs.velocity,
     noise=inputs.optional(NOISE),
     seed=inputs.optional(runs.noise_source),
-    plan=PLAN,
+    plan=STAGED,
     solver=find_solver,
     callback=runs.callback,
 )
@@ -120,20 +148,14 @@ def passthrough(
     """
     plans.one_stage(len(plan.shapes))
     runs.fresh_seed(noise, seed, "coupled")
-    basis, dims = plan.basis, len(plan.shape)
+    basis = plan.basis
     active = activation_map(spectrum, plan.shape, delta, basis=basis)
     white = white_noise(noise, seed, basis, plan.shapes, leading=leading)
     x, coefficients = white.on(plan.shape), white.coefficients(plan.shape)
-    active = active.to(x.device)
-
-    def hold(info: StepInfo) -> Tensor:
-        held, x = active < info.time, info.state
-        if bool(held.any()):
-            x = basis.inverse(torch.where(held, info.time * coefficients, basis.forward(x, dims=dims)), dims=dims)
-        return x if callback is None else replaced(x, callback(replace(info, state=x)))
-
-    x = run(velocity, x, plan, plan.moves(), white, solver=find_solver(solver), callback=hold, progress=progress)
-    return x.to(white.dtype)
+    hold = holding(find_solver(solver), active.to(x.device), basis, coefficients)
+    return run(velocity, x, plan, plan.moves(), white, solver=hold, callback=callback, progress=progress).to(
+        white.dtype
+    )
 
 
 @torch.no_grad()

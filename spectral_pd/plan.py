@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from fractions import Fraction
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis, size_ratio
 from spectral_pd.expansion import Grow
 from spectral_pd.inputs import runs, shown
-from spectral_pd.solvers import History, Solver
+from spectral_pd.solvers import History, Solver, Velocity
 from spectral_pd.theory import align_scale, align_time
 
 Clock = Literal["full", "stage"]
@@ -182,6 +183,21 @@ class Stage:
         return math.prod(self.shape)
 
 
+class Calls(Protocol):
+    """On which grids each step of a one-stage plan calls the network: :class:`~spectral_pd.two_grids.Predictor`."""
+
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """The grids, coarse to full."""
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """For each step the indices of the grids it calls, ascending."""
+
+    def around(self, velocity: Velocity) -> Velocity:
+        """The velocity that the solver of one run is given."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything the sampler needs to know, decided before the first model call; ``print(plan)`` shows it.
@@ -198,9 +214,14 @@ class Plan:
         What a careful reader should know before running it, and why the plan is what it is, when something was chosen
         (:func:`~spectral_pd.optimise_plan`).
     costs
-        Cost of one step on each stage's grid, when a cost function was given; empty otherwise.
+        Cost of one call on each grid, when a cost function was given; empty otherwise.
+    counted
+        What the costs are: the cost function's own `label`, where it has one.
     patch
         Grid points a token along each axis: the ``multiple_of`` of :func:`make_plan`. Empty: every grid point is one.
+    calls
+        Of a one-stage plan whose steps call the network on other grids than their own, or not at all
+        (``held(pattern).plan``, ``choose_pattern(...)[0].plan``); None: each step calls its stage's grid.
     """
 
     times: tuple[float, ...]
@@ -212,6 +233,8 @@ class Plan:
     costs: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     patch: tuple[int, ...] = ()
+    counted: str = ""
+    calls: Calls | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -263,13 +286,29 @@ class Plan:
             return tuple(moves(self.times, self.shapes, self.split, self.clock, first=self._begins))
         return tuple(m for m in moves(self.times, self.shapes, self.split, self.clock) if m.stage >= first)
 
-    def cost(self, fn: Cost | None = None) -> float:
-        """Total cost of the steps: ``sum_i steps_i fn(shape_i)``.
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """The grids the network is called on, coarse to full: those of the stages, or of `calls`."""
+        return self.shapes if self.calls is None else self.calls.grids
 
-        `fn` is the cost of one step on a grid, positive and finite (ValueError); None uses the plan's own `costs`, or the
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How often a solver of one evaluation a step (Euler, DPM++ 2M) calls the network on each of the grids."""
+        if self.calls is None:
+            return self.split
+        return tuple(sum(g in step for step in self.calls.steps) for g in range(len(self.calls.grids)))
+
+    def cost(self, fn: Cost | None = None) -> float:
+        """Total cost of the calls: ``sum_i counts_i fn(grids_i)``.
+
+        `fn` is the cost of one call on a grid, positive and finite (ValueError); None uses the plan's own `costs`, or the
         number of grid points.
         """
-        return math.fsum(n * each for n, each in zip(self.split, self._costs(fn), strict=True))
+        return math.fsum(n * each for n, each in zip(self.counts, self._costs(fn), strict=True))
+
+    def velocity(self, velocity: Velocity) -> Velocity:
+        """What one run's solver calls in the place of `velocity`."""
+        return velocity if self.calls is None else self.calls.around(velocity)
 
     def speedup(self, fn: Cost | None = None) -> float:
         """Cost of the same number of full-size steps over :meth:`cost`; `fn` and errors as there."""
@@ -277,8 +316,8 @@ class Plan:
 
     def _costs(self, fn: Cost | None = None) -> tuple[float, ...]:
         if fn is None:
-            return self.costs or tuple(float(stage.pixels) for stage in self.stages)
-        return tuple(runs.cost(fn, stage.shape) for stage in self.stages)
+            return self.costs or tuple(float(math.prod(grid)) for grid in self.grids)
+        return tuple(runs.cost(fn, grid) for grid in self.grids)
 
     def __str__(self) -> str:
         head = f"{self.nfe} steps, {len(self.stages)} stage{'s' * (len(self.stages) > 1)}, clock={self.clock!r}"
@@ -287,35 +326,55 @@ class Plan:
         rows = [self._row(i, each) for i, each in enumerate(self._costs())]
         table = [list(rows[0]), *(list(row.values()) for row in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [head]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        label = "cost function" if self.costs else "grid points"
-        lines.append(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
-        lines += [f"note: {text}" for text in self.notes]
-        lines += [f"warning: {text}" for text in self.warnings]
+        gap = "  " if sum(widths) + 2 * len(widths) - 2 <= inputs.WIDTH else " "
+        lines = [head if self.calls is None else f"{self.nfe} steps, {self.calls}"]
+        lines += [gap.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+        label = (self.counted or "cost function") if self.costs else "grid points"
+        lines += inputs.wrapped(f"predicted speedup over {self.nfe} full-size steps, by {label}: {self.speedup():.2f}x")
+        lines += inputs.wrapped(*(f"note: {text}" for text in self.notes))
+        lines += inputs.wrapped(*(f"warning: {text}" for text in self.warnings))
         return "\n".join(lines)
 
     def _row(self, i: int, cost: float) -> dict[str, str]:
         """What the table says of stage `i`, one step of which costs `cost`, by column."""
-        stage, last = self.stages[i], self.stages[i].t_star is None
-        return {
-            "stage": str(i + 1),
-            "scale": scale_text(stage.scale),
-            "size": shown(stage.shape),
-            "ratio": f"{stage.ratio:.4g}",
-            "steps": str(stage.steps),
-            "local times": f"{stage.local_times[0]:.4f} -> {stage.local_times[-1]:.4f}",
-            "t*": "-" if last else f"{stage.t_star:.6f}",
-            "grid T": "-" if last else f"{self.times[stage.stop]:.6f}",
-            "tokens" if math.prod(self.patch) > 1 else "points": str(self.tokens[i]),
-            **({"cost": f"{cost:.6g}"} if self.costs else {}),
-            "share": f"{stage.steps * cost / self.cost():.1%}",
-        }
+        grid, count = self.grids[i], self.counts[i]
+        if self.calls is None:
+            stage, last = self.stages[i], self.stages[i].t_star is None
+            row = {
+                "scale": scale_text(stage.scale),
+                "size": shown(grid),
+                "steps": str(count),
+                "local times": f"{stage.local_times[0]:.3f} -> {stage.local_times[-1]:.3f}",
+                "t*": "-" if last else f"{stage.t_star:.4f}",
+                "T": "-" if last else f"{self.times[stage.stop]:.4f}",
+            }
+        else:
+            row = {"grid": letters(len(self.grids))[i], "size": shown(grid), "calls": str(count)}
+        row["tokens" if math.prod(self.patch) > 1 else "points"] = str(math.prod(grid) // math.prod(self.patch))
+        row |= {"cost": f"{cost / self.costs[-1]:.3g}"} if self.costs else {}
+        return row | {"share": f"{count * cost / self.cost():.1%}"}
 
 
 PLAN = inputs.instance(Plan, "what make_plan returned")
 
 
+def STAGED(value: Any, name: str) -> Plan:
+    """A plan each step of which calls its own stage's grid, and no other."""
+    plan: Plan = PLAN(value, name)
+    inputs.refuse(
+        plan.calls is not None, f"{name} calls several grids from steps at full size; pass what make_plan returned"
+    )
+    return plan
+
+
+def letters(grids: int) -> str:
+    """A letter a grid, coarse to full: F is the full size, h, q and e the next smaller ones, halves as a rule."""
+    return "ponmlkjigeqhF"[-grids:]
+
+
 def scale_text(scale: float | tuple[float, ...]) -> str:
-    """A scale as the table shows it."""
-    return ",".join(f"{s:.4g}" for s in scale) if isinstance(scale, tuple) else f"{scale:.4g}"
+    """A scale as people write it: 1/2, and 1,1/2,1/2 of one number an axis."""
+    if isinstance(scale, tuple):
+        return ",".join(map(scale_text, scale))
+    simple = Fraction(scale).limit_denominator(16)
+    return str(simple) if abs(simple - scale) < 1e-9 else f"{scale:.4g}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FREQUENCY = r"frequency $\omega$ (cycles per shorter side)"
 
 
-def _axes(ax: Axes | None) -> Axes:
+def new_axes(ax: Axes | None) -> Axes:
     """The axes themselves, or those of a new figure."""
     import matplotlib.pyplot as plt
 
@@ -50,7 +50,7 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
     >>> plot_spectrum(measured, fit_power_law(measured)).get_xscale()
     'log'
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     omega = spectrum.frequency
     if law is not None and spectrum.binning is not None:
         omega = spectrum.binning.effective_frequency(law.exponent)
@@ -90,7 +90,7 @@ def plot_activation(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['activation time', 'stage 1: 64x64, 18 steps', 'stage 2: 128x128, 32 steps']
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     nyquist = max_frequency(plan.shape)
     omega = np.linspace(1.0, nyquist, 400)
     power = np.asarray(as_spectrum(spectrum).at(plan.shape)(omega))  # type: ignore[operator]
@@ -122,7 +122,7 @@ def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['grey', 'white']
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     strips = []
     for _, pictures in rows:
         x = (pictures.detach().float().clamp(-1, 1) + 1) / 2

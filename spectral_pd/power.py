@@ -120,7 +120,7 @@ class _Function(RadialSpectrum):
 
 
 def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
-    """Any spectrum as one that answers the three questions: itself, or a function of frequency wrapped.
+    """Any spectrum as one that answers the three questions: itself, the law of a measurement, or a wrapped function.
 
     Raises
     ------
@@ -132,8 +132,13 @@ def as_spectrum(value: Any, name: str = "spectrum") -> AnySpectrum:
     >>> as_spectrum(lambda omega: 50 / omega**2).coefficients((4, 4))[1].round(6).tolist()
     [200.0, 100.0, 40.0, 20.0]
     """
+    value = inputs.law(value)
     if isinstance(value, AnySpectrum):
         return value
+    if isinstance(value, (str, Path)):
+        known = value in PRESETS
+        remedy = f"PRESETS[{value!r}]" if known else f"load_spectrum({str(value)!r}) of spectral_pd.power"
+        raise TypeError(f"{name} is {str(value)!r}; pass {remedy}")
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} is {type(value).__name__}; pass a PowerLaw, a Spectrum or a function of frequency")
     return _Function(value)
@@ -213,6 +218,7 @@ class PowerLaw(RadialSpectrum):
 
     @door(shape=inputs.shape)
     def at(self, shape: Sequence[int]) -> PowerLaw:
+        spectra.own_axes(self.shape, shape)
         if self.shape is None:
             return replace(self, shape=tuple(shape))
         return replace(self, amplitude=self.amplitude * math.prod(shape) / math.prod(self.shape), shape=tuple(shape))
@@ -253,7 +259,7 @@ def _read(path: str | Path, cls: type[PowerLaw | Spectrum], *more: str) -> dict[
     """The fields of a saved `cls`, without those named in `more`."""
     names = {f.name: f for f in fields(cls)}
     needed = ["shape", *(name for name, f in names.items() if f.default is MISSING)]
-    data = spectra.json_object(Path(path).read_bytes(), str(path), cls.__name__, needed, {*names, *more})
+    data = spectra.json_object(spectra.saved(path), str(path), cls.__name__, needed, {*names, *more})
     return {name: value for name, value in data.items() if name in names}
 
 
@@ -404,6 +410,7 @@ class Spectrum(RadialSpectrum):
 
     @door(shape=inputs.shape)
     def at(self, shape: Sequence[int]) -> Spectrum:
+        spectra.own_axes(self.shape, shape)
         return replace(self, power=self.power * (math.prod(shape) / math.prod(self.shape)), shape=tuple(shape))
 
     def envelope(self) -> Spectrum:
@@ -440,8 +447,9 @@ class Spectrum(RadialSpectrum):
 
 def load_spectrum(path: str | Path) -> PowerLaw | Spectrum:
     """What a JSON file holds, a power law or a measured table: what ``spectral-pd plan --spectrum`` takes."""
+    text = spectra.saved(path)
     try:
-        kind = json.loads(Path(path).read_bytes())["type"]
+        kind = json.loads(text)["type"]
     except (ValueError, KeyError, TypeError, IndexError):
         kind = None  # no power law either, and its message says so
     return Spectrum.load(path) if kind == "Spectrum" else PowerLaw.load(path)

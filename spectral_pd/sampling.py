@@ -83,7 +83,8 @@ def sample(
         White field of the full size, shape (batch, ..., *plan.shape), or a :class:`~spectral_pd.NoiseField` together
         with `leading`; None makes a NoiseField from `seed`. All randomness of a coupled run.
     plan
-        From :func:`~spectral_pd.make_plan`, in whose basis the state grows. A plan of one scale is plain sampling.
+        From :func:`~spectral_pd.make_plan`, in whose basis the state grows; a plan of one scale is plain sampling. Or with
+        calls of several grids all along the run (:mod:`spectral_pd.two_grids`): ``choose_pattern(...)[0].plan``.
     seed
         Instead of `noise`: an int, a generator (one draw is made from it), or a list of one an item, so that item i equals a
         batch of one. Beside a noise tensor with ``coupling="fresh"``: where the fresh noise comes from, torch's default
@@ -156,7 +157,7 @@ def run(
 
     Parameters as there; `moves` begin where `x` stands, and steps are counted on the plan's grid.
     """
-    moves = tuple(moves)
+    moves, velocity = tuple(moves), plan.velocity(velocity)
     steps = sum(isinstance(move, Step) for move in moves)
 
     def answer(x: Tensor, t: float) -> Tensor:

@@ -101,6 +101,7 @@ def token_cost(
     return TokenCost(tuple(shape), plans.multiples(patch, len(shape)), text_tokens, attention)
 
 
+@door(shape=inputs.shape)
 def stage_shape(
     shape: Sequence[int], scale: float | Sequence[float], *, multiple_of: int | Sequence[int] = 1
 ) -> tuple[int, ...]:
@@ -156,7 +157,7 @@ def make_plan(
         A :class:`~spectral_pd.PowerLaw` (e.g. ``PRESETS["flux"]``), a measured :class:`~spectral_pd.Spectrum`, or any
         function of frequency. Rescaled to `shape` when it carries another grid. For given t*: :func:`plan_at`.
     shape
-        Full grid, e.g. (128, 128): the LATENT size for latent models.
+        Full grid, e.g. (128, 128), or 128 for short, without batch and channels: the LATENT size for latent models.
     scales
         Increasing, ending at 1, e.g. (1/2, 1). A scale may hold one number an axis: ((1, 1/2, 1/2), 1) grows video
         (frames, height, width) in space only, ((1/2, 1/2, 1/2), (1, 1/2, 1/2), 1) in time first.
@@ -290,7 +291,8 @@ def _assembled(
         for i, t_star in enumerate((*t_stars, None))
     )
     costs = () if cost is None else tuple(runs.cost(cost, size) for size in shapes)
-    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples)
+    label = getattr(cost, "label", "")
+    return Plan(grid, stages, clock, basis, delta, tuple(warnings), costs, notes, outline.multiples, label)
 
 
 def _transition_indices(

@@ -217,7 +217,9 @@ def max_frequency(shape: Sequence[int]) -> float:
     return min(shape) / 2
 
 
-SPECTRUM = inputs.kind(callable, "a PowerLaw, a Spectrum or a function of frequency")
+SPECTRUM = inputs.kind(
+    lambda v: callable(inputs.law(v)), "a PowerLaw, a Spectrum or a function of frequency", to=inputs.law
+)
 
 
 @door(spectrum=SPECTRUM, scales=inputs.scales, shape=inputs.shape, delta=inputs.one_delta)

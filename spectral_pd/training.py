@@ -11,6 +11,9 @@ seen on the stage's grid as ``x0^s = restrict_signal(x0)`` and ``eps^s = restric
 
 The first stage is plain flow matching: ``v = eps^s - x0^s``. A network trained on every stage then starts each stage from
 exactly the states the sampler will hand it.
+
+Another target is the model itself: :func:`agreement_sample` trains coarse calls to say what the frozen full-size network
+says, so that a progressive run keeps the picture; it needs no data but the model's own pictures.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import corner
-from spectral_pd.expansion import Grow, restrict_noise, restrict_signal, white_noise
-from spectral_pd.inputs import door, models, plans, working_dtype
-from spectral_pd.plan import PLAN, Plan
+from spectral_pd.expansion import Grow, high_band, restrict_aligned, restrict_noise, restrict_signal, white_noise
+from spectral_pd.inputs import door, models, plans, runs, working_dtype
+from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
-from spectral_pd.theory import snr
+from spectral_pd.solvers import SolverName, Velocity, find_solver
+from spectral_pd.theory import posterior_data_gain, snr
 
 Draw = Literal["covering", "steps", "paper"]
 DRAW = inputs.choice("covering", "steps", "paper")
@@ -67,7 +71,7 @@ def _per_item(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-@door(plan=PLAN, draw=DRAW)
+@door(plan=STAGED, draw=DRAW)
 def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float, float], ...]:
     """The interval ``(b, a)`` of local times that each stage draws from; empty (b = a) for a stage without steps.
 
@@ -94,7 +98,7 @@ def stage_intervals(plan: Plan, *, draw: Draw = "covering") -> tuple[tuple[float
     return tuple(zip(ends, starts, strict=True))
 
 
-@door(plan=PLAN, batch=inputs.count, draw=DRAW)
+@door(plan=STAGED, batch=inputs.count, draw=DRAW)
 def draw_times(
     plan: Plan, batch: int, *, draw: Draw = "covering", generator: torch.Generator | None = None
 ) -> tuple[int, Tensor]:
@@ -131,7 +135,7 @@ def draw_times(
     return stage, a - (a - b) * uniform
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[Tensor, Tensor]:
     """The states ``(x_a, x_b)`` at which a stage starts and ends, for clean data and one white field of the full size.
 
@@ -181,7 +185,7 @@ def stage_endpoints(x0: Tensor, noise: Tensor, plan: Plan, stage: int) -> tuple[
     return start, end
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, stage: int | None = None) -> StageSample:
     r"""A training batch at local times `t` of one stage: ``x_t = x_b + (t - b) v``, ``v = (x_a - x_b) / (a - b)`` (Eqs. 11-13).
 
@@ -216,7 +220,7 @@ def stage_sample(x0: Tensor, noise: Tensor, t: float | Tensor, plan: Plan, *, st
     return StageSample(x, times.to(x.device), target, stage)
 
 
-@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(PLAN))
+@door(spectrum=inputs.optional(as_spectrum), plan=inputs.optional(STAGED))
 def stage_loss(
     prediction: Tensor,
     sample: StageSample,
@@ -261,7 +265,108 @@ def stage_loss(
     return (weight * plan.basis.forward(error, dims=len(stage.shape)).square()).mean()
 
 
-@door(plan=PLAN, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
+@door(velocity=runs.velocity, plan=STAGED, step=inputs.whole(0))
+def agreement_sample(velocity: Velocity, x: Tensor, noise: Tensor, step: int, plan: Plan) -> StageSample:
+    r"""A training batch on which a coarse call should say what the frozen full-size network says (spec: sizes that agree).
+
+    ``x' = U U^T x + T (w - U U^T w)`` has the high band that a coupled run has at that time; the coarse state is ``y = U^T
+    x' / kappa`` at ``tau = align(T, 1/r)``, the target answer ``R = U^T D(x', T) / r``. Given y alone the best prediction
+    of it is ``E[R | y]``; given :func:`~spectral_pd.folded_noise` of w beside it, R itself.
+
+    Parameters
+    ----------
+    velocity
+        The frozen network at full size, ``velocity(x, t)``.
+    x
+        States of full size (batch, ..., *plan.shape) at ``T = plan.times[step]``: of the model's own full runs, or
+        ``(1 - T) x0 + T w`` of its pictures.
+    noise
+        The white field w each state began with, or was noised with.
+    step
+        Of a coarse stage of `plan`, which is on the full clock.
+
+    Raises
+    ------
+    ValueError
+        A step of the last stage, whose calls are the full-size network's own; the stage clock.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, GaussianField, make_plan, shift_times
+    >>> field = GaussianField(PRESETS["flux"], (32, 32))
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> x0, w = torch.randn(2, 4, 32, 32), torch.randn(2, 4, 32, 32)
+    >>> t = plan.times[3]
+    >>> batch = agreement_sample(field.velocity, (1 - t) * x0 + t * w, w, 3, plan)
+    >>> torch.allclose(batch.target, field.velocity(batch.x, float(batch.t[0])), atol=1e-5)  # its sizes agree
+    True
+    """
+    models.training_pair(x, noise, plan.shape)
+    t = plan.times[step] if step < plan.nfe else 0.0
+    index = next((i for i, stage in enumerate(plan.stages) if stage.start <= step < stage.stop), len(plan.stages) - 1)
+    stage = plan.stages[index]
+    if stage.ratio == 1 or plan.clock != "full":
+        raise ValueError(
+            f"step = {step} of clock={plan.clock!r} has no full-size answer to agree with; pass a step of a coarse stage, "
+            f"0 to {plan.stages[-1].start - 1}, of a plan on the full clock"
+        )
+    low = plan.basis.embed(plan.basis.restrict(x, stage.shape), plan.shape)
+    own = low + t * high_band.bare(noise, stage.shape, basis=plan.basis)
+    with torch.no_grad():
+        answer = own - t * runs.answered(velocity(own, t), own)
+    y, tau = restrict_aligned.bare(own, stage.shape, t, basis=plan.basis)
+    said = restrict_signal.bare(answer, stage.shape, basis=plan.basis)
+    times = torch.full((len(x),), tau, dtype=torch.float64, device=x.device)
+    return StageSample(y, times, (y - said) / tau, index)
+
+
+@door(plan=STAGED, spectrum=as_spectrum)
+def step_weights(
+    plan: Plan, spectrum: AnySpectrum | Callable[[Any], Any], *, solver: SolverName = "euler"
+) -> tuple[float, ...]:
+    """What a squared error of the answer costs the picture, for each step of the coarse stages; of mean 1.
+
+    The solver's own response on a Gaussian field: an error with the spectrum's shape is put into one step's answer ``D``
+    alone, in the band the stage holds, and carried to the end with ``v = (xi - (G xi + e)) / T``, ``G = (1-T) P / ((1-T)^2
+    P + T^2)``.
+
+    Parameters
+    ----------
+    plan, spectrum
+        A plan and the power on its full grid.
+    solver
+        What the plan will be run with.
+
+    Examples
+    --------
+    >>> from spectral_pd import PRESETS, make_plan, shift_times
+    >>> plan = make_plan(shift_times(20), PRESETS["flux"], (32, 32), scales=(1 / 2, 1))
+    >>> len(step_weights(plan, PRESETS["flux"])) == plan.split[0]
+    True
+    """
+    solve = find_solver(solver)
+    power = torch.from_numpy(spectrum.coefficients(plan.shape, plan.basis))  # type: ignore[union-attr]
+    last = plan.stages[-1].start
+    shapes = [stage.shape for stage in plan.stages for _ in range(stage.steps)]
+    response = []
+    for wrong in range(last):
+        xi, history = torch.zeros_like(power), None
+        for k, (t, t_next) in enumerate(zip(plan.times, plan.times[1:], strict=False)):
+            held = torch.zeros_like(power)
+            held[corner(shapes[k])] = 1.0
+            answer = held * (posterior_data_gain.bare(t, power) * xi + (power.sqrt() if k == wrong else 0.0))
+            xi, history = solve(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
+        response.append(float(xi.square().sum() / (held_power(power, shapes[wrong]))))
+    mean = math.fsum(response) / max(len(response), 1)
+    return tuple(value / mean for value in response)
+
+
+def held_power(power: Tensor, shape: tuple[int, ...]) -> float:
+    """Power of the coefficients that a grid holds."""
+    return float(power[corner(shape)].sum())
+
+
+@door(plan=STAGED, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))
 def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[str, str]:
     """What a fine-tuned checkpoint must say about its schedule: string values, for safetensors metadata.
 
@@ -294,7 +399,7 @@ def schedule_metadata(plan: Plan, *, spectrum: PowerLaw | None = None) -> dict[s
     return {"spectral_pd.schedule": json.dumps(record)}
 
 
-@door(plan=PLAN)
+@door(plan=STAGED)
 def check_metadata(metadata: Mapping[str, str] | None, plan: Plan) -> list[str]:
     """Compare the schedule a checkpoint was trained for with the one it is about to be sampled with.
 

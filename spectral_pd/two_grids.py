@@ -16,8 +16,8 @@ approximation scheme of multigrid (Brandt 1977) and ``H_a = (I - U U^T) D_a`` th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
-from spectral_pd.inputs import door, plans, runs, shown, working_dtype
-from spectral_pd.plan import Cost
-from spectral_pd.schedule import stage_shape, token_cost
+from spectral_pd.expansion import restrict_aligned
+from spectral_pd.inputs import door, plans, runs, working_dtype
+from spectral_pd.plan import Cost, Plan, letters
+from spectral_pd.schedule import plan_at, stage_shape, token_cost
 from spectral_pd.solvers import Velocity
-from spectral_pd.theory import align_scale, align_time
 
 Shape = tuple[int, ...]
 START, ESTIMATES, CALLS = 1, 2, 4
@@ -81,14 +81,10 @@ class Pattern:
         return sum(runs.cost(fn, self.shapes[g]) for step in self.calls for g in step) / runs.cost(fn, self.shape)
 
     def __str__(self) -> str:
-        names = [shown(shape) for shape in self.shapes]
-        rows = [
-            f"{k:4d}  {t:8.5f}  {' and '.join(names[g] for g in reversed(step)) or '-'}"
-            for k, (t, step) in enumerate(zip(self.times, self.calls, strict=False))
-        ]
-        counts = [sum(g in step for step in self.calls) for g in range(len(names))]
-        total = ", ".join(f"{n} calls at {name}" for n, name in reversed(list(zip(counts, names, strict=True))))
-        return "\n".join(["step         T  called at", *rows, f"{len(self.calls)} steps: {total}"])
+        """One letter a step, as :func:`~spectral_pd.plan.letters`; several grids in brackets, a dot for none."""
+        names = letters(len(self.shapes))
+        words = ["".join(names[g] for g in reversed(step)) for step in self.calls]
+        return "".join(word if len(word) == 1 else f"({word})" if word else "." for word in words)
 
 
 def anchored(
@@ -123,10 +119,14 @@ def anchored(
     times, shape = plans.times(times, "times"), inputs.shape(shape, "shape")
     steps, chosen = len(times) - 1, steps_of(anchors, "anchors", len(times) - 1)
     shapes = tuple(stage_shape(shape, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, len(shape)))
-    every = tuple(range(len(shapes)))
-    behind = [k + 1 < steps and k + 1 not in chosen for k in range(steps)]
-    calls = ((every if behind[k] else every[-1:]) if k in chosen else every[:1] for k in range(steps))
-    return Pattern(times, shapes, tuple(calls))
+    return Pattern(times, shapes, anchored_calls(steps, chosen, len(shapes)))
+
+
+def anchored_calls(steps: int, anchors: Container[int], grids: int) -> tuple[tuple[int, ...], ...]:
+    """For each step the indices of the grids that :func:`anchored` calls."""
+    every = tuple(range(grids))
+    behind = [k + 1 < steps and k + 1 not in anchors for k in range(steps)]
+    return tuple((every if behind[k] else every[-1:]) if k in anchors else every[:1] for k in range(steps))
 
 
 def bands(shapes: Sequence[Shape], basis: Basis, *, least: int = 16) -> tuple[Tensor, Tensor]:
@@ -190,6 +190,29 @@ class Predictor:
     def __post_init__(self) -> None:
         nested_grids(self.basis, self.pattern.shapes)
         weights_of_pattern(self.weights, weights_shape(self.pattern, self.basis))
+
+    @property
+    def plan(self) -> Plan:
+        """What :func:`~spectral_pd.sample` and ``adapt(pipe, ...).run`` take: one stage of full size, with these calls."""
+        one = plan_at(self.pattern.times, (), self.pattern.shape, scales=(1.0,), basis=self.basis)
+        return replace(one, calls=self)
+
+    @property
+    def grids(self) -> tuple[Shape, ...]:
+        """The grids, coarse to full."""
+        return self.pattern.shapes
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """For each step the indices of the grids it calls, ascending."""
+        return self.pattern.calls
+
+    def around(self, velocity: Velocity) -> TwoGrids:
+        """What the solver of one run calls in the place of `velocity`."""
+        return TwoGrids(velocity, self)
+
+    def __str__(self) -> str:
+        return f"calls {self.pattern}"
 
 
 def weights_shape(pattern: Pattern, basis: Basis) -> Shape:
@@ -286,31 +309,32 @@ class TwoGrids:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The velocity the solver is given, in x's shape."""
-        pattern, before = self.pattern, self._step
+        pattern = self.pattern
         on_grid(x, pattern.shape)
-        step = self._step = step_at(t, pattern.times, before)
+        step = step_at(t, pattern.times, self._step)
+        again = int(step == self._step)  # what was said at this time is said again, and the last word counts
         called = pattern.calls[step]
-        if step == before:  # what was said at this time is said again
-            del self._estimates[:1]
-            for g in called:
-                del self._past[g][:1]
+        estimates = self._estimates[again:]
+        pasts = [past[again * (g in called) :] for g, past in enumerate(self._past)]
+        # Nothing is kept before every answer is there: a velocity may end this call, and be asked again.
         answers = {g: self._ask(x, t, g) for g in called}
         now = {g: coefficients for g, (_, coefficients) in answers.items()}
         full = len(pattern.shapes) - 1
+        state = self._coefficients(x) if self._start is None or full not in now else None
+        start = state if self._start is None else self._start
         if full in now:
             velocity, estimate = answers[full][0], now[full]
-            self._start = self._coefficients(x) if self._start is None else self._start
         else:
-            state = self._coefficients(x)
-            self._start = state if self._start is None else self._start
-            features = [state, self._start, *_two(self._estimates)]
-            for g, past in enumerate(self._past):
+            features = [state, start, *_two(estimates)]
+            for g, past in enumerate(pasts):
                 features += [now.get(g), *_two(past)]
             estimate = self._combined(self.weights_of(step, features), features)
             velocity = ((x - self.basis.inverse(estimate, dims=len(pattern.shape))) / t).to(x.dtype)
-        self._estimates = [estimate, *self._estimates[:2]]
-        for g, value in now.items():
-            self._past[g] = [value, *self._past[g][:2]]
+        self._step, self._start = step, start
+        self._estimates = [estimate, *estimates[:2]]
+        self._past = [[now[g], *past[:2]] if g in now else past for g, past in enumerate(pasts)]
+        for g in called:
+            self.calls[pattern.shapes[g]] += 1
         return velocity
 
     def weights_of(self, step: int, features: list[Tensor | None]) -> Tensor:
@@ -321,9 +345,7 @@ class TwoGrids:
         """The network's answer on a grid, and the coefficients of the picture it says, in units of the full grid's."""
         grid = self.pattern.shapes[index]
         ratio = size_ratio(grid, self.pattern.shape)
-        self.calls[grid] += 1
-        tau = align_time.bare(t, 1 / ratio)
-        y = self.basis.restrict(x, grid) / align_scale.bare(tau, ratio)
+        y, tau = restrict_aligned.bare(x, grid, t, basis=self.basis)
         v = runs.answered(self.velocity(y, tau), y)
         return v, self._coefficients(y - tau * v) * ratio
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,11 @@ from tiny_pipelines import (
     wan,
 )
 
-from spectral_pd import GaussianField, plan_at, restrict_noise, sample, shift_times
+from spectral_pd import GaussianField, plan_at, pretrained, restrict_noise, sample, shift_times
 from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive
 from spectral_pd.adapters.families import REFUSED
 from spectral_pd.adapters.unipc import unipc
+from spectral_pd.pretrained import PRETRAINED
 
 FIRST = (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
 families = pytest.mark.parametrize("family", FIRST, ids=str)
@@ -190,6 +192,26 @@ def test_the_pipeline_is_left_as_it_was_after_an_error():
 def test_what_the_plan_warns_of_is_passed_on():
     with pytest.warns(UserWarning, match=r"borrowed \(Stable Diffusion 3's fit, not measured on CogView4's latents\)"):
         run(COGVIEW4, transition_times=None, delta=0.1)
+
+
+def test_plans_of_a_known_network_print_counted_flops(monkeypatch):
+    """Negative control: one of few blocks is not known, and its plan counts grid points."""
+    wan_ride = adapt(WAN.pipe, **WAN.arguments(num_inference_steps=8))
+    options = {"scales": (1 / 2, 1), "transition_times": (0.8,)}
+    plain = wan_ride.plan(**options)
+    assert "by grid points" in str(plain)
+    tiny = sum(p.numel() for p in WAN.pipe.transformer.parameters())
+    known = {**PRETRAINED, "wan": replace(PRETRAINED["wan"], parameters=tiny)}
+    monkeypatch.setattr(pretrained, "PRETRAINED", known)
+    plan = wan_ride.plan(**options)
+    assert f"by counted FLOPs of {known['wan'].label}: {plan.speedup():.2f}x" in " ".join(str(plan).split())
+    frames = wan_ride.shape[2]
+    assert 1 < frames != known["wan"].frames
+    assert plan.costs == tuple(
+        known["wan"].flops((frames, *g)) / known["wan"].flops((frames, *plan.shape)) for g in plan.shapes
+    )
+    own = wan_ride.plan(**options, cost=lambda grid: 7.0)  # as whoever asks wants it
+    assert own.costs == (7.0, 7.0)
 
 
 def test_a_spectrum_of_ones_own_autoencoder_is_not_called_borrowed():

@@ -4,6 +4,8 @@ Every case runs before any model call: the velocity handed to the sampler must n
 """
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from spectral_pd import (
     fit_power_law,
     fit_spectrum,
     make_plan,
+    optimise_plan,
     passthrough,
     plan_at,
     power_spectrum,
@@ -41,11 +44,16 @@ from spectral_pd import (
     sdedit,
     shift_times,
     snr,
+    token_cost,
     transition_times,
     velocity_error,
 )
+from spectral_pd.measuring import measure
 from spectral_pd.passthrough import activation_map, noise_prediction_error
+from spectral_pd.pretrained import step_cost
+from spectral_pd.schedule import stage_shape
 from spectral_pd.theory import max_frequency, optimal_gain
+from spectral_pd.two_grids import anchored
 
 NAN, INF = math.nan, math.inf
 FLUX = PRESETS["flux"]
@@ -132,7 +140,52 @@ CASES = {
         T,
         r"shape = \(8\.0, 8\.0\) must hold integers, e\.g\. \(64, 64\)",
     ),
-    "shape a number": (lambda: max_frequency(8), T, r"shape is 8; pass the sizes of the spectral axes"),
+    "shape a float": (
+        lambda: max_frequency(8.0),
+        T,
+        r"shape is 8\.0; pass the sizes of the spectral axes, .* a square's side",
+    ),
+    "shape with channels": (
+        lambda: planned(shape=(3, 64, 64)),
+        V,
+        r"shape = \(3, 64, 64\) has 3 axes, but the spectrum was measured on 128x128, with 2; channels and batch are no axes "
+        r"of a grid: pass \(64, 64\) \(of video",
+    ),
+    "shape with channels of a field": (lambda: GaussianField(FLUX, (3, 64, 64)), V, r"pass \(64, 64\)"),
+    "shape of one axis": (lambda: FLUX.at((64,)), V, r"shape = \(64,\) has 1 axes, .* has all spectral axes \(of"),
+    "a path for latents": (
+        lambda: fit_spectrum("photos"),
+        T,
+        r"latents is the path 'photos'; pass a torch tensor. What files .*spectral_pd\.measuring\.measure\('photos'\)",
+    ),
+    "paths for latents": (
+        lambda: fit_spectrum([Path("a.npy")]),
+        T,
+        r"latents is the path 'a\.npy'; .*measure\('a\.npy'\)",
+    ),
+    "a path for a batch": (lambda: power_spectrum("photos"), T, r"x is the path 'photos'; .*measure\('photos'\)"),
+    "an array for latents": (
+        lambda: fit_spectrum(np.zeros((2, 8, 8))),
+        T,
+        r"latents is ndarray; .* torch\.from_numpy\(latents\)",
+    ),
+    "pictures with channels last": (
+        lambda: fit_spectrum(randn(4, 32, 24, 3)),
+        V,
+        r"latents has shape \(4, 32, 24, 3\) and looks channels-last: its last two axes, 24x3, .* latents\.movedim\(-1, -3\)",
+    ),
+    "a picture with channels last": (lambda: power_spectrum(randn(32, 24, 3)), V, r"looks channels-last"),
+    "noise with channels last": (
+        lambda: run(W.movedim(1, -1)),
+        V,
+        r"noise has shape \(1, 8, 8, 2\); .* \(8, 8\) \(it looks channels-last: pass noise\.movedim\(-1, -3\)\)",
+    ),
+    "image with channels last": (lambda: edited(W.movedim(1, -1)), V, r"pass image\.movedim\(-1, -3\)"),
+    "batch with channels last": (
+        lambda: SpectrumMeter((8, 8)).update(W.movedim(1, -1)),
+        V,
+        r"this meter measures \(8, 8\) \(it looks channels-last",
+    ),
     "spectrum not callable": (
         lambda: transition_times(3.0, (0.5, 1), (8, 8), delta=0.1),
         T,
@@ -423,7 +476,12 @@ CASES = {
         T,
         r"spectrum is NoneType; pass a PowerLaw, a Spectrum or a function of frequency",
     ),
-    "spectrum a preset's name": (lambda: planned(spectrum="flux"), T, r"spectrum is str; pass a PowerLaw"),
+    "spectrum a preset's name": (lambda: planned(spectrum="flux"), T, r"spectrum is 'flux'; pass PRESETS\['flux'\]$"),
+    "spectrum a file": (
+        lambda: planned(spectrum="a.json"),
+        T,
+        r"spectrum is 'a\.json'; pass load_spectrum\('a\.json'\)",
+    ),
     "transition never reached": (
         lambda: planned(shift_times(4, shift=5), delta=0.9),
         V,
@@ -693,6 +751,64 @@ def test_good_input_calls_the_velocity():
     CALLS.clear()
     run()
     assert len(CALLS) == 10
+
+
+SQUARES = {
+    "max_frequency": lambda shape: max_frequency(shape),
+    "make_plan": lambda shape: planned(shape=shape),
+    "plan_at": lambda shape: plan(shape),
+    "stage_shape": lambda shape: stage_shape(shape, 0.5),
+    "token_cost": lambda shape: token_cost(shape)((4, 4)),
+    "step_cost": lambda shape: step_cost("flux", shape)((4, 4)),
+    "optimise_plan": lambda shape: optimise_plan(FLUX, shape, math.prod, budget=300, scales=(0.5, 1), steps=6),
+    "transition_times": lambda shape: transition_times(FLUX, (0.5, 1), shape, delta=0.1),
+    "PowerLaw": lambda shape: PowerLaw(2.0, 2.0, shape=shape),
+    "PowerLaw.at": lambda shape: FLUX.at(shape),
+    "Spectrum.at": lambda shape: table().at(shape).power.tolist(),
+    "coefficients": lambda shape: FLUX.coefficients(shape).tolist(),
+    "GaussianField": lambda shape: GaussianField(FLUX, shape).power().tolist(),
+    "SpectrumMeter": lambda shape: SpectrumMeter(shape).shape,
+    "DCT.frequency": lambda shape: DCT.frequency(shape).tolist(),
+    "HAAR.frequency": lambda shape: HAAR.frequency(shape).tolist(),
+    "DCT.embed": lambda shape: DCT.embed(X, shape).tolist(),
+    "DCT.restrict": lambda shape: DCT.restrict(randn(1, 1, 12, 12), shape).tolist(),
+    "expand": lambda shape: expand(X, shape, 0.5, noise=W).tolist(),
+    "expand_aligned": lambda shape: expand_aligned(X, shape, 0.5, noise=W)[0].tolist(),
+    "restrict_noise": lambda shape: restrict_noise(randn(1, 1, 12, 12), shape).tolist(),
+    "restrict_signal": lambda shape: restrict_signal(randn(1, 1, 12, 12), shape).tolist(),
+    "activation_map": lambda shape: activation_map(FLUX, shape, 0.1).tolist(),
+    "anchored": lambda shape: anchored(TIMES, shape, anchors=(0, 5)).shapes,
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_an_int_is_the_side_of_a_square(name):
+    assert SQUARES[name](8) == SQUARES[name]((8, 8))
+    with pytest.raises((ValueError, TypeError), match="8"):
+        SQUARES[name]("8")  # negative control: not whatever has an 8 in it
+
+
+def test_a_measurement_is_taken_where_its_law_or_table_is():
+    found = measure(GaussianField(PowerLaw(50.0, 2.0, shape=(16, 16)), (16, 16)).sample((20, 2)), replicates=20)
+    options = {"shape": (16, 16), "delta": 0.1}
+    assert planned(spectrum=found, **options) == planned(spectrum=found.law, **options)
+    assert planned(spectrum=found, **options) != planned(spectrum=FLUX, **options)
+    times = [transition_times(law, (0.5, 1), (16, 16), delta=0.1) for law in (found, found.law)]
+    assert times[0] == times[1]
+    assert fit_power_law(found) == fit_power_law(found.spectrum)
+    assert GaussianField(found, 16).power().equal(GaussianField(found.law, 16).power())
+    with pytest.raises(TypeError, match="spectrum is SimpleNamespace; pass a PowerLaw"):
+        planned(spectrum=SimpleNamespace(spectrum=found.spectrum))
+
+
+def test_what_only_looks_odd_is_taken():
+    """Negative controls of the guesses: few columns, three axes of a law that has three, a function on any grid."""
+    for shape in ((4, 3, 64, 64), (2, 64, 64, 8), (40, 8, 4), (1, 15, 15, 4)):
+        assert fit_spectrum(randn(*shape)).shape == shape[-2:]
+    assert fit_spectrum(randn(3, 2, 20, 20, 4), dims=3).shape == (20, 20, 4)
+    options = {"scales": ((1, 0.5, 0.5), 1), "delta": 0.1}
+    for law in (lambda omega: 50 / omega**2, PowerLaw(50.0, 2.0), PowerLaw(50.0, 2.0, shape=(3, 16, 16))):
+        assert planned(spectrum=law, shape=(4, 16, 16), **options).shape == (4, 16, 16)
 
 
 def test_there_are_enough_cases():

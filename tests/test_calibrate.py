@@ -156,7 +156,7 @@ def test_prediction_knows_how_answers_follow_a_runs_own_error(solver):
 
 def test_prediction_on_the_bent_field(calibration):
     x = randn(24, 2, *FULL, seed=1)
-    outcomes = forecast(calibration, list(drawn(10, seed=2)), cost=cost)
+    outcomes = forecast(calibration, list(drawn(20, seed=2)), cost=cost)
     misses = [one.psnr - measured(bent, one, x) for one in outcomes]
     assert np.median(np.abs(misses)) < 1.5
 

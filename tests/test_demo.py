@@ -29,7 +29,8 @@ def test_photographs_have_a_natural_spectrum():
 def test_demo_prints_the_comparison_and_draws_it(tmp_path):
     report = demo.run_demo(tmp_path / "demo.png", size=64, steps=20, samples=2)
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
-    lines = [line for line in report.splitlines() if line.startswith(("full resolution", "progressive"))]
+    assert max(map(len, report.replace(str(tmp_path), "").splitlines())) <= 80
+    lines = [line for line in report.splitlines() if re.match(r"(full resolution|progressive|fewer steps) .* \d", line)]
     assert len(lines) == 12
     for group in (lines[:4], lines[4:8]):
         reference, ours, paper, fewer = (line.split() for line in group)
@@ -50,7 +51,10 @@ def test_demo_without_the_transformer(tmp_path, monkeypatch):
     report = demo.run_demo(size=32, steps=8)
     assert "left out" in report
     assert "what to expect" not in report
-    assert sum(line.startswith(("full resolution", "progressive")) for line in report.splitlines()) == 8
+    assert (
+        sum(bool(re.match(r"(full resolution|progressive|fewer steps) .* \d", line)) for line in report.splitlines())
+        == 8
+    )
 
 
 def test_psnr_and_spectrum_error_against_hand_values():

@@ -293,7 +293,7 @@ def test_a_short_block_has_first_and_last_row(monkeypatch):
 
 def test_contributing_has_the_floors():
     listed = (ROOT / "CONTRIBUTING.md").read_text().partition("**Where things live.**")[2].partition("\n- ")[0]
-    for number, names in re.findall(r"(\d) ([^|]*?)(?= \||\.\Z)", listed):
+    for number, names in re.findall(r"(\d+) ([^|]*?)(?= \||\.\Z)", listed):
         floor = {name for name, at in FLOORS.items() if at == int(number)} - {"__init__"}
         assert set(re.findall(r"[a-z_]+", names.replace("command line", ""))) == floor
     assert len(re.findall(r" \|", listed)) == max(FLOORS.values())

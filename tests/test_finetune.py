@@ -215,15 +215,15 @@ def test_the_control_is_plain_flow_matching_on_the_same_grids(small, tmp_path):
     args = tiny(small, tmp_path)
     model = finetune.build(args)
     plan = model.plan(scales=(0.5, 1), delta=0.1)
-    stage = next(finetune.draw(model, plan, args, 0, range(4)))[0]
+    stage = next(finetune.draw(model, plan, args, 0, range(4))).pair
     args.objective = "plain"
-    plain = next(finetune.draw(model, plan, args, 0, range(4)))[0]
+    plain = next(finetune.draw(model, plan, args, 0, range(4))).pair
     assert plain.stage == stage.stage
     assert torch.equal(plain.t, stage.t)
-    step = next(k for k in range(20) if next(finetune.draw(model, plan, args, k, range(2)))[0].stage == 1)
-    plain = next(finetune.draw(model, plan, args, step, range(2)))[0]
+    step = next(k for k in range(20) if next(finetune.draw(model, plan, args, k, range(2))).pair.stage == 1)
+    plain = next(finetune.draw(model, plan, args, step, range(2))).pair
     args.objective = "stage"
-    staged = next(finetune.draw(model, plan, args, step, range(2)))[0]
+    staged = next(finetune.draw(model, plan, args, step, range(2))).pair
     low = slice(0, 32), slice(0, 32)
     gap = DCT.forward(staged.target - plain.target).abs()
     # The shared band runs along the same line on the full clock; only the new band is made at another speed.

@@ -1,6 +1,7 @@
 """``spectral-pd fit``: the report, files, options; torchrun with 1, 2 and 4 processes; kill -9 and go on."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from strategies import randn
+from tqdm import tqdm
 
 from spectral_pd import DCT, GaussianField, PowerLaw, Spectrum, fit_power_law, make_plan, shift_times
 from spectral_pd.__main__ import main
 from spectral_pd.measuring import measure, report
 from spectral_pd.measuring.command import add_arguments, run
 from spectral_pd.measuring.sources import Arrays, Batch
-from spectral_pd.measuring.stream import load_checkpoint, save_checkpoint
+from spectral_pd.measuring.stream import load_checkpoint, save_checkpoint, ticking
 
 SCRIPT = """
 import argparse, os, signal, sys, time, torch
@@ -133,7 +135,7 @@ def test_warnings_where_the_law_fails(tmp_path, capsys):
     x = DCT.inverse(torch.randn(64, 1, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * root)
     np.save(tmp_path / "x.npy", x)
     fit(tmp_path, "--scales", "1/4", 1)
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert "warning: R2" in text
     assert "warning: two power laws fit better" in text
     assert "warning: a noise floor makes up" in text
@@ -147,7 +149,7 @@ def test_plans_take_the_law_or_the_table(latents, tmp_path, capsys):
     for path in (law, table):
         capsys.readouterr()
         assert main(["plan", "--spectrum", str(path), "--size", "32", "--steps", "40", "--delta", "0.05"]) == 0
-        splits.append([line.split()[4] for line in capsys.readouterr().out.splitlines()[2:4]])
+        splits.append([line.split()[2] for line in capsys.readouterr().out.splitlines()[2:4]])
     assert splits[0] == splits[1]
     assert [int(n) for n in splits[0]] == list(
         make_plan(shift_times(40), Spectrum.load(table).envelope(), (32, 32), scales=(0.5, 1), delta=0.05).split
@@ -186,6 +188,18 @@ def test_the_bar_shows_rate_time_left_and_samples(latents, capsys):
     assert re.search(r"measuring: 100%.* 5/5 \[\d\d:\d\d<\d\d:\d\d, .+batch(/s)?, 70 samples\]", last), last
     measure(latents, replicates=0)
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_moves_while_a_batch_takes_long(capsys):
+    """Within the first second, whatever the first batch costs; without the clock behind it, it would stand still."""
+    shown = []
+    for moving in (ticking, lambda bar: contextlib.nullcontext()):
+        with tqdm(total=2) as bar, moving(bar):
+            capsys.readouterr()
+            time.sleep(1.2)
+            shown.append(capsys.readouterr().err.count("\r"))
+    assert shown[0] >= 1
+    assert shown[1] == 0
 
 
 def test_few_samples_are_said_to_be_few():

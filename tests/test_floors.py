@@ -17,6 +17,7 @@ FLOORS = {
     "theory": 1,
     "bases": 1,
     "solvers": 1,
+    "pretrained": 1,
     "parametrisation": 2,
     "noise": 2,
     "power": 2,
@@ -36,10 +37,12 @@ FLOORS = {
     "passthrough": 7,
     "autoencoders": 7,
     "calibrate": 7,
+    "agreement": 7,
     "__init__": 7,
     "adapters": 8,
     "measuring": 8,
-    "__main__": 9,
+    "comparing": 9,
+    "__main__": 10,
 }
 """Floor of each module; a package (adapters) counts as one module.
 

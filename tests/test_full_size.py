@@ -50,7 +50,7 @@ def test_a_rehearsal_writes_sound_rows(models, monkeypatch, tmp_path):
     for _ in range(2):  # the same rows again are replaced, not doubled
         assert run(monkeypatch, out, "--modes", "eager") == 0
     half, quarter = csv.DictReader(out.open(newline=""))
-    expected = cost.step_cost("tiny")
+    expected = cost.counted_cost("tiny")
     for row, sizes in ((half, (8, 16)), (quarter, (4, 8, 16))):
         split = [int(n) for n in row["split"].split("+")]
         assert row["model"] == "tiny"
@@ -89,7 +89,9 @@ def test_an_archive_without_a_repository_knows_its_commit(tmp_path):
     if shutil.which("git") is None or subprocess.run(["git", "rev-parse"], cwd=root, capture_output=True).returncode:
         pytest.skip("not a git checkout")
     archive = tmp_path / "archive.zip"
-    subprocess.run(["git", "archive", "-o", archive, "HEAD", "benchmarks/environment.py"], cwd=root, check=True)
+    subprocess.run(
+        ["git", "archive", "-o", archive, "HEAD", "spectral_pd/comparing/environment.py"], cwd=root, check=True
+    )
     shutil.unpack_archive(archive, tmp_path)
     command = [sys.executable, "-c", "import environment; print(environment.commit())"]
     said = subprocess.run(command, cwd=tmp_path / "benchmarks", capture_output=True, text=True, check=True).stdout

@@ -672,8 +672,8 @@ def spectrum_file(path, **changes):
     [
         ({"binning": {}}, "binning = {} has no 'basis'"),
         ({"binning": [1]}, r"binning = \[1\] has no 'basis'"),
-        ({"binning": {"basis": "dct", "shape": 5}}, "binning's shape is 5"),
-        ({"shape": 5}, "shape is 5"),
+        ({"binning": {"basis": "dct", "shape": "5"}}, "binning's shape is '5'"),
+        ({"shape": 5.0}, "shape is 5.0"),
         ({"shape": None}, "shape is None"),
         ({"frequency": None}, "frequency, power and count have shapes"),
         ({"power": ["a"]}, "could not convert"),
@@ -696,7 +696,7 @@ def test_bad_laws_and_other_encodings(tmp_path):
     for changes, message in (
         ({"amplitude": None}, "amplitude is NoneType"),
         ({"amplitude": "50"}, "amplitude is '50'|amplitude is str"),
-        ({"shape": 8}, "shape is 8"),
+        ({"shape": 8.0}, "shape is 8.0"),
         ({"kind": "guessed"}, "kind = 'guessed' must be"),
         ({"unit": "dB"}, r"holds \['unit'\], which no PowerLaw has"),
     ):

@@ -267,7 +267,7 @@ def test_same_arguments_same_plan():
 
 def test_plan_explains_itself():
     plan = optimal(6, delta=0.1)
-    text = str(plan)
+    text = " ".join(str(plan).split())
     assert f"relative W2 predicted with euler: {error(plan):.4f}" in text
     assert "1 stage at best" in text
     assert "delta rule on shifted grids" in text
@@ -275,7 +275,7 @@ def test_plan_explains_itself():
     power = float(LAW(8 * min(stage.shape) / 16))
     implied = velocity_error(plan.times[stage.stop], power)
     assert f"transition 1 at T = {plan.times[stage.stop]:.4f} is what delta = {implied:.2g} would ask for" in text
-    assert "later than any delta would ask for" in str(optimal(3))
+    assert "later than any delta would ask for" in " ".join(str(optimal(3)).split())
 
 
 def test_front_falls_strictly_and_keeps_its_budgets():

@@ -102,7 +102,7 @@ def test_scales_of_each_axis():
     assert [s.ratio for s in plan.stages] == [pytest.approx(math.sqrt(8)), pytest.approx(2.0), 1.0]
     assert plan.stages[1].scale == (1.0, 0.5, 0.5)
     assert plan.stages[0].scale == 0.5
-    assert "1,0.5,0.5" in str(plan)
+    assert "1,1/2,1/2" in str(plan)
 
 
 def test_transition_is_the_strongest_coefficient_left_out():

@@ -9,7 +9,20 @@ import torch
 from strategies import randn
 from tolerances import assert_close
 
-from spectral_pd import DCT, FOURIER, HAAR, FiniteDataset, GaussianField, PowerLaw, plan_at, sample, shift_times
+from spectral_pd import (
+    DCT,
+    FOURIER,
+    HAAR,
+    FiniteDataset,
+    GaussianField,
+    PowerLaw,
+    edit,
+    passthrough,
+    plan_at,
+    predict,
+    sample,
+    shift_times,
+)
 from spectral_pd.solvers import SOLVERS, euler
 from spectral_pd.theory import align_scale, align_time
 from spectral_pd.two_grids import Pattern, Predictor, TwoGrids, anchored, bands, held, weights_shape
@@ -300,13 +313,71 @@ def test_bad_arguments():
         held(Pattern(TIMES, ((4, 8), (8, 8)), ((1,),) * 10), basis=HAAR)
 
 
-def test_a_pattern_counts_and_prints_its_calls():
+def test_a_pattern_is_a_plan_with_its_calls_and_their_cost():
     pattern = anchored(TIMES, (64, 64), anchors=(0, 5, 9), scales=(1 / 4, 1 / 2, 1))
     cost = {64: 1.0, 32: 0.25, 16: 0.0625}
-    assert pattern.cost(lambda shape: cost[shape[0]]) == 3 + 2 * 0.25 + 9 * 0.0625
-    lines = str(pattern).splitlines()
-    assert lines[1].endswith("64x64 and 32x32 and 16x16")
-    assert lines[-1] == "10 steps: 3 calls at 64x64, 2 calls at 32x32, 9 calls at 16x16"
+    plan = held(pattern).plan
+    assert (
+        pattern.cost(lambda shape: cost[shape[0]])
+        == plan.cost(lambda shape: cost[shape[0]])
+        == 3 + 2 * 0.25 + 9 * 0.0625
+    )
+    assert plan.speedup(lambda shape: cost[shape[0]]) == 10 / plan.cost(lambda shape: cost[shape[0]])
+    lines = str(plan).splitlines()
+    assert lines[0] == "10 steps, calls (Fhq)qqqq(Fhq)qqqF"
+    assert [line.split()[:3] for line in lines[2:5]] == [["q", "16x16", "9"], ["h", "32x32", "2"], ["F", "64x64", "3"]]
+    assert str(Pattern(TIMES, (HALF, FULL), ((1,), (), *((0,),) * 8))) == "F.hhhhhhhh"
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_sample_takes_the_plan_of_a_pattern(solver):
+    """It is the run of the wrapped velocity, a new one every time; with every step an anchor, plain sampling."""
+    x, plan = randn(2, 3, *FULL), held(anchored(TIMES, FULL, anchors=(0, 3, 9))).plan
+    expected = run(TwoGrids(network, plan.calls), x, TIMES, solver)
+    for _ in range(2):
+        assert torch.equal(sample(network, x, plan, solver=solver), expected)
+    plain = sample(network, x, plan_at(TIMES, (), FULL, scales=(1.0,)), solver=solver)
+    assert torch.equal(sample(network, x, held(anchored(TIMES, FULL, anchors=range(10))).plan, solver=solver), plain)
+    assert not torch.equal(plain, expected)
+
+
+def test_verbs_of_stages_refuse_the_plan_of_a_pattern():
+    plan, x = held(anchored(TIMES, FULL, anchors=(0, 3))).plan, randn(1, 1, *FULL)
+    for verb in (
+        lambda: edit(network, x, plan, stage=0, seed=0),
+        lambda: passthrough(network, x, plan, LAW, 0.1),
+        lambda: predict(plan, GaussianField(LAW, FULL)),
+    ):
+        with pytest.raises(ValueError, match="plan calls several grids"):
+            verb()
+
+
+def test_an_answer_that_does_not_come_leaves_the_run_as_it_was():
+    """What a loop that is not ours does: end the call where an answer is missing, and ask again when it is there."""
+    predictor, x = held(anchored(TIMES, FULL, anchors=(0, 3))), randn(1, 2, *FULL)
+    two, known = TwoGrids(network, predictor), [0]
+
+    class Missing(Exception):
+        pass
+
+    def late(state, t):
+        if known[0] == 0:
+            known[0] = 1
+            raise Missing
+        known[0] -= 1
+        return network(state, t)
+
+    interrupted = TwoGrids(late, predictor)
+    for t, t_next in pairwise(TIMES):
+        while True:
+            try:
+                v = interrupted(x, t)
+                break
+            except Missing:
+                known[0] = 2  # enough for the calls of any step
+        assert torch.equal(v, two(x, t))
+        known[0] = 0
+        x = x + (t_next - t) * v
 
 
 def test_bands_end_where_a_coarser_grid_does():

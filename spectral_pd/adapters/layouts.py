@@ -119,6 +119,8 @@ class Layout:
         Field of the network's configuration that holds the latents' channels, where the pipeline keeps conditions beside them.
     trained
         Pixels of the smallest side the family's networks were trained at; 0 where no source says.
+    reads
+        Name of the first layer of the networks where it is one map from the latents' patches, for informed coarse stages.
     networks
         Attributes of the pipeline that hold networks called with the latents.
     begin
@@ -140,6 +142,7 @@ class Layout:
     channels_last: bool = False
     channels: str = ""
     trained: int = 0
+    reads: str = ""
     networks: tuple[str, ...] = ("transformer", "transformer_2", "controlnet")
     begin: Callable[[Plan, Any, Any], None] = field(default=lambda plan, pipe, scheduler: None)
     note: Callable[[Plan, Any], tuple[str, ...]] = field(default=lambda plan, pipe: ())
@@ -569,10 +572,10 @@ VIDEO: Mapping[str, Exchange] = {
 }
 in_space = spatial("hidden_states")
 
-FLUX = Layout("flux", by_ids(), PACKED)
+FLUX = Layout("flux", by_ids(), PACKED, reads="x_embedder")
 FLUX2 = Layout("flux2", by_ids(), PACKED)
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
-CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text})
+CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text}, reads="x_embedder")
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
 IDEOGRAM4 = Layout(
     "flux2",
@@ -590,7 +593,7 @@ IDEOGRAM4 = Layout(
     networks=("transformer", "unconditional_transformer"),
     borrowed="FLUX.2's fit, not measured on Ideogram 4's latents",
 )
-QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes})
+QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes}, reads="img_in")
 QWEN_IMAGE21 = Layout(
     "qwen-image",
     by_shapes(patch=1, last=True),
@@ -604,6 +607,7 @@ WAN = Layout(
     "wan",
     in_space,
     {**SPATIAL, "control_hidden_states": frames_control},
+    reads="patch_embedding",
     trained=480,  # the smallest size its authors give, 832x480
     begin=local_experts,
     note=expert_order,

@@ -20,9 +20,11 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,11 +32,15 @@ import torch
 from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
+from spectral_pd.adapters.stage_lora import StageLora, loaded
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.adapters.walk import Walk, evaluation_times, planned
 from spectral_pd.plan import Plan
+from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+from spectral_pd.training import check_metadata
+from spectral_pd.two_grids import anchored
 
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
@@ -110,6 +116,10 @@ class Ride:
         frames = (seat.frames - seat.given,) * seat.video
         return (seat.batch, seat.channels, *frames, *seat.full)
 
+    def read(self, planes: Tensor) -> Tensor:
+        """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
+        return self.layout.pack(planes) if self._found[1].packed else planes
+
     def plan(self, **options: Any) -> Plan:
         """The plan of this call: :func:`spectral_pd.make_plan` on the pipeline's own time grid and latent size.
 
@@ -133,6 +143,9 @@ class Ride:
         options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
         if options.get("spectrum") is None:
             options["spectrum"] = layout.spectrum
+        model = recognised(getattr(self.pipe, layout.networks[0], None))
+        if options.get("cost") is None and model is not None:
+            options["cost"] = step_cost(model, seat.full, frames=seat.frames)
         plan = planned(times, seat.full, options)
         return replace(plan, warnings=(*plan.warnings, *layout.warnings(plan, self.pipe, self.arguments)))
 
@@ -142,6 +155,7 @@ class Ride:
         *,
         solver: SolverName | Solver | None = None,
         coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
     ) -> Any:
         """Call the pipeline along `plan` and return what it returns.
 
@@ -154,13 +168,54 @@ class Ride:
             None repeats the pipeline's scheduler.
         coupling
             As :func:`spectral_pd.sample`.
+        stage_lora
+            File of an adapter for coarse stages (docs/agreement.md): on in these, off at full size. Its schedule is compared.
 
         Raises
         ------
         ValueError, TypeError
-            A plan of another call; a cache that :func:`check_caches` refuses; whatever the pipeline refuses.
+            A plan of another call; an adapter that does not fit; a cache that :func:`check_caches` refuses; whatever the
+            pipeline refuses.
         """
+        seated_call = self._on(plan, solver, coupling, stage_lora)
+        with seated_call.riding():
+            return self.pipe(**self.arguments)
+
+    def state(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
+    ) -> Tensor:
+        """The state (batch, channels, [frames,] height, width) at time 0 of :meth:`run`, float32: nothing is decoded.
+
+        Parameters and errors as :meth:`run`; generators are left as they were.
+        """
+        seated_call = self._on(plan, solver, coupling, stage_lora)
+        seated_call.ends = True
+        with _generators_kept(self.arguments):
+            self._until_enough(seated_call)
+        assert seated_call.walk is not None
+        return seated_call.walk.state
+
+    def _on(
+        self,
+        plan: Plan | Mapping[str, Any],
+        solver: SolverName | Solver | None,
+        coupling: Coupling,
+        stage_lora: str | Path | None,
+    ) -> _Seated:
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
+        lora = None if stage_lora is None else loaded(getattr(self.pipe, self.layout.networks[0]), stage_lora)
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
+        if isinstance(plan, Plan):
+            own = plan.calls
+            calls = None if own is None else (lambda times: own.steps)
+        elif "anchors" in plan:  # on which sizes the grids are depends on no grid's size
+            asked = {name: plan[name] for name in ("anchors", "scales")}
+            calls = lambda times: anchored(times, (1024,), **asked).calls  # noqa: E731
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
             made = plan
@@ -173,6 +228,8 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
+            if lora is not None:
+                check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":
                 raise ValueError(
@@ -182,8 +239,7 @@ class Ride:
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
-        with _Seated(self, begin, step_with).riding():
-            return self.pipe(**self.arguments)
+        return _Seated(self, begin, step_with, calls=calls, stage_lora=lora)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
@@ -234,19 +290,24 @@ class _Seated:
         begin: Callable[[tuple[float, ...], Seat, Latents], Walk],
         solver: Solver,
         *,
+        calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None,
         gradients: bool = False,
+        stage_lora: StageLora | None = None,
     ) -> None:
-        self.pipe, self.layout, self.begin, self.solver, self.gradients = (
+        self.stage_lora = stage_lora
+        self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
             ride.pipe,
             ride.layout,
             begin,
             solver,
+            calls,
             gradients,
         )
         self.watched = any(
             value is not None and (name == "callback_on_step_end" or "mask_image" in name)
             for name, value in ride.arguments.items()
         )
+        self.ends = False  # whether the pipeline's call is over with the last step
         self.walk: Walk | None = None
         self.times: tuple[float, ...] = ()
         self.seat: Seat | None = None
@@ -269,6 +330,8 @@ class _Seated:
                 undo.append(lambda: setattr(pipe, "prepare_latents", own) if own else delattr(pipe, "prepare_latents"))
             for network in self.networks:
                 undo.append(self._hook(network))
+            if self.stage_lora is not None:
+                undo.append(partial(self.stage_lora.switch, False))
             self._empty_caches()
             yield
         finally:
@@ -319,7 +382,11 @@ class _Seated:
             set_timesteps(*args, **kwargs)
             times = grid_times(scheduler)
             calls = evaluation_times(self.solver, times)
-            if len(calls) > len(times) - 1:  # as diffusers' own solvers of several evaluations: one iteration for each
+            if self.calls is not None:
+                self._repeat(times, calls)
+            elif (
+                len(calls) > len(times) - 1
+            ):  # as diffusers' own solvers of several evaluations: one iteration for each
                 scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
                 scheduler.sigmas = torch.tensor([*calls, 0.0])
                 scheduler.order = -(-len(calls) // (len(times) - 1))
@@ -330,6 +397,18 @@ class _Seated:
             if hasattr(scheduler, name):
                 setattr(scheduler, name, self._noting_noise(getattr(scheduler, name)))
         return scheduler
+
+    def _repeat(self, times: tuple[float, ...], calls: Sequence[float]) -> None:
+        """One iteration of the loop for each call of a network: several at one time, or none."""
+        scheduler, self.times = self.scheduler, times
+        if list(calls) != list(times[:-1]):
+            raise ValueError("calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
+        steps = self.calls(times) if self.calls is not None else ()
+        if len(steps) != len(calls):
+            raise ValueError(f"plan has {len(steps)} steps, this call {len(calls)}; make it for this call's steps")
+        index = [k for k, step in enumerate(steps) for _ in step]
+        scheduler.timesteps = scheduler.timesteps[index]
+        scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
 
     def _noting_noise(self, mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The noise that the pipeline mixes a picture with, before its first step: the latents are then not the noise."""
@@ -358,6 +437,8 @@ class _Seated:
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
             walk.answer(velocity.to(torch.float32))
+            if self.ends and walk.finished:
+                raise _Enough
             if walk.stage != seat.stage:
                 self._empty_caches()
             # As the stock one: flow matching's own schedulers answer in the model's type.
@@ -385,12 +466,15 @@ class _Seated:
         if self.handed is not None:
             self._take_edits(inputs, seat, self.handed)
         query = walk.query()
-        step, stage = query.step, walk.plan.shapes[query.step.stage]
+        step, stage = query.step, query.grid
         clock = walk.plan.times[step.number - 1]
         on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
         time = None if on_grid else query.time
-        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=step.t_next, clock=clock)
+        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=query.until, clock=clock)
         self.inputs = inputs
+        if self.stage_lora is not None:
+            pack, basis = (layout.pack if seat.packed else lambda planes: planes), walk.plan.basis
+            self.stage_lora.enter(walk.white, stage, query.time, basis=basis, pack=pack, last=layout.last)
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
         return {
@@ -418,8 +502,14 @@ class _Seated:
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
         skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
         begin = skipped if scheduler.begin_index is None else scheduler.begin_index
-        times = grid_times(scheduler)
-        times = self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+        if self.calls is None:
+            times = grid_times(scheduler)
+            self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+        elif begin:
+            raise ValueError(
+                "calls on several grids begin with the first step; leave strength and denoising_start away"
+            )
+        times = self.times
         self.walk = self.begin(times, seat, (x, None) if noise is None else (noise, x))
         check_caches(self.networks, self.walk.plan)
         layout.begin(self.walk.plan, self.pipe, scheduler)
@@ -520,6 +610,11 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         for hook in module._diffusers_hook.hooks.values()
     ):
         name = type(hook).__name__
+        if plan.calls is not None and ("Cache" in name or "Pyramid" in name):
+            raise ValueError(
+                f"{name} guesses calls that a plan with calls on several grids has already replaced; disable the cache, or "
+                f"use a plan of stages"
+            )
         if name.startswith("MagCache") and len(plan.stages) > 1:
             raise ValueError(
                 "MagCache cannot be used across a transition: it looks its ratios up by a step counter of its own, which "

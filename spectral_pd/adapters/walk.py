@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spectral_pd.bases import DCT, Basis, size_ratio
 from spectral_pd.expansion import Grow, Noise, Source, white_noise
-from spectral_pd.plan import Plan, Step, moved
+from spectral_pd.inputs import runs
+from spectral_pd.plan import Clock, Cost, Plan, Step, moved
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import make_plan, plan_at
 from spectral_pd.solvers import Solver
+from spectral_pd.theory import align_time
+from spectral_pd.two_grids import anchored, held
 
 
 def planned(times: Sequence[float], shape: tuple[int, ...], options: Mapping[str, Any]) -> Plan:
-    """The plan on a time grid and size by :func:`~spectral_pd.make_plan`, or by :func:`~spectral_pd.plan_at` where `options`
-    hold `transition_times`."""
+    """The plan on a time grid and size by :func:`~spectral_pd.make_plan`, by :func:`~spectral_pd.plan_at` where `options`
+    hold `transition_times`, or of calls on several grids all along where they hold `anchors`."""
     options = dict(options)
     spectrum, given = options.pop("spectrum", None), options.pop("transition_times", None)
+    if "anchors" in options:
+        return _anchored_plan(times, shape, **options)
     if given is None:
         return make_plan(times, spectrum, shape, **options)
     options.pop("delta", None)
     return plan_at(times, given, shape, **options)
+
+
+def _anchored_plan(
+    times: Sequence[float],
+    shape: tuple[int, ...],
+    *,
+    anchors: Sequence[int],
+    scales: Sequence[float],
+    multiple_of: int = 1,
+    basis: Basis = DCT,
+    clock: Clock = "full",
+    cost: Cost | None = None,
+    delta: float | None = None,
+    **unused: Any,
+) -> Plan:
+    if clock != "full" or unused:
+        named = ["clock='stage'"] * (clock != "full") + sorted(unused)
+        raise ValueError(
+            f"{', '.join(named)}: anchors have no transitions, and the full clock; leave it away, or anchors"
+        )
+    plan = held(anchored(times, shape, anchors=anchors, scales=scales, multiple_of=multiple_of), basis=basis).plan
+    return plan if cost is None else replace(plan, costs=tuple(runs.cost(cost, grid) for grid in plan.grids))
 
 
 class _Wanted(Exception):
@@ -37,10 +65,12 @@ class _Wanted(Exception):
 
 @dataclass(frozen=True)
 class Query:
-    """Where the model is to be called next: state and local time, in a step of the plan."""
+    """Where the model is to be called next: state, its grid, local times now and at the step's end, in a step of the plan."""
 
     state: Tensor
+    grid: tuple[int, ...]
     time: float
+    until: float
     step: Step
 
 
@@ -76,7 +106,9 @@ class Walk:
         self.state = (self._noise.on(first) if start is None else plan.basis.restrict(start, first)) / plan.start_kappa
         self._history: Any = None
         self._moves, self._answers = list(plan.moves()), list[Tensor]()
-        self._grow()
+        self._velocity = plan.velocity(self._answered)
+        self._given: Iterator[Tensor] = iter(())
+        self._advance()
 
     @property
     def finished(self) -> bool:
@@ -89,52 +121,55 @@ class Walk:
 
     @property
     def stage(self) -> tuple[int, ...]:
-        """Grid of the present state."""
-        return self.plan.shape if self.finished else self.plan.shapes[self._moves[0].stage]
+        """Grid of the next model call; the full one when there is none."""
+        return self.plan.shape if self.finished else self.query().grid
+
+    @property
+    def white(self) -> Tensor:
+        """The white field of the run, at full size."""
+        return self._noise.on(self.plan.shape)
 
     @property
     def at_full_size(self) -> bool:
-        return self.stage == self.plan.shape
+        return tuple(self.state.shape[-len(self.plan.shape) :]) == self.plan.shape
 
     def query(self) -> Query:
         """The model call that the present step wants next."""
         step, wanted = self._moves[0], self._try()
         assert isinstance(step, Step)
         assert isinstance(wanted, _Wanted)
-        return Query(wanted.x, wanted.t, step)
+        grid = tuple(wanted.x.shape[-len(self.plan.shape) :])
+        to_stage = size_ratio(self.plan.shapes[step.stage], self.plan.shape) / size_ratio(grid, self.plan.shape)
+        return Query(wanted.x, grid, wanted.t, align_time.bare(step.t_next, to_stage), step)
 
     def answer(self, velocity: Tensor) -> None:
-        """Take the velocity of :meth:`query`; the state moves on when the step has all it wants."""
+        """Take the velocity of :meth:`query`; the state moves on as far as it can without another one."""
         self._answers.append(velocity)
-        if not isinstance(result := self._try(), _Wanted):
-            (self.state, self._history), self._moves = result, self._moves[1:]
-            self._answers.clear()
-            self._grow()
+        self._advance()
+
+    def _answered(self, x: Tensor, t: float) -> Tensor:
+        for v in self._given:
+            return v
+        raise _Wanted(x, t)
 
     def _try(self) -> Any:
-        answers = iter(self._answers)
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            for v in answers:
-                return v
-            raise _Wanted(x, t)
-
+        self._given = iter(self._answers)
         try:
-            return self._move(velocity)
+            return self._move()
         except _Wanted as wanted:
             return wanted
 
-    def _move(self, velocity: Any = None) -> tuple[Tensor, Any]:
+    def _move(self) -> tuple[Tensor, Any]:
         def grow(x: Tensor, move: Grow) -> Tensor:
             return (self._noise if self._coupled else self._noise.fresh(move)).grow(x, move)
 
         embed = self.plan.basis.embed
-        return moved(self._moves[0], self.state, self._history, velocity, self._solver, grow=grow, embed=embed)
+        return moved(self._moves[0], self.state, self._history, self._velocity, self._solver, grow=grow, embed=embed)
 
-    def _grow(self) -> None:
-        while self._moves and isinstance(self._moves[0], Grow):
-            self.state, self._history = self._move()
-            self._moves = self._moves[1:]
+    def _advance(self) -> None:
+        while self._moves and not isinstance(result := self._try(), _Wanted):
+            (self.state, self._history), self._moves = result, self._moves[1:]
+            self._answers.clear()
 
     def shown(self) -> Tensor:
         """The present state grown to the full grid: on the full clock, the state of an ordinary run at this time."""
@@ -155,7 +190,7 @@ class Walk:
 
 
 def evaluation_times(solver: Solver, times: Sequence[float]) -> list[float]:
-    """The times at which `solver` calls the model on a grid, found by running it on one number."""
+    """The times at which `solver` calls the velocity on a grid, found by running it on one number."""
     seen: list[float] = []
 
     def velocity(x: Tensor, t: float) -> Tensor:

@@ -18,10 +18,12 @@ what several arguments must fulfil together, under the names of those arguments.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -90,6 +92,16 @@ def rule(holds: Callable[..., Any], message: str, error: type[Exception] = Value
         return values[0]
 
     return check
+
+
+WIDTH = 80
+"""Columns of a terminal, which printed tables and remarks keep to."""
+
+
+def wrapped(*texts: str, hanging: bool = True) -> list[str]:
+    """Lines of at most :data:`WIDTH` columns; words are never broken, and what goes on is indented where `hanging`."""
+    fold = textwrap.TextWrapper(WIDTH, subsequent_indent="  " * hanging, break_long_words=False, break_on_hyphens=False)
+    return [line for text in texts for line in fold.wrap(text)]
 
 
 # -- kinds ------------------------------------------------------------------------------------------------------------
@@ -249,10 +261,12 @@ def shown(shape: Sequence[int]) -> str:
 
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
-    """The sizes of the spectral axes, each at least 1."""
-    if not is_iterable(value):
-        raise TypeError(f"{name} is {value!r}; pass the sizes of the spectral axes, e.g. (height, width)")
-    sizes = tuple(value)
+    """The sizes of the spectral axes, each at least 1; one int is the side of a square."""
+    if not is_int(value) and not is_iterable(value):
+        raise TypeError(
+            f"{name} is {value!r}; pass the sizes of the spectral axes, e.g. (height, width), or a square's side"
+        )
+    sizes = (value, value) if is_int(value) else tuple(value)
     if not all(is_int(n) for n in sizes):
         raise TypeError(f"{name} = {sizes!r} must hold integers, e.g. (64, 64)")
     if not sizes or min(sizes) < 1:
@@ -280,6 +294,11 @@ def scales(value: Any, name: str) -> tuple[float, ...]:
     return values
 
 
+def law(value: Any) -> Any:
+    """The power law of a measurement; anything else as it is."""
+    return getattr(value, "law", value)
+
+
 # -- tensors ----------------------------------------------------------------------------------------------------------
 
 
@@ -290,10 +309,27 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def not_a_tensor(x: Any, name: str) -> TypeError:
+    """What to pass in the place of something that is no tensor."""
+    if isinstance(x, (str, Path)):
+        return TypeError(
+            f"{name} is the path {str(x)!r}; pass a torch tensor. What files and folders hold is measured by "
+            f"spectral_pd.measuring.measure({str(x)!r}), or 'spectral-pd fit' on the command line"
+        )
+    array = f", e.g. torch.from_numpy({name})" if isinstance(x, np.ndarray) else ""
+    return TypeError(f"{name} is {type(x).__name__}; pass a torch tensor{array}")
+
+
+def channels_last(sizes: Sequence[int], grid: Sequence[int], name: str) -> str:
+    """The guess, where a grid stands one place too early in a tensor's shape; else nothing."""
+    last = tuple(sizes[-len(grid) - 1 : -1]) == tuple(grid)
+    return f" (it looks channels-last: pass {name}.movedim(-1, {-len(grid) - 1}))" if last else ""
+
+
 def dense(x: Any, name: str) -> Tensor:
     """A tensor with a place for every number."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is {type(x).__name__}; pass a torch tensor")
+        raise not_a_tensor(x, name)
     if x.layout != torch.strided or x.is_nested:
         layout = "nested" if x.is_nested else x.layout
         raise TypeError(f"{name} is a tensor of layout {layout}; pass a dense one, e.g. {name}.to_dense()")

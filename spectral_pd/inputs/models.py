@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_pd.inputs import filled, is_real, kind, one_number, one_time, refuse, rule, state, such
+from spectral_pd.inputs import channels_last, filled, is_real, kind, one_number, one_time, refuse, rule, state, such
 
 bandwidth = such(
     kind(is_real, "a number, at least 0", repr, float), lambda h: 0 <= h < math.inf, "must be finite and not negative"
@@ -94,7 +94,10 @@ def training_pair(x0: Any, noise: Any, grid: tuple[int, ...]) -> None:
     named = (("x0", x0), ("noise", noise))
     data, white = shapes = [tuple(state(x, name, len(grid) + 1).shape) for name, x in named]
     for (name, _), sizes in zip(named, shapes, strict=True):
-        refuse(sizes[-len(grid) :] != grid, f"{name} has shape {sizes}; its last axes must be the plan's {grid}")
+        refuse(
+            sizes[-len(grid) :] != grid,
+            f"{name} has shape {sizes}; its last axes must be the plan's {grid}{channels_last(sizes, grid, name)}",
+        )
     refuse(data != white, f"x0 has shape {data} but noise {white}; they must agree")
     refuse(data[0] == 0, f"x0 has shape {data}: an empty batch; pass at least one item")
 

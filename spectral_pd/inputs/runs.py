@@ -11,7 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.inputs import filled, integer, is_int, kind, optional, refuse, shape, state, such, working_dtype
+from spectral_pd.inputs import (
+    channels_last,
+    filled,
+    integer,
+    is_int,
+    kind,
+    optional,
+    refuse,
+    shape,
+    state,
+    such,
+    working_dtype,
+)
 
 velocity = kind(callable, "a callable velocity(x, t)")
 transition = such(integer, lambda n: 0 <= n < 2**16, "must be an int in [0, 65535]")
@@ -39,7 +51,9 @@ def cost(fn: Callable[[tuple[int, ...]], float], grid: tuple[int, ...]) -> float
 def full_size(x: Any, name: str, grid: Sequence[int], what: str = "the plan's grid") -> Tensor:
     """A finite batch on the full grid."""
     sizes = tuple(state(x, name, len(grid)).shape)
-    refuse(sizes[-len(grid) :] != tuple(grid), f"{name} has shape {sizes}; its last axes must be {what} {tuple(grid)}")
+    guess = channels_last(sizes, grid, name)
+    wanted = f"its last axes must be {what} {tuple(grid)}{guess}"
+    refuse(sizes[-len(grid) :] != tuple(grid), f"{name} has shape {sizes}; {wanted}")
     return filled(x, name)
 
 

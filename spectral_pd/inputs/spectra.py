@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spectral_pd.inputs import (
+    channels_last,
     filled,
     integer,
     is_int,
@@ -23,6 +25,7 @@ from spectral_pd.inputs import (
     refuse,
     rule,
     shape,
+    shown,
     state,
     such,
 )
@@ -32,6 +35,30 @@ level = such(finite, lambda p: 0 < p < 1, "must lie inside (0, 1), e.g. 0.95")
 binned_shape = such(shape, lambda s: min(s) > 1, "has no radial bin; the shorter side needs at least 2 samples")
 clip_shape = such(shape, lambda s: len(s) == 3, "must be (frames, height, width)")
 replicates = such(integer, lambda n: n == 0 or n >= 2, "must be 0 (no bootstrap) or at least 2; 200 is usual")
+
+
+def own_axes(grid: Sequence[int] | None, shape: Sequence[int]) -> None:
+    """A grid with as many axes as the one a power belongs to; None is one that is used on every grid."""
+    if grid is not None and len(grid) != len(shape):
+        spectral = shape[-len(grid) :]
+        what = "channels and batch are no axes of a grid" if len(shape) > len(grid) else "a grid has all spectral axes"
+        guess = f": pass {spectral}" if len(shape) > len(grid) else ""
+        raise ValueError(
+            f"shape = {shape} has {len(shape)} axes, but the spectrum was measured on {shown(grid)}, with {len(grid)}; {what}"
+            f"{guess} (of video in time and space: spacetime_spectrum)"
+        )
+
+
+def planes_last(x: Tensor, name: str) -> None:
+    """Pictures with channels last have one very short axis where height and width should be."""
+    *_, rows, columns, short = (0, 0, *x.shape)
+    if x.ndim > 2 and short in (1, 3, 4) and min(rows, columns) >= 16:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)} and looks channels-last: its last two axes, {columns}x{short}, would be taken "
+            f"for height and width; pass {name}.movedim(-1, -3)"
+        )
+
+
 same_bins = rule(
     lambda replicates, bins: replicates == bins,
     "replicates have {replicates} bins but the spectrum {bins}; pass those of one meter",
@@ -138,6 +165,14 @@ def clip_table(time: Any, space: Any, power: Any, grid: Any) -> dict[str, Any]:
 # -- saved values -----------------------------------------------------------------------------------------------------
 
 
+def saved(path: str | Path) -> bytes:
+    """What a file of a saved value holds."""
+    folder = Path(path).is_dir()
+    remedy = "pass the JSON file that save(path) or 'spectral-pd fit --json' wrote; what it holds is measured by"
+    refuse(folder, f"{path} is a folder; {remedy} 'spectral-pd fit {path}'")
+    return Path(path).read_bytes()
+
+
 def json_object(
     text: str | bytes, where: str, kind: str, needed: Sequence[str], known: Collection[str]
 ) -> dict[str, Any]:
@@ -179,7 +214,8 @@ def measured_batch(batch: Any, grid: tuple[int, ...], channels: int | None) -> N
     found = sizes[1] if len(sizes) > dims + 1 else 1
     if sizes[-dims:] != grid:
         remedy = "power belongs to a grid: resize the data, or use one SpectrumMeter a grid"
-        raise ValueError(f"batch has grid {sizes[-dims:]} but this meter measures {grid}; {remedy}")
+        guess = channels_last(sizes, grid, "batch")
+        raise ValueError(f"batch has grid {sizes[-dims:]} but this meter measures {grid}{guess}; {remedy}")
     refuse(0 in sizes, f"batch of shape {sizes} is empty; pass at least one sample")
     if channels not in (None, found):
         remedy = "channels have their own spectra: convert the data to one layout, or use one meter for each"

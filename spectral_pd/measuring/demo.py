@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from tqdm import tqdm
 
 from spectral_pd.fit import fit_power_law
 from spectral_pd.ideal import FiniteDataset, GaussianField
-from spectral_pd.inputs import storage
+from spectral_pd.inputs import storage, wrapped
+from spectral_pd.measuring.stream import ticking
 from spectral_pd.meter import power_spectrum
 from spectral_pd.plotting import plot_activation, plot_spectrum, plot_strips
 from spectral_pd.power import PowerLaw, Spectrum
@@ -144,7 +146,7 @@ def candidates(
         Run("full resolution", full),
         Run("progressive: full clock, coupled noise", ours),
         Run("progressive as in the paper: stage clock, fresh noise", paper, "fresh"),
-        Run("full resolution, fewer steps of the same cost", fewer),
+        Run("fewer steps: full resolution, the same cost", fewer),
     ]
 
 
@@ -176,7 +178,7 @@ def small_transformer(folder: Path = TRANSFORMER) -> tuple[Velocity, PowerLaw] |
 def table(runs: Sequence[Run]) -> str:
     """The comparison as text, against the first run: median PSNR, share of items within 30 dB, spectrum error."""
     reference = runs[0]
-    rows = [("", "steps", "Mpixels", "time ratio", "PSNR dB", "same picture", "spectrum error")]
+    rows = [("", "steps", "Mpixels", "time", "PSNR dB", "same", "spectrum")]
     for run in runs:
         pixels = run.plan.cost(lambda shape: float(np.prod(shape))) * run.states.shape[0] / 1e6
         distance = psnr(run.states, reference.states)
@@ -184,7 +186,8 @@ def table(runs: Sequence[Run]) -> str:
         compared = (f"{distance.median():.1f}", same, f"{spectrum_error(run.states, reference.states):.4f}")
         ratio = f"{reference.seconds / run.seconds:.2f}x"
         quality = ("-", "-", "-") if run is reference else compared
-        rows.append((run.name, "+".join(map(str, run.plan.split)), f"{pixels:.2f}", ratio, *quality))
+        name = run.name.partition(":")[0]
+        rows.append((name, "+".join(map(str, run.plan.split)), f"{pixels:.2f}", ratio, *quality))
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join((name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))))
@@ -196,12 +199,11 @@ def what_a_trained_network_gives(results: Sequence[Sequence[Run]]) -> str:
     """What the last group's table shows beside the exact denoisers' ones: from the runs, in two sentences."""
     distances = [f"{psnr(runs[1].states, runs[0].states).median():.1f}" for runs in results]
     progressive, fewer = (spectrum_error(run.states, results[-1][0].states) for run in results[-1][1::2])
-    return textwrap.fill(
+    return (
         f"The last model is a trained network, and its table is what to expect of one: its sizes disagree about the picture, "
         f"so the coarse stage commits to another one ({distances[-1]} dB), where the exact denoisers above keep theirs "
         f"({' and '.join(distances[:-1])} dB). What can be kept is the distribution: the spectrum error is {progressive:.4f} "
-        f"progressively and {fewer:.4f} with fewer steps of the same cost; docs/training.md measures both on many samples.",
-        120,
+        f"progressively and {fewer:.4f} with fewer steps of the same cost; docs/training.md measures both on many samples."
     )
 
 
@@ -218,7 +220,13 @@ def run_demo(
         import matplotlib
 
         matplotlib.use("Agg")
-    generator = torch.Generator().manual_seed(seed)
+    with tqdm(desc="measuring", unit="step") as bar, ticking(bar):
+        return _demo(bar, figure, size, steps, samples, torch.Generator().manual_seed(seed))
+
+
+def _demo(
+    bar: tqdm[Any], figure: str | Path | None, size: int, steps: int, samples: int, generator: torch.Generator
+) -> str:
     pictures = photographs()
     shift = 3.0
 
@@ -226,12 +234,15 @@ def run_demo(
     measured = power_spectrum(crops)
     law = fit_power_law(measured)
     report = [
-        f"{len(pictures)} photographs ({', '.join(pictures)}), {len(crops)} crops of 256x256:",
+        *wrapped(f"{len(pictures)} photographs ({', '.join(pictures)}), {len(crops)} crops of 256x256:"),
         f"P(omega) = {law.amplitude:.1f} omega^-{law.exponent:.3f}, R2 = {law.r2:.4f}",
         "",
-        "Below, each model runs four ways from the same noise. Mpixels: grid points times steps. Against the first line, full",
-        "resolution: time ratio (above 1 is faster), median PSNR, share of samples that are the same picture (above 30 dB),",
-        "and the root mean square over frequencies of log(power / power there).",
+        "Below, each model runs four ways from the same noise: at full resolution;",
+        "progressively (full clock, coupled noise); as in the paper (stage clock, fresh",
+        "noise); at full resolution with fewer steps of the progressive run's cost.",
+        "Mpixels: grid points times steps. Against the first line: time (above 1x is",
+        "faster), median PSNR, share of samples that are the same picture (above 30 dB),",
+        "spectrum error (root mean square over frequencies of log(power / power there)).",
     ]
 
     gaussian = GaussianField(law, (size, size))
@@ -249,22 +260,22 @@ def run_demo(
     trained = small_transformer()
     if trained is None:
         left_out = "the trained transformer is only in a checkout of the repository: its third comparison is left out"
-        report += ["", left_out]
+        report += ["", *wrapped(left_out)]
     else:
         velocity, spectrum = trained
         title = f"small transformer trained on photograph crops, {samples} samples of 3x64x64"
         runs = candidates(spectrum, (64, 64), steps=16, shift=2.0, scales=(1 / 2, 1), delta=0.01)
         groups.append((title, runs, velocity, torch.randn(samples, 3, 64, 64, generator=generator)))
-    total = sum(run.plan.nfe for _, runs, _, _ in groups for run in runs)
+    bar.reset(sum(run.plan.nfe for _, runs, _, _ in groups for run in runs))
+    bar.set_description("sampling")
     results = []
-    with tqdm(total=total, desc="sampling", unit="step") as bar:
-        for title, runs, velocity, noise in groups:
-            velocity(noise, 0.5)  # first-call costs (matrices, restricted samples) belong to no run
-            done = [execute(run, velocity, noise, callback=lambda _: bar.update()) for run in runs]
-            results.append(done)
-            report += ["", title, "", str(done[1].plan), "", table(done)]
+    for title, runs, velocity, noise in groups:
+        velocity(noise, 0.5)  # first-call costs (matrices, restricted samples) belong to no run
+        done = [execute(run, velocity, noise, callback=lambda _: bar.update()) for run in runs]
+        results.append(done)
+        report += ["", *wrapped(title), "", str(done[1].plan), "", table(done)]
     if trained is not None:
-        report += ["", what_a_trained_network_gives(results)]
+        report += ["", *wrapped(what_a_trained_network_gives(results), hanging=False)]
     if figure is not None:
         draw(figure, measured, law, results)
         report += ["", f"figure written to {figure}"]

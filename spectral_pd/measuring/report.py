@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -78,13 +79,13 @@ class Measurement:
         grid, sure = inputs.shown(self.spectrum.shape), self.confidence
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         band = f"band {s['band'][0]:g} to {s['band'][1]:g}" if s["band"] else "all bins"
-        lines = [
+        lines = inputs.wrapped(
             f"{self.samples} samples, {self.planes} planes of {grid}, {len(self.channels)} channels, basis {s['basis']}"
             f"{skipped}",
             f"P(omega) = A omega^-beta, omega in cycles per shorter side ({omega[0]:g} to {omega[-1]:g}), orthonormal; A "
             f"belongs to {grid}",
             f"fit: weights {s['weights']}, {band}",
-        ]
+        )
         times = transition_times(law, s["scales"], self.spectrum.shape, delta=s["delta"])
         names = ["A", "beta", "R2", *(f"t*({scale:.4g}), delta {s['delta']:g}" for scale in s["scales"][:-1])]
         rows = [
@@ -114,8 +115,12 @@ class Measurement:
             more["horizontal / vertical"] = str(self.anisotropy)
         if self.shift:
             more["t* of law minus table"] = " ".join(f"{v:+.4f}" for v in self.shift)
-        lines += rows + [f"  {name:<24} {text}" for name, text in more.items()]
-        lines += [f"note: {text}" for text in self.notes] + [f"warning: {text}" for text in self.warnings]
+        lines += rows
+        for name, text in more.items():
+            first, *others = textwrap.wrap(text, inputs.WIDTH - 27)
+            lines += [f"  {name:<24} {first}", *(" " * 27 + line for line in others)]
+        lines += inputs.wrapped(*(f"note: {text}" for text in self.notes))
+        lines += inputs.wrapped(*(f"warning: {text}" for text in self.warnings))
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:

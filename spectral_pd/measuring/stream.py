@@ -13,8 +13,10 @@ import hashlib
 import os
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd.fit import fit_band
-from spectral_pd.inputs import storage
+from spectral_pd.inputs import spectra, storage
 from spectral_pd.measuring.options import Options, chosen
 from spectral_pd.measuring.sources import Batch, Source, content, plain, reason, some_numbers
 from spectral_pd.meter import SpectrumMeter
@@ -149,6 +151,24 @@ def encoder_identity(encoder: Any) -> str | None:
     return f"{name} {seen.hexdigest()[:16]}"
 
 
+@contextmanager
+def ticking(bar: tqdm[Any]) -> Iterator[None]:
+    """Refresh a bar twice a second, so that it moves also while the first batch is read, or a slow one encoded."""
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.5):
+            bar.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 @chosen
 def accumulate(
     source: Source | Iterator[Batch],
@@ -201,7 +221,8 @@ def accumulate(
         trail = _Trail(source, rank, world)
         batches = trail.follow(done, complete["trail"], path)
     saved = time.monotonic()
-    with tqdm(total=total, initial=done, desc="measuring", unit="batch", disable=not progress or rank > 0) as bar:
+    shown = progress and rank == 0
+    with tqdm(total=total, initial=done, desc="measuring", unit="batch", disable=not shown) as bar, ticking(bar):
         try:
             for number, batch in batches:
                 for line in batch.skipped:
@@ -257,6 +278,7 @@ def _update(
             values = values.to(options.device)
         if meter is not None:
             return meter.update(values, index=index)
+        spectra.planes_last(values, "values")
         meter = _meter(values.shape[-2:], options).update(values, index=index)
     except (ValueError, TypeError) as error:
         raise plain(error, f"batch {number}") from None

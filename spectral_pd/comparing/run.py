@@ -1,0 +1,229 @@
+"""Make the pictures, measure them, and go on where a run was stopped.
+
+Processes that ``torchrun`` or ``accelerate launch`` started share the (prompt, sample) pairs: each makes every setting's
+picture of its own pairs, from one noise, and measures them. They talk through the folder alone; whoever finds everything
+there writes the report.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from spectral_pd import inputs
+from spectral_pd.comparing import metrics as known
+from spectral_pd.comparing import report
+from spectral_pd.comparing.environment import environment
+from spectral_pd.comparing.metrics import METRICS, Features, Measure
+from spectral_pd.comparing.samplers import Sampler
+from spectral_pd.comparing.settings import Setting, Table, named_once
+from spectral_pd.comparing.storage import (
+    COSTS,
+    LATENCY,
+    VALUES,
+    Appended,
+    Folder,
+    grid,
+    read_picture,
+    save_features,
+    save_picture,
+)
+from spectral_pd.inputs import comparisons, shown
+
+
+def compare(
+    sampler: Sampler | None,
+    prompts: Any,
+    settings: Table | Sequence[Setting],
+    *,
+    out: str | Path,
+    metrics: Sequence[str] = (),
+    seeds: int = 1,
+    rounds: int = 3,
+    about: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> report.Comparison | None:
+    """Compare ways of sampling one model: pictures, metrics, latency, FLOPs and a report, in a folder.
+
+    Everything that can be known to fail does so before the first picture: settings, adapters, packages, weights. A second
+    call with the same folder makes what is missing, so more seeds, prompts, settings or metrics can follow, and so can
+    metrics whose packages need another environment.
+
+    Parameters
+    ----------
+    sampler
+        Makes the pictures, e.g. a :class:`~spectral_pd.comparing.samplers.PipelineSampler`; None where they are all
+        there.
+    prompts
+        Texts, entries with "prompt" (what else they hold is kept for evaluators), or a file of them.
+    settings
+        From :func:`~spectral_pd.comparing.settings.load_table`, or some of your own. The first full run of the most steps
+        is what the others are compared with.
+    out
+        Folder of this comparison.
+    metrics
+        Names of :data:`spectral_pd.comparing.metrics.METRICS`.
+    seeds
+        Pictures of each prompt; sample s of prompt p has the seed ``10000 p + s`` in every setting.
+    rounds
+        Timed denoisings of each setting, in turns, after one that warms up; 0 takes no time.
+    about
+        Facts for the report, such as the model's name.
+    device
+        Of the metrics.
+    progress
+        Show a bar with the time left.
+
+    Returns
+    -------
+    What the report says; ``print`` shows its table. None where other processes still have to finish.
+    """
+    table = settings if isinstance(settings, Table) else Table("", named_once(settings))
+    entries = comparisons.prompts(prompts, "prompts")
+    comparisons.seeds(seeds, comparisons.MOST_SEEDS)
+    inputs.whole(0)(rounds, "rounds")
+    loaded = {name: known.load(name, device) for name in metrics}
+    reference = full_run(table.settings)
+    comparisons.reference([name for name in loaded if METRICS[name].needs_reference], reference)
+    if sampler is not None:
+        plans = {s.name: sampler.plan(s, entries[0]["prompt"]) for s in table.settings}
+    folder, (rank, world) = Folder(Path(out)), share()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        _begin(folder, table, entries, metrics=metrics, seeds=seeds, reference=reference, about=about or {})
+        if sampler is not None:
+            _costs(folder, sampler, table.settings, plans, entries[0]["prompt"])
+            _latency(folder, sampler, table.settings, entries[0]["prompt"], rounds=rounds, progress=progress)
+    mine = list(grid(len(entries), seeds))[rank::world]
+    order = sorted(
+        table.settings, key=lambda s: s is not reference
+    )  # the reference first: others are measured against it
+    done = folder.values()
+    values = Appended(folder.path / f"values-{rank}.csv", VALUES)
+    bar = tqdm(
+        total=len(mine) * len(order), desc="pictures", unit="picture", disable=not progress or rank > 0, smoothing=0
+    )
+    with bar:
+        for prompt, sample in mine:
+            for setting in order:
+                _one(folder, sampler, setting, entries[prompt]["prompt"], (prompt, sample))
+                against = None if reference is None else folder.picture(reference.name, prompt, sample)
+                wanted = {n: m for n, m in loaded.items() if (setting.name, prompt, sample, n) not in done}
+                wanted = {n: m for n, m in wanted.items() if setting is not reference or not METRICS[n].relative}
+                _measure(folder, setting, wanted, entries[prompt]["prompt"], (prompt, sample), against, values)
+                bar.update()
+    values.close()
+    return report.write(folder) if report.is_complete(folder) else None
+
+
+def share() -> tuple[int, int]:
+    """(rank, number of processes), as torchrun and accelerate tell their processes."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def full_run(settings: Sequence[Setting]) -> Setting | None:
+    """The ordinary run of the most steps, which the others are compared with."""
+    return max((s for s in settings if s.is_full), key=lambda s: s.steps or 10**6, default=None)
+
+
+def _begin(
+    folder: Folder,
+    table: Table,
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    metrics: Sequence[str],
+    seeds: int,
+    reference: Setting | None,
+    about: Mapping[str, Any],
+) -> None:
+    """Say in the folder what is compared; a run that goes on must agree with what is said there."""
+    record, before = folder.record(), folder.prompts()
+    rows = {s.name: {"family": s.family, "printed": dict(s.printed), **s.facts()} for s in table.settings}
+    comparisons.same("the model's", folder.path, record.get("about", {}), about)
+    facts = record.get("settings", {})
+    for name in set(rows) & set(facts):
+        comparisons.same(f"setting {name!r},", folder.path, facts[name], rows[name])
+    was, now = ({str(i): entry["prompt"] for i, entry in enumerate(e)} for e in (before, entries))
+    comparisons.same("prompt", folder.path, was, now)
+    folder.write_prompts(entries if len(entries) >= len(before) else before)
+    folder.write_record(
+        {
+            "title": table.title or record.get("title", ""),
+            "about": dict(about),
+            "settings": {**facts, **rows},
+            "reference": record.get("reference") or (reference and reference.name),
+            "metrics": list(dict.fromkeys([*record.get("metrics", ()), *metrics])),
+            "seeds": max(seeds, record.get("seeds", 0)),
+            "environment": environment(),
+        }
+    )
+
+
+def _costs(
+    folder: Folder, sampler: Sampler, settings: Sequence[Setting], plans: Mapping[str, Any], prompt: str
+) -> None:
+    known_costs = {row["setting"] for row in folder.rows("costs.csv")}
+    costs = Appended(folder.path / "costs.csv", COSTS)
+    for setting in settings:
+        if setting.name not in known_costs:
+            plan, flops = plans[setting.name], sampler.flops(setting, prompt)
+            sizes = " ".join(map(shown, plan.shapes))
+            split = "+".join(map(str, plan.split))
+            costs.add(setting.name, split, sizes, flops.linear, flops.attention, "; ".join(plan.warnings))
+    costs.close()
+
+
+def _latency(
+    folder: Folder, sampler: Sampler, settings: Sequence[Setting], prompt: str, *, rounds: int, progress: bool
+) -> None:
+    """Rounds in turns, so that whatever slows the machine for a while slows every setting."""
+    done = {(row["setting"], int(row["round"])) for row in folder.rows("latency.csv")}
+    wanted = [(r, s) for r in range(rounds) for s in settings if (s.name, r) not in done]
+    latency = Appended(folder.path / "latency.csv", LATENCY)
+    warm = set[str]()
+    for number, setting in tqdm(wanted, desc="latency", unit="run", disable=not progress):
+        if setting.name not in warm:
+            sampler.seconds(setting, prompt)
+            warm.add(setting.name)
+        latency.add(setting.name, number, f"{sampler.seconds(setting, prompt):.6f}")
+    latency.close()
+
+
+def _one(folder: Folder, sampler: Sampler | None, setting: Setting, prompt: str, which: tuple[int, int]) -> None:
+    path = folder.picture(setting.name, *which)
+    if not path.suffix:
+        comparisons.made(sampler is not None, setting.name, path)
+        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))  # type: ignore[union-attr]
+
+
+def _measure(
+    folder: Folder,
+    setting: Setting,
+    metrics: Mapping[str, Measure | Features],
+    prompt: str,
+    which: tuple[int, int],
+    against: Path | None,
+    values: Appended,
+) -> None:
+    """What the metrics say of one picture, read back from its file."""
+    rows = {name: folder.features(name, setting.name, *which) for name in metrics if METRICS[name].distance}
+    missing = {n: m for n, m in metrics.items() if n not in rows or not rows[n].exists()}
+    if not missing:
+        return
+    frames = read_picture(folder.picture(setting.name, *which))
+    relative = any(METRICS[name].relative for name in missing)
+    others = read_picture(against) if relative and against is not None else [None] * len(frames)
+    for name, metric in missing.items():
+        if name in rows:
+            save_features(rows[name], np.asarray(metric(frames[len(frames) // 2])))  # type: ignore[call-arg]
+        else:
+            found = [metric(frame, prompt, other) for frame, other in zip(frames, others, strict=True)]  # type: ignore[call-arg]
+            values.add(setting.name, *which, name, repr(statistics.fmean(found)))

@@ -1,0 +1,187 @@
+"""An adapter for coarse stages: switched at boundaries, zero changes nothing, agree -> repair -> progressive end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("peft", reason="peft is not installed: pip install 'spectral_pd[diffusers]'")
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'spectral_pd[diffusers]'")
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import finetune
+from accelerate.state import AcceleratorState, GradientState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_pipelines import FLUX, WAN, Z_IMAGE, generator
+
+from spectral_pd.__main__ import main
+from spectral_pd.adapters import adapt, progressive
+from spectral_pd.adapters.stage_lora import StageLora, loaded
+from spectral_pd.agreement import SizeAgreement, size_agreement
+from spectral_pd.training import schedule_metadata
+
+DELTA = 0.03
+FAMILIES = {"flux": FLUX, "z_image": Z_IMAGE, "wan": WAN}
+
+
+@pytest.fixture(autouse=True)
+def one_run_a_test():
+    """accelerate keeps one state a process; a recipe is one run of a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def call(family, **changes):
+    """Arguments of a small call, and those of them a JSON command line can say."""
+    arguments = family.arguments(1, guided=False, num_inference_steps=4, **changes)
+    return arguments, {k: v for k, v in arguments.items() if isinstance(v, (int, float))}
+
+
+def embeddings(family, folder, count=2):
+    folder.mkdir(parents=True, exist_ok=True)
+    prompt = {
+        k: v for k, v in family.prompt(count, False).items() if torch.is_tensor(v[0] if isinstance(v, list) else v)
+    }
+    for i in range(count):
+        save_file({name: value[i].contiguous() for name, value in prompt.items()}, folder / f"{i}.safetensors")
+
+
+def recipe(family, root, *options, steps=3):
+    if not (root / "pipe").exists():
+        family.build().save_pretrained(root / "pipe")
+        embeddings(family, root / "prompts")
+    said = json.dumps(call(family)[1])
+    arguments = [
+        str(root / "pipe"),
+        "--latents",
+        str(root / "prompts"),
+        "--call",
+        said,
+        "--objective",
+        "agree",
+        "--cpu",
+    ]
+    arguments += ["--folder", str(root / "run"), "--out", str(root / "lora.safetensors"), "--own", "2", "--rank", "4"]
+    return finetune.parse([*arguments, "--delta", str(DELTA), "--steps", str(steps), "--batch", "2", *options])
+
+
+def test_flux_end_to_end_agree_repair_progressive(tmp_path):
+    """What is measured falls by the repair; the adapter is on below the full size only; its files resume and load."""
+    args = recipe(FLUX, tmp_path, "--informed", "--rate", "3e-3", "--warmup", "1", steps=60)
+    finetune.train(args)
+    assert sorted(path.name for path in (tmp_path / "run" / "own").iterdir()) == ["0.safetensors", "1.safetensors"]
+    pipe = FLUX.build()
+    arguments, _ = call(FLUX, generator=generator())
+    ride = adapt(pipe, **arguments)
+    plan = ride.plan(delta=DELTA)
+    noise = torch.randn(2, *ride.shape[1:], generator=generator(5))
+
+    def disagreement(velocity):
+        options = {"scales": (1 / 2, 1), "solver": "euler", "batch": 1}
+        return size_agreement(velocity, noise, ride.times, **options).miss[:, 0, : plan.split[0]].mean()
+
+    before = disagreement(ride.velocity)
+    lora = loaded(pipe.transformer, tmp_path / "lora.safetensors")
+
+    def repaired(x, t):
+        lora.enter(noise[:1], tuple(x.shape[-2:]), t, basis=plan.basis, pack=ride.read)
+        return ride.velocity(x, t)
+
+    assert float(disagreement(repaired)) < 0.9 * float(before)
+    lora.switch(False)
+
+    stock = FLUX.build()
+    again, _ = call(FLUX, generator=generator())
+    plain = progressive(stock, **again, delta=DELTA)[0]
+    again, _ = call(FLUX, generator=generator())
+    with_lora = progressive(pipe, **again, delta=DELTA, stage_lora=tmp_path / "lora.safetensors")[0]
+    assert not torch.equal(torch.as_tensor(plain), torch.as_tensor(with_lora))
+    # One stage is the last stage: the untouched network's own result, bit for bit; and so is the pipeline after the run.
+    for scales in ((1,), None):
+        again, _ = call(FLUX, generator=generator())
+        expected = stock(**again)[0]
+        again, _ = call(FLUX, generator=generator())
+        options = {"scales": scales, "stage_lora": tmp_path / "lora.safetensors"} if scales else {}
+        with pytest.warns(UserWarning, match="another schedule") if scales else nullcontext():
+            got = progressive(pipe, **again, **options)[0] if scales else pipe(**again)[0]
+        assert torch.equal(torch.as_tensor(expected), torch.as_tensor(got))
+
+
+@pytest.mark.parametrize("informed", [False, True])
+def test_zero_weights_change_nothing_and_others_stay_active(informed, tmp_path):
+    pipe, stock = FLUX.build(), FLUX.build()
+    ride = adapt(pipe, **call(FLUX, generator=generator())[0])
+    plan = ride.plan(delta=DELTA)
+    names = finetune.layers(pipe.transformer, finetune.PipelineModel.targets)
+    channels = ride.shape[1]
+    options = {"reads": "x_embedder", "planes": {2: channels * 16}} if informed else {}
+    StageLora.add(pipe.transformer, names, rank=2, **options).save(
+        tmp_path / "zero.safetensors", schedule_metadata(plan)
+    )
+    pipe = FLUX.build()
+    zero = progressive(
+        pipe, **call(FLUX, generator=generator())[0], delta=DELTA, stage_lora=tmp_path / "zero.safetensors"
+    )
+    plain = progressive(stock, **call(FLUX, generator=generator())[0], delta=DELTA)
+    assert torch.allclose(torch.as_tensor(zero[0]), torch.as_tensor(plain[0]), atol=1e-6)
+    # Negative control: weights that are not zero do change it.
+    tensors = load_file(tmp_path / "zero.safetensors")
+    other = {n: v + 0.1 for n, v in tensors.items()}
+    with safe_open(tmp_path / "zero.safetensors", "pt") as file:
+        save_file(other, tmp_path / "other.safetensors", file.metadata())
+    moved = progressive(
+        pipe, **call(FLUX, generator=generator())[0], delta=DELTA, stage_lora=tmp_path / "other.safetensors"
+    )
+    assert not torch.allclose(torch.as_tensor(moved[0]), torch.as_tensor(plain[0]), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["z_image", "wan"])
+def test_the_recipe_repairs_other_families(name, tmp_path):
+    family = FAMILIES[name]
+    finetune.train(recipe(family, tmp_path, *(["--informed"] if name == "wan" else [])))
+    pipe = family.build()
+    stage = {"delta": DELTA, "stage_lora": tmp_path / "lora.safetensors"}
+    result = progressive(pipe, **call(family, generator=generator())[0], **stage)[0]
+    assert bool(torch.isfinite(torch.as_tensor(result)).all())
+
+
+def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_cannot_be(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune.train(recipe(FLUX, whole, "--informed", steps=4))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    finetune.train(recipe(FLUX, parts, "--informed", "--checkpoint-every", "2", steps=2))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    finetune.train(recipe(FLUX, parts, "--informed", steps=4))
+    a, b = (load_file(root / "lora.safetensors") for root in (whole, parts))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with pytest.raises(ValueError, match="--informed is not supported"):
+        finetune.train(recipe(Z_IMAGE, tmp_path / "z", "--informed"))
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no adapter for coarse stages"):
+        loaded(FLUX.build().transformer, tmp_path / "other.safetensors")
+
+
+def test_the_command_measures_a_pipeline_from_its_folder(tmp_path, capsys):
+    FLUX.build().save_pretrained(tmp_path / "pipe")
+    embeddings(FLUX, tmp_path / "prompts", 1)
+    size, outputs = ["--size", "128", "128", "--steps", "4"], [str(tmp_path / name) for name in ("a.png", "a.pt")]
+    words = ["--embeddings", str(tmp_path / "prompts" / "0.safetensors"), "--seeds", "2", "--delta", str(DELTA)]
+    assert main(["agree", str(tmp_path / "pipe"), *words, *size, "--figure", outputs[0], "--out", outputs[1]]) == 0
+    said = capsys.readouterr().out
+    assert "FluxPipeline: 2 full runs, 4 steps" in said
+    assert "sizes measured on 2 runs" in said
+    assert len(SizeAgreement.load(outputs[1]).miss) == 2
+    assert Path(outputs[0]).stat().st_size > 1000
+    assert main(["agree", str(tmp_path / "none"), *words]) == 1
