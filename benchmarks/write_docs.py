@@ -18,6 +18,8 @@ from pathlib import Path
 
 from equation_table import equations
 
+from spectral_pd.pretrained import PRETRAINED, step_cost
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+)(?: rows=(\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -764,6 +766,79 @@ def two_grids_faces() -> str:
     return _two_grids_chosen("face denoiser")
 
 
+def two_grids_latent() -> str:
+    """The same on the small transformer in FLUX.1's latent space."""
+    return _two_grids_chosen("latent transformer")
+
+
+def two_grids_parts() -> str:
+    """The choice with one kind of feature after another."""
+    data = [row for row in _two_grids("small transformer", "part: ")]
+    names = list(dict.fromkeys(row["way"] for row in data))
+    psnr = {(row["way"], row["aim"]): _interval(row, "psnr", ".1f") for row in data}
+    aims = sorted({row["aim"] for row in data}, key=float)
+    body = [[name.removeprefix("part: "), *(psnr[name, aim] for aim in aims)] for name in names]
+    return f"{markdown(['features', *(f'{float(aim):g}x, dB' for aim in aims)], body)}\n{_made(data)}"
+
+
+def two_grids_random() -> str:
+    """The choice against the best of many random patterns of its cost, on the same few seeds."""
+    data = _two_grids("small transformer", "random, best")
+    header = [
+        "speedup",
+        "random patterns",
+        "worth a run",
+        "the best of them, dB",
+        "the choice, dB",
+        "the best, on other seeds",
+    ]
+    body = [
+        [
+            f"{float(row['aim']):g}x",
+            row["tried"],
+            row["ran"],
+            f"{float(row['best_there']):.1f} `{row['calls']}`",
+            f"{float(row['choice_there']):.1f}",
+            _interval(row, "psnr", ".1f"),
+        ]
+        for row in data
+    ]
+    return f"{markdown(header, body)}\n{_made(data)}"
+
+
+def two_grids_seeds() -> str:
+    """Choice and weights from few and from many calibration runs."""
+    data = _two_grids("small transformer", "calibrated on")
+    data.sort(key=lambda row: int(row["runs"]))
+    body = [
+        [
+            row["runs"],
+            f"{float(row['speedup']):.2f}x",
+            f"`{row['calls']}`",
+            f"{float(row['predicted']):.1f}",
+            _interval(row, "psnr", ".1f"),
+        ]
+        for row in data
+    ]
+    return f"{markdown(['runs', 'speedup', 'calls', 'predicted, dB', 'measured, dB'], body)}\n{_made(data)}"
+
+
+def two_grids_models() -> str:
+    """What the patterns of the small transformer would save of the usual runs of pretrained models, from counted costs."""
+    patterns = [row for row in _two_grids("small transformer", "chosen", "held") if row["way"] in ("chosen", "held")]
+    patterns = [row for row in patterns if row["way"] == "chosen" or row["steps"] == "15"]
+    header = ["model", "usual steps", "a call at half", "at quarter"]
+    header += [f"{'held ' * (row['way'] == 'held')}`{row['calls']}`" for row in patterns]
+    body = []
+    for name, model in PRETRAINED.items():
+        cost = step_cost(name, model.grid)
+        half, quarter = (cost(tuple(n // r for n in model.grid)) for r in (2, 4))
+        price = {"F": 1.0, "h": half, "q": quarter, ".": 0.0}
+        shares = [f"{20 / sum(price[c] for c in row['calls']):.2f}x" for row in patterns]
+        body.append([model.label, str(model.steps), f"{half:.3f}", f"{quarter:.3f}", *shares])
+    return markdown(header, body)
+
+
 def two_grids_ways() -> str:
     """Ways that need no calibration, on the small transformer."""
     data = _two_grids("small transformer", "progressive", "held")
@@ -784,22 +859,40 @@ def two_grids_ways() -> str:
 
 
 def two_grids_prediction() -> str:
-    """Predicted against measured PSNR of patterns drawn at random."""
-    data = _two_grids("small transformer", "check")
-    miss = [float(row["predicted"]) - float(row["psnr"]) for row in data]
-    body = [
-        [
-            f"{float(row['speedup']):.2f}x",
-            f"`{row['calls']}`",
-            f"{float(row['predicted']):.1f}",
-            _interval(row, "psnr", ".1f"),
-            f"{off:+.1f}",
-        ]
-        for row, off in zip(data, miss, strict=True)
+    """Predicted against measured PSNR of patterns drawn at random: from the moments, and after one run of each."""
+    data = [row for row in _two_grids("small transformer", "check") if row["way"] == "check"]
+    refined = {row["calls"]: row for row in _two_grids("small transformer", "check, refined")}
+
+    def off(row: dict[str, str]) -> float:
+        return float(row["predicted"]) - float(row["psnr"])
+
+    body = []
+    for row in data:
+        cells = [f"{float(row['speedup']):.2f}x", f"`{row['calls']}`"]
+        for one in (row, refined.get(row["calls"])):
+            measured = (
+                []
+                if one is None
+                else [f"{float(one['predicted']):.1f}", _interval(one, "psnr", ".1f"), f"{off(one):+.1f}"]
+            )
+            cells += measured or ["", "", ""]
+        body.append(cells)
+    header = [
+        "speedup",
+        "calls",
+        "forecast, dB",
+        "measured, dB",
+        "off by",
+        "after refine, dB",
+        "measured, dB",
+        "off by",
     ]
-    table = markdown(["speedup", "calls", "predicted, dB", "measured, dB", "off by"], body)
-    size = sorted(map(abs, miss))
-    return f"{table}\nOff by {statistics.median(size):.1f} dB in the median, {size[-1]:.1f} dB at most. {_made(data)}"
+    said = [
+        f"{name}: off by {statistics.median(size):.1f} dB in the median, {max(size):.1f} dB at most."
+        for name, ones in (("Forecast", data), ("After refine", list(refined.values())))
+        if (size := [abs(off(one)) for one in ones])
+    ]
+    return f"{markdown(header, body)}\n{' '.join(said)} {_made([*data, *refined.values()])}"
 
 
 def video_spectrum() -> str:
@@ -913,6 +1006,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "trained_network": trained_network,
     "two_grids": two_grids,
     "two_grids_faces": two_grids_faces,
+    "two_grids_latent": two_grids_latent,
+    "two_grids_models": two_grids_models,
+    "two_grids_parts": two_grids_parts,
+    "two_grids_random": two_grids_random,
+    "two_grids_seeds": two_grids_seeds,
     "two_grids_ways": two_grids_ways,
     "two_grids_prediction": two_grids_prediction,
     "pareto_best": pareto_best,
