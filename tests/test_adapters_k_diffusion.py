@@ -374,13 +374,21 @@ def test_the_stage_clock_and_fresh_noise_are_the_samplers(path):
         assert (one - other).abs().max() > 1e-3  # negative control: clock and coupling each make a difference
 
 
+@pytest.mark.parametrize("clock", ["full", "stage"])
 @pytest.mark.parametrize("name", STOCHASTIC[:-1])
-def test_a_seed_an_item(name):
+def test_a_seed_an_item(name, clock):
     """Item i of a batch is a batch of one: every stochastic function, whatever noise it would draw itself."""
     function, x = function_of(name), KARRAS[0] * white(batch=3)
 
     def run(items: slice, seed):
-        options = {**OPTIONS, "path": "edm", "transition_times": (0.7,), "sampler": function, "seed": seed}
+        options = {
+            **OPTIONS,
+            "path": "edm",
+            "transition_times": (0.7,),
+            "sampler": function,
+            "seed": seed,
+            "clock": clock,
+        }
         return sample_spectral(edm_model, x[items], run_of("edm")[1], **options)
 
     together = run(slice(0, 3), [7, 8, 9])

@@ -109,7 +109,7 @@ def sample_spectral(
     plan = plan_of(levels, tuple(x.shape[-2:]), path, {"scales": (1 / 2, 1), **options})
     run = partial(_by_solver, find_solver(sampler, "sampler"), path) if isinstance(sampler, str) else sampler
     if seed is not None and "noise_sampler" in inspect.signature(run).parameters:
-        run = partial(run, noise_sampler=brownian_noise(x, float(levels.max()), seed))
+        run = partial(_seeded, run, seed)
     run = partial(run, extra_args=dict(extra_args or {}), disable=disable)
     if plan.clock == "full" and coupling == "coupled":
         return run(StagedDenoiser(model, plan, path), x, levels, callback=callback)
@@ -126,9 +126,8 @@ def flow_times(sigmas: Tensor, path: Path) -> list[float]:
 def plan_of(sigmas: Tensor, shape: tuple[int, ...], path: Path, options: Mapping[str, Any]) -> Plan:
     """The plan of a run over `sigmas`, which may begin and stop anywhere, and may also go up, from 0 to noise."""
     times = sorted(set(flow_times(sigmas, path)), reverse=True)
-    if (
-        times[-1] > 0
-    ):  # what comes after is not known: steps that halve the level, so that every transition has its place
+    if times[-1] > 0:
+        # What comes after is not known: steps that halve the level, so that every transition has its place.
         times += [times[-1] / 2**k for k in range(1, 40)] + [0.0]
     return planned(times, shape, options)
 
@@ -175,15 +174,10 @@ class StagedDenoiser:
         stage, basis = self.stage(level), self.plan.basis
         if stage.shape == self.plan.shape:
             return self.model(x, sigma, **arguments)
-        kappa = (
-            stage.ratio
-            if self.path == "edm"
-            else align_scale.bare(local_level(level, stage.ratio, "flow"), stage.ratio)
-        )
+        ratio, low = stage.ratio, local_level(sigma, stage.ratio, self.path)
+        kappa = ratio if self.path == "edm" else align_scale.bare(local_level(level, ratio, "flow"), ratio)
         y = (basis.restrict(x.to(working_dtype(x.dtype)), stage.shape) / kappa).to(x.dtype)
-        return raised(
-            self.model(y, local_level(sigma, stage.ratio, self.path), **arguments), self.plan.shape, basis
-        ).to(x)
+        return raised(self.model(y, low, **arguments), self.plan.shape, basis).to(x)
 
 
 def _end(plan: Plan, i: int) -> float:
@@ -264,20 +258,27 @@ def _by_solver(
         return (y - seen["denoised"]) / t
 
     y, history = flow_from_edm(x, float(sigmas[0]))[0] if path == "edm" else x, None
-    for i, (t, t_next) in enumerate(pairwise(tqdm(flow_times(sigmas, path), disable=bool(disable)))):
+    steps = list(pairwise(flow_times(sigmas, path)))
+    for i, (t, t_next) in enumerate(tqdm(steps, disable=bool(disable))):
         y, history = solver(velocity, y, t, t_next, history)
         if callback is not None:
             callback({**seen, "i": i, "sigma": sigmas[i]})
     return edm_from_flow(y, t_next)[0] if path == "edm" else y
 
 
-def brownian_noise(x: Tensor, sigma_max: float, seed: Source) -> Callable[[Any, Any], Tensor]:
-    """k-diffusion's `noise_sampler` with a seed an item: increments of a Brownian tree each, of unit variance."""
+def _seeded(run: Sampler, seed: Source, model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, **more: Any) -> Tensor:
+    """Run a sampler with k-diffusion's `noise_sampler` from a seed an item."""
+    return run(model, x, sigmas, noise_sampler=_brownian_noise(x, float(sigmas.max()), seed), **more)
+
+
+def _brownian_noise(x: Tensor, sigma_max: float, seed: Source) -> Callable[[Any, Any], Tensor]:
+    """Increments of a Brownian tree an item on the grid of `x`, of unit variance."""
     import torchsde  # both k-diffusion and ComfyUI come with it
 
     ends = {"t0": 0.0, "t1": sigma_max, "w0": torch.zeros(x.shape[1:])}
     keys = NoiseField(seed).item_keys(len(x))
-    trees = [torchsde.BrownianTree(**ends, entropy=key % 2**63) for key in keys]
+    # One tree a grid: the size is part of its seed.
+    trees = [torchsde.BrownianTree(**ends, entropy=(key ^ x[0].numel()) % 2**63) for key in keys]
 
     def draw(sigma: Any, sigma_next: Any) -> Tensor:
         low, high = sorted((float(sigma), float(sigma_next)))
