@@ -31,6 +31,7 @@ from spectral_pd.adapters import sample_spectral
 from spectral_pd.adapters.k_diffusion import flow_times
 from spectral_pd.adapters.walk import Walk
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm, flow_from_vp, vp_from_flow
+from spectral_pd.solvers import find_solver
 
 X0, EPS = (torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 TIMES = [0.05, 0.3, 0.5, 0.8, 0.97]
@@ -304,13 +305,16 @@ def test_every_sampler_leaves_white_noise_of_the_present_level_where_the_answer_
 @pytest.mark.parametrize("path", PATHS)
 @given(
     split=st.integers(1, 11),
-    t_star=st.floats(0.05, 0.95),
+    t_star=st.floats(0.25, 0.95),
     start=st.integers(0, 3),
     name=st.sampled_from(["euler", "heun"]),
 )
 @settings(max_examples=25, deadline=None)
 def test_two_halves_are_one_run(path, split, t_star, start, name):
-    """Split sigmas, cut anywhere, also inside the coarse stage: the state between has the full size and all that is needed."""
+    """Split sigmas, cut anywhere, also inside the coarse stage: the state between has the full size and all that is needed.
+
+    A transition that the whole run never reaches would be forced into its last step, which the first half cannot know.
+    """
     model, sigmas = run_of(path)
     sigmas = sigmas[min(start, split - 1) :]
     split = split - min(start, split - 1)
@@ -395,7 +399,7 @@ def test_a_seed_an_item(name, clock):
     torch.testing.assert_close(together[1:2], run(slice(1, 2), [8]))
     assert not torch.allclose(together[1:2], run(slice(1, 2), [7]))
     assert torch.equal(together, run(slice(0, 3), 7))  # an int counts on from item to item
-    with pytest.raises(ValueError, match="batch of 3 items"):
+    with pytest.raises(ValueError, match="batch of 3"):
         run(slice(0, 3), [7, 8])
 
 
@@ -476,7 +480,7 @@ def test_a_first_stage_without_steps_disappears(clock):
         plan = plan_at(times, (0.8, 0.7)[: len(scales) - 1], GRID, scales=scales, clock=clock)
         assert plan.split == (0,) * (len(scales) - 1) + (len(times) - 1,)
         results.append(sample(FIELD.velocity, white(), plan, **start))
-        assert torch.equal(Walk(plan, white(), solver=euler, **start).state, start.get("start", white()))
+        assert torch.equal(Walk(plan, white(), solver=find_solver("euler"), **start).state, start.get("start", white()))
     assert torch.equal(*results)
     between = plan_at(times, (0.8, times[2]), GRID, scales=(1 / 4, 1 / 2, 1), clock=clock)
     assert between.split[0] == 0
