@@ -155,11 +155,12 @@ def graph(
 class Trial:
     """One server, and the rows of what it did."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.server, self.folder, self.rows = server, folder, list[dict[str, str]]()
+    def __init__(self, server: Server, path: Path, folder: Path) -> None:
+        self.server, self.path, self.folder, self.rows = server, path, folder, list[dict[str, str]]()
         self.info = json.loads(server.get("/object_info"))
 
     def row(self, part: str, case: str, result: str, detail: str = "") -> None:
+        detail = detail.replace(str(self.path), "ComfyUI")
         print(f"{part:10} {case:28} {result:12} {detail}", flush=True)
         self.rows.append({"part": part, "case": case, "result": result, "detail": detail})
 
@@ -341,7 +342,7 @@ class Trial:
 
     def spectra(self) -> None:
         """Measure Spectrum saves a file, the sampler reads it, the plan node shows the plan."""
-        prompt = self.picture(graph("FLUX.1", "1/2, 1", spectrum="file"), "FLUX.1")
+        prompt = self.picture(graph("FLUX.1", "1/2, 1", spectrum="file", delta=0.001), "FLUX.1")
         batch = {"image": ["scaled", 0], "amount": 2}
         prompt["batch"] = {"class_type": "RepeatImageBatch", "inputs": batch}
         prompt["measure"] = {
@@ -418,8 +419,9 @@ def main() -> int:
         "wrong",
         "cancelled",
     ]
-    with running(args.path.resolve(), args.port) as server, tempfile.TemporaryDirectory() as folder:
-        trial = Trial(server, Path(folder))
+    path = args.path.resolve()
+    with running(path, args.port) as server, tempfile.TemporaryDirectory() as folder:
+        trial = Trial(server, path, Path(folder))
         for part in args.only or [*parts, "samplers"]:
             getattr(trial, part)()
         version = json.loads(server.get("/system_stats"))["system"]["comfyui_version"]
