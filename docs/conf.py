@@ -54,10 +54,14 @@ nitpick_ignore_regex = [
 ]
 
 
+COMFYUI_NODES = "spectral_pd.adapters.comfyui.nodes"
+
+
 def write_pages() -> None:
     """Pages made from other files: a copy of the notebooks, and one API page a module, so that a new one needs no line here."""
     names = [info.name for info in pkgutil.walk_packages(spectral_pd.__path__, "spectral_pd.")]
-    names = [name for name in names if not any(part.startswith("_") for part in name.split("."))]
+    # ComfyUI's nodes can be imported inside of ComfyUI only; docs/comfyui.md is their page.
+    names = [n for n in names if not any(part.startswith("_") for part in n.split(".")) and n != COMFYUI_NODES]
     _sync(HERE / "api", {"index.rst": _index(names)} | {f"{name}.rst": _page(name) for name in names})
     _sync(HERE / "notebooks", {path.name: path.read_text() for path in (HERE.parent / "notebooks").glob("*.ipynb")})
 

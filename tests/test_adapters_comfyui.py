@@ -589,6 +589,7 @@ def test_rows_of_the_real_program_are_good():
     with (ROOT / "benchmarks" / "results" / "comfyui.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["part"] for row in rows} == {"class", "workflow", "behaviour", "refusal", "sampler"}
+    assert {row["result"] for row in rows} == {"yes"}
     assert [row["case"] for row in rows if row["part"] == "workflow"] == [
         "image_to_image",
         "text_to_image",
