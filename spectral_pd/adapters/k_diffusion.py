@@ -75,7 +75,7 @@ def sample_spectral(
         ``"flow"`` or ``"edm"``; see the module's text.
     sampler
         ``"euler"``, ``"heun"``, ``"dpmpp_2m"`` (:mod:`spectral_pd.solvers`), or a function of k-diffusion or ComfyUI, whose
-        own options :func:`functools.partial` sets. A call at a level above a stage's t* is made on that stage's grid.
+        own options ``functools.partial`` sets. A call at a level above a stage's t* is made on that stage's grid.
     seed
         An int or one an item: where the noise of a stochastic sampler that takes `noise_sampler` comes from (a Brownian tree
         an item), and of ``coupling="fresh"``; item i then equals a batch of one. None leaves both as they are.
