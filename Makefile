@@ -33,6 +33,7 @@ $(VENV)/.ready: pyproject.toml setup.py build_tools/backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check '$(TORCH)'
 	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps 'k-diffusion>=0.1.1' # which asks for what it trains with
 	touch $@
 
 # The installation has built the extension; again where csrc was changed since.

@@ -124,6 +124,25 @@ def adapters() -> str:
     )
 
 
+def comfyui() -> str:
+    """What a real ComfyUI did: model classes, workflows, behaviours, refusals, samplers."""
+    data = rows("comfyui")
+    heads = {
+        "class": ["model class", "one scale is the stock result, two run", "calls at 1/2, 1"],
+        "workflow": ["workflow", "runs; one scale is the stock result", "calls at 1/2, 1"],
+        "behaviour": ["what", "as documented", "seen"],
+        "refusal": ["wrong input", "refused", "node and sentence"],
+        "sampler": ["sampler", "one scale is the stock result, two the same picture", "off by: flow, EDM"],
+    }
+    tables = []
+    for part, head in heads.items():
+        body = [[row["case"], row["result"], row["detail"]] for row in data if row["part"] == part]
+        tables.append(markdown(head, body))
+    first = data[0]
+    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {first['commit']}."
+    return "\n".join([*tables, made]) + "\n"
+
+
 def flux_reduced() -> str:
     """Measured against predicted speedup of FLUX.1-dev with few blocks, medians over rounds."""
     data = rows("flux_reduced")
@@ -1132,6 +1151,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "usual_plans": usual_plans,
     "few_steps": few_steps,
     "adapters": adapters,
+    "comfyui": comfyui,
     "flux_reduced": flux_reduced,
     "compare_small": compare_small,
     "evaluate_hours": evaluate_hours,

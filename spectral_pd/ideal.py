@@ -214,7 +214,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     power = {shape: field.power(shape) for shape in plan.shapes}
     gain = walk(
         plan.moves(),
-        torch.ones_like(power[plan.shapes[0]]) / plan.start_kappa,
+        torch.ones_like(power[plan.start_shape]) / plan.start_kappa,
         lambda gain, t: gain_velocity(power[tuple(gain.shape)], gain, t),
         find_solver(solver),
         grow=lambda gain, move: move.kappa * _padded(gain, move.fine, move.t),

@@ -122,7 +122,7 @@ def test_pages_run_elsewhere_are():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What a reader's folder holds when the pages speak of it: photographs, stored latents, a checkout's benchmarks."""
+    """What a reader's folder holds when the pages speak of it: photographs, stored latents, a ComfyUI, a checkout's benchmarks."""
     demo = pytest.importorskip("spectral_pd.measuring.demo")
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
@@ -131,6 +131,8 @@ def folder(tmp_path, monkeypatch):
     for name, picture in list(demo.photographs().items())[:3]:
         array = ((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
         image.fromarray(array).save(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "ComfyUI" / "custom_nodes").mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "main.py").touch()
     (tmp_path / "latents").mkdir()
     field = spectral_pd.GaussianField(spectral_pd.PRESETS["flux"], (32, 32))
     for index in range(8):
