@@ -122,7 +122,7 @@ def test_pages_run_elsewhere_are():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What a reader's folder holds when the pages speak of it: photographs, stored latents, a ComfyUI, a checkout's benchmarks."""
+    """What a reader has when the pages speak of it: photographs, stored latents, a ComfyUI, a checkout."""
     demo = pytest.importorskip("spectral_pd.measuring.demo")
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
