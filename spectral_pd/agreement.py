@@ -8,8 +8,8 @@ w)``, ``R(x') = U^T D(x', T) / r`` the low band of the full-size answer, and ``C
 
 with another draw of the high band in ``x''``. B is the network's disagreement with itself and can be trained away
 (:func:`~spectral_pd.training.agreement_sample`); V is what y cannot know, and a coarse call that is told the seed's own high
-band can (:func:`~spectral_pd.restriction.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high band that every
-coarse stage drops, which delta bounds.
+band can (:func:`~spectral_pd.restriction.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high
+band that every coarse stage drops, which delta bounds.
 
 *What that costs the picture.* On the full clock a progressive run is the full run with ``D + e_k`` in the place of D, where
 ``e_k = r U C - D``. So the distance to the full run moves along the solver itself with ``v = (xi - (g xi + eta + e_k)) /
