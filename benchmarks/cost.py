@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -422,7 +422,7 @@ class Usual:
     label: str = ""
     steps: int = 0
     shift: float = 0.0
-    spacing: Literal["", leading, trailing] = ""
+    spacing: Literal["", "leading", "trailing"] = ""
 
     @property
     def known(self) -> tuple[str, str, Grid, int]:

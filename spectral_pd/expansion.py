@@ -30,6 +30,8 @@ from spectral_pd.inputs import door, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.theory import align_scale, align_time
 
+__all__ = ["Grow", "expand", "expand_aligned", "restrict_noise", "restrict_signal"]
+
 Source: TypeAlias = int | torch.Generator | Sequence[int | torch.Generator]
 """An int seed, a generator, or a list of one an item: what ``seed=`` takes."""
 

@@ -26,6 +26,8 @@ from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import optimal_gain
 
+__all__ = ["FiniteDataset", "GaussianField", "Prediction", "predict"]
+
 
 class GaussianField:
     """A stationary Gaussian field with a given spectrum, and its exact denoiser at every stage size.
@@ -212,7 +214,7 @@ def predict(plan: Plan, field: GaussianField, solver: SolverName | Solver = "eul
     power = {shape: field.power(shape) for shape in plan.shapes}
     gain = walk(
         plan.moves(),
-        torch.ones_like(power[plan.shapes[0]]) / plan.start_kappa,
+        torch.ones_like(power[plan.start_shape]) / plan.start_kappa,
         lambda gain, t: gain_velocity(power[tuple(gain.shape)], gain, t),
         find_solver(solver),
         grow=lambda gain, move: move.kappa * _padded(gain, move.fine, move.t),

@@ -37,6 +37,17 @@ from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain, snr
 
+__all__ = [
+    "StageSample",
+    "check_metadata",
+    "draw_times",
+    "schedule_metadata",
+    "stage_endpoints",
+    "stage_intervals",
+    "stage_loss",
+    "stage_sample",
+]
+
 Draw = Literal["covering", "steps", "paper"]
 DRAW = inputs.choice("covering", "steps", "paper")
 
@@ -356,14 +367,9 @@ def step_weights(
             held[corner(shapes[k])] = 1.0
             answer = held * (posterior_data_gain.bare(t, power) * xi + (power.sqrt() if k == wrong else 0.0))
             xi, history = solve(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
-        response.append(float(xi.square().sum() / (held_power(power, shapes[wrong]))))
+        response.append(float(xi.square().sum() / power[corner(shapes[wrong])].sum()))
     mean = math.fsum(response) / max(len(response), 1)
     return tuple(value / mean for value in response)
-
-
-def held_power(power: Tensor, shape: tuple[int, ...]) -> float:
-    """Power of the coefficients that a grid holds."""
-    return float(power[corner(shape)].sum())
 
 
 @door(plan=STAGED, spectrum=inputs.optional(inputs.instance(PowerLaw, "the PowerLaw the plan came from, or None")))

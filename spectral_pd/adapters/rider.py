@@ -41,6 +41,8 @@ from spectral_pd.solvers import Solver, SolverName, euler, find_solver
 from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
+__all__ = ["Ride"]
+
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
 
@@ -237,7 +239,7 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
-            if lora is not None:
+            if lora is not None and made.calls is None:
                 check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":

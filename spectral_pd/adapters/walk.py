@@ -102,7 +102,7 @@ class Walk:
     ) -> None:
         self.plan, self._solver, self._coupled = plan, solver, coupling == "coupled"
         self._noise: Noise = white_noise(noise, seed, plan.basis, plan.shapes)
-        first = plan.shapes[0]
+        first = plan.start_shape
         self.state = (self._noise.on(first) if start is None else plan.basis.restrict(start, first)) / plan.start_kappa
         self._history: Any = None
         self._moves, self._answers = list(plan.moves()), list[Tensor]()

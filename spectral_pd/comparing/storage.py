@@ -1,11 +1,11 @@
 """What a comparison keeps in its folder: pictures, values, costs, latencies. Everything is written once, so that a killed
 run goes on.
 
-comparison.json                 model, settings, call, versions
-prompts.jsonl                   one entry a line
-pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
-features/METRIC/SETTING/...npy  what distances between sets are made of
-values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
+    comparison.json                 model, settings, call, versions
+    prompts.jsonl                   one entry a line
+    pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
+    features/METRIC/SETTING/...npy  what distances between sets are made of
+    values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spectral_pd.inputs import comparisons
 
 VALUES = ("setting", "prompt", "sample", "metric", "value")
 LATENCY = ("setting", "round", "seconds")
-COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "warnings")
+COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "once_flop", "warnings")
 FRAMES_A_SECOND = 16
 
 
@@ -169,7 +169,7 @@ def save_features(path: Path, row: Rows) -> None:
 
 def read_features(paths: Sequence[Path]) -> Rows:
     """Rows of many pictures."""
-    return np.stack([np.load(path) for path in paths])
+    return np.stack([np.load(path, allow_pickle=False) for path in paths])
 
 
 def grid(prompts: int, seeds: int) -> Iterator[tuple[int, int]]:
