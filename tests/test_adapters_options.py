@@ -45,6 +45,7 @@ from tiny_pipelines import (
 from spectral_pd import GaussianField, plan_at, pretrained, restrict_noise, sample, shift_times
 from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive, progressive_block
 from spectral_pd.adapters.families import REFUSED
+from spectral_pd.adapters.layouts import own_rows
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.pretrained import PRETRAINED
 
@@ -564,6 +565,8 @@ def test_minimax_h3_has_a_local_clock_for_its_picture_and_the_full_one_for_its_s
     assert [step["audio"] for step in seen["ride"]] == [step["audio"] for step in seen["stock"]]
     assert len(plan.stages) == 2
     assert seen["ride"] != seen["stock"]  # the picture's clock is another on the coarse grid
+    with pytest.raises(ValueError, match="keyframes are rows beside the latents'"):
+        own_rows(torch.tensor([6, 7, 40, 41]), None)
 
 
 # Variants

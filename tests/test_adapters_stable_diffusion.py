@@ -168,3 +168,20 @@ def test_the_grid_is_the_schedulers_and_sizes_below_what_was_trained_warn():
     assert plan.shape == (64, 80)
     assert any("trained at 512 and more" in text for text in plan.warnings)
     assert ride.layout.spectrum == PRESETS["sdxl"]
+
+
+def test_calls_on_several_grids_and_velocities_know_the_path():
+    whole = stock(SDXL, SDXL.pipe)
+    found = [ours(SDXL, SDXL.pipe, anchors=anchors) for anchors in (range(8), (0, 2, 4, 5, 6, 7))]
+    torch.testing.assert_close(found[0], whole, rtol=0, atol=1e-4)
+    assert torch.isfinite(found[1]).all()
+    assert (found[1] - whole).abs().max() > 1e-2
+    ride, seen = adapt(SDXL.pipe, generator=generator(), **SDXL.arguments()), []
+
+    def euler(velocity, x, t, t_next, history=None):
+        seen.append((x, t, velocity(x, t)))
+        return x + (t_next - t) * seen[-1][2], None
+
+    ride.run(ride.plan(transition_times=(0.8,)), solver=euler)
+    for x, t, v in [call for call in seen if call[0].ndim == 4]:  # without the run on one number that counts the calls
+        torch.testing.assert_close(ride.velocity(x, t), v, rtol=0, atol=1e-4)

@@ -1705,6 +1705,42 @@ SDXL_CN = Family(
     _unet_of("StableDiffusionXLControlNetPipeline", controlnet=_unet_controlnet),
     with_pictures(_sdxl_prompt, "image"),
 )
+SD_CN_I2I = Family(
+    "Stable Diffusion ControlNet image to image",
+    _unet_of("StableDiffusionControlNetImg2ImgPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sd_prompt, "image", "control_image", strength=0.8),
+)
+SD_PIX2PIX = Family(
+    "InstructPix2Pix",
+    _unet_of("StableDiffusionInstructPix2PixPipeline", 8),
+    with_pictures(_sd_prompt, "image"),
+    sized=False,
+)
+SD_PAG = Family(
+    "Stable Diffusion perturbed attention",
+    _unet_of("StableDiffusionPAGPipeline", pag_applied_layers=["mid"]),
+    _sd_prompt,
+)
+SDXL_PAG = Family(
+    "Stable Diffusion XL perturbed attention",
+    _unet_of("StableDiffusionXLPAGPipeline", pag_applied_layers=["mid"]),
+    _sdxl_prompt,
+)
+SDXL_CN_I2I = Family(
+    "Stable Diffusion XL ControlNet image to image",
+    _unet_of("StableDiffusionXLControlNetImg2ImgPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sdxl_prompt, "image", "control_image", strength=0.8),
+)
+SDXL_CN_INP = Family(
+    "Stable Diffusion XL ControlNet inpaint",
+    _unet_of("StableDiffusionXLControlNetInpaintPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sdxl_prompt, "image", "mask_image", "control_image", strength=0.8),
+)
+SD_CN_INP = Family(
+    "Stable Diffusion ControlNet inpaint",
+    _unet_of("StableDiffusionControlNetInpaintPipeline", controlnet=_unet_controlnet),
+    with_pictures(_sd_prompt, "image", "mask_image", "control_image", strength=0.8),
+)
 
 
 K5_I2I = Family(

@@ -713,6 +713,7 @@ MINIMAX_H3 = Layout(
     last=True,
     borrowed="WAN 2.1's fit, not measured on MiniMax-H3's latents",
     trained=768,  # the canvas it was released for
+    networks=("transformer", "transformer_ref"),
 )
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
 COGVIEW4 = Layout(  # 512 to 2048 by its model card

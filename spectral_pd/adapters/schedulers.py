@@ -79,7 +79,7 @@ def path_of(scheduler: Any) -> Path:
     if is_flow(scheduler):
         return Path()
     predicts: Any = _PREDICTS[scheduler.config.prediction_type]
-    convert = partial(velocity_from_vp, predicts=predicts, alphas_cumprod=scheduler.alphas_cumprod)
+    convert = partial(velocity_from_vp, predicts=predicts, alphas_cumprod=scheduler.alphas_cumprod.cpu())
     on_edm = type(scheduler).__name__.startswith("Euler")
     return Path(convert, 1e-3, lambda x, t: (edm_from_flow if on_edm else vp_from_flow)(x, t)[0])
 
