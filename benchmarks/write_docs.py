@@ -138,8 +138,8 @@ def comfyui() -> str:
     for part, head in heads.items():
         body = [[row["case"], row["result"], row["detail"]] for row in data if row["part"] == part]
         tables.append(markdown(head, body))
-    first = data[0]
-    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {first['commit']}."
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {commits}."
     return "\n".join([*tables, made]) + "\n"
 
 
