@@ -88,6 +88,24 @@ def usual_plans() -> str:
     return markdown(header, body)
 
 
+def few_steps() -> str:
+    """The small transformer distilled to few steps: fewer of them, and coarse ones among them."""
+    data = rows("few_steps")
+    header = ["network", "solver", "steps of each stage", "GFLOP"]
+    header += ["distance to 32 steps of the teacher, same noise", "spectrum", "Wasserstein"]
+    body = [
+        [
+            {"others": "teacher, other noise"}.get(row["network"], row["network"]),
+            *(row[name] for name in ("solver", "split", "gflops")),
+            *(f"{row[w]} [{row[f'{w}_low']}, {row[f'{w}_high']}]" for w in ("rmse", "spectrum", "wasserstein")),
+        ]
+        for row in data
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, 95 % intervals; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def adapters() -> str:
     """What was tried of every pipeline."""
     data = rows("adapters")
@@ -105,6 +123,25 @@ def adapters() -> str:
     return (
         f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {first['commit']}.\n"
     )
+
+
+def comfyui() -> str:
+    """What a real ComfyUI did: model classes, workflows, behaviours, refusals, samplers."""
+    data = rows("comfyui")
+    heads = {
+        "class": ["model class", "one scale is the stock result, two run", "calls at 1/2, 1"],
+        "workflow": ["workflow", "runs; one scale is the stock result", "calls at 1/2, 1"],
+        "behaviour": ["what", "as documented", "seen"],
+        "refusal": ["wrong input", "refused", "node and sentence"],
+        "sampler": ["sampler", "one scale is the stock result, two the same picture", "off by: flow, EDM"],
+    }
+    tables = []
+    for part, head in heads.items():
+        body = [[row["case"], row["result"], row["detail"]] for row in data if row["part"] == part]
+        tables.append(markdown(head, body))
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {commits}."
+    return "\n".join([*tables, made]) + "\n"
 
 
 def flux_reduced() -> str:
@@ -127,6 +164,50 @@ def flux_reduced() -> str:
         body.append([latent, str(len(rounds)), plan["split"], f"{predicted:.3f}x", *cells])
     first = data[0]
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
+
+
+def compare_small() -> str:
+    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
+    data = rows("compare_small")
+    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
+    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
+    body = []
+    for setting in dict.fromkeys(row["setting"] for row in data):
+        cells = {row["metric"]: row for row in data if row["setting"] == setting}
+        shown = [setting, cells["psnr"]["gflops"]]
+        for metric in names:
+            digits = 1 if metric == "psnr" else 2
+            for who in ("value", "pareto"):
+                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
+                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
+                shown.append(f"{value} [{least}, {most}]")
+        body.append(shown)
+    first = data[0]
+    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
+
+
+def evaluate_hours() -> str:
+    """Seconds a picture and hours for a thousand of every setting, from the counted FLOPs at the measured rate."""
+    measured = next(row for row in rows("full_size") if row["model"] == "FLUX.1-dev" and row["mode"] == "eager")
+    step = next(row for row in rows("cost") if row["model"] == "FLUX.1-dev" and row["latent"] == measured["latent"])
+    rate = float(step["total_tflop"]) / float(measured["full_step_seconds"])
+    body = []
+    for model in dict.fromkeys(row["model"] for row in rows("paper_tables")):
+        spent = [
+            float(r["full TFLOP"]) for r in rows("paper_tables") if r["model"] == model and r["printed TFLOP"] != "-"
+        ]
+        seconds = [tflop / rate for tflop in spent]
+        body.append([model, str(len(spent)), f"{max(seconds):.1f}", f"{sum(seconds):.1f}", f"{sum(seconds) / 3.6:.1f}"])
+    header = [
+        "table of",
+        "settings",
+        "the full run, s",
+        "one picture of every setting, s",
+        "1000 of every setting, hours",
+    ]
+    note = f"{rate:.0f} TFLOP a second: {measured['device']}, {measured['dtype']}, torch {measured['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {measured['commit']}.\n"
 
 
 def savings() -> str:
@@ -1069,8 +1150,12 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed_steps": same_seed_steps,
     "cost": cost,
     "usual_plans": usual_plans,
+    "few_steps": few_steps,
     "adapters": adapters,
+    "comfyui": comfyui,
     "flux_reduced": flux_reduced,
+    "compare_small": compare_small,
+    "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
     "cuda_speed": cuda_speed,

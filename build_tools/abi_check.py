@@ -45,7 +45,17 @@ def check(version: str, wheel: Path, folder: Path) -> bool:
     subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted], check=True)
     runs = [
         [str(python), "-c", LOADED.format(version=version)],
-        [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_ops.py")],
+        [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            "addopts=",
+            "-p",
+            "no:cacheprovider",
+            str(ROOT / "tests" / "test_ops.py"),
+        ],
     ]
     # Away from the checkout, whose package would hide the installed one.
     return all(subprocess.run(run, cwd=folder, env=environment()).returncode == 0 for run in runs)

@@ -1,4 +1,4 @@
-"""Command line: ``spectral-pd fit``, ``spectral-pd plan``, ``spectral-pd demo`` (also ``python -m spectral_pd``).
+"""Command line: ``spectral-pd fit``, ``plan``, ``calibrate``, ``agree``, ``compare``, ``comfyui``, ``demo``; or ``python -m``.
 
 Exit status: 0 success, 1 a problem with the data or numbers given (one line on standard error), 2 wrong usage, 130 interrupted,
 141 the reader of standard output went away.
@@ -19,6 +19,7 @@ import torch
 
 from spectral_pd import __version__
 from spectral_pd.adapters import agree
+from spectral_pd.adapters.comfyui import command as comfyui
 from spectral_pd.adapters.command import add_calibrate
 from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.comparing import command as comparing
@@ -181,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=run_demo)
     agree.add_parser(commands, HelpFormatter)
     add_calibrate(commands, HelpFormatter)
+    comfyui.add_parser(commands)
     return parser
 
 

@@ -31,6 +31,8 @@ from spectral_pd.inputs import runs, shown
 from spectral_pd.solvers import History, Solver, Velocity
 from spectral_pd.theory import align_scale, align_time
 
+__all__ = ["Plan", "Stage", "Step", "moves", "walk"]
+
 Clock = Literal["full", "stage"]
 Cost: TypeAlias = Callable[[tuple[int, ...]], float]
 State = TypeVar("State")
@@ -268,11 +270,22 @@ class Plan:
 
     @property
     def start_kappa(self) -> float:
-        """The low band of the full-size state at ``times[0]`` over this is the first stage's state; see :func:`start_kappa`."""
-        return start_kappa(self.times[0], self.stages[0].shape, self.shape, self.clock)
+        """The low band of the full-size state at ``times[0]`` over this is the first state; see :func:`start_kappa`."""
+        return start_kappa(self.times[0], self.start_shape, self.shape, self.clock)
 
-    def moves(self, first: int = 0) -> tuple[Move, ...]:
-        """The :class:`Grow` and :class:`Step` of a run, from the transition into stage `first` on."""
+    @property
+    def start_shape(self) -> tuple[int, ...]:
+        """The grid a run begins on: that of the first stage with a step. Stages before it would only lose the high band."""
+        return self.shapes[self._begins]
+
+    @property
+    def _begins(self) -> int:
+        return next(i for i, steps in enumerate(self.split) if steps)
+
+    def moves(self, first: int | None = None) -> tuple[Move, ...]:
+        """The :class:`Grow` and :class:`Step` of a run: of all of it, or from the transition into stage `first` on."""
+        if first is None:
+            return tuple(moves(self.times, self.shapes, self.split, self.clock, first=self._begins))
         return tuple(m for m in moves(self.times, self.shapes, self.split, self.clock) if m.stage >= first)
 
     @property

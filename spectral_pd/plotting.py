@@ -17,6 +17,8 @@ from spectral_pd.plan import Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, Spectrum, as_spectrum
 from spectral_pd.theory import activation_time, max_frequency
 
+__all__ = ["plot_activation", "plot_spectrum", "plot_strips"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -23,6 +23,8 @@ from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, Step, walk
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
 
+__all__ = ["StepInfo", "sample"]
+
 Coupling = Literal["coupled", "fresh"]
 
 
@@ -121,10 +123,10 @@ def sample(
     runs.fresh_seed(noise, seed, coupling)
     field = white_noise(noise, seed, plan.basis, plan.shapes, leading=leading)
     if start is None:
-        x = field.on(plan.shapes[0])
+        x = field.on(plan.start_shape)
     else:
         runs.start_state(start, noise, plan.clock, plan.shape)
-        x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.shapes[0])
+        x = plan.basis.restrict(start.to(working_dtype(field.dtype)), plan.start_shape)
     # A grid that starts below t = 1 takes its noise as the state at T_0; then the coarse state is the low band of that
     # state before alignment.
     x = run(

@@ -102,7 +102,7 @@ class Walk:
     ) -> None:
         self.plan, self._solver, self._coupled = plan, solver, coupling == "coupled"
         self._noise: Noise = white_noise(noise, seed, plan.basis, plan.shapes)
-        first = plan.shapes[0]
+        first = plan.start_shape
         self.state = (self._noise.on(first) if start is None else plan.basis.restrict(start, first)) / plan.start_kappa
         self._history: Any = None
         self._moves, self._answers = list(plan.moves()), list[Tensor]()
@@ -123,6 +123,12 @@ class Walk:
     def stage(self) -> tuple[int, ...]:
         """Grid of the next model call; the full one when there is none."""
         return self.plan.shape if self.finished else self.query().grid
+
+    @property
+    def clock(self) -> float:
+        """The full-size clock's time of the present state."""
+        step = self._moves[0] if self._moves else None
+        return self.plan.times[step.number - 1] if isinstance(step, Step) else 0.0
 
     @property
     def white(self) -> Tensor:
