@@ -1,6 +1,7 @@
 # make demo    the library's main job on real photographs: a table and demo.png
 # make test    the tests
 # make docs    generated blocks and the documentation site, into site/html
+# make look    the site as it is built, in Chromium: widths, formulas, colours, console, search
 # make bench   the benchmarks, with their gates
 # make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (elsewhere: make gpu GPU=--rehearse)
 # make notebooks    run the notebooks and compare them with what is stored
@@ -24,7 +25,7 @@ endif
 
 GPU ?=
 
-.PHONY: install demo test check bench gpu docs notebooks dist wheels format clean
+.PHONY: install demo test check bench gpu docs look notebooks dist wheels format clean
 
 install: $(READY)
 
@@ -71,6 +72,9 @@ docs: $(READY)
 	$(BIN)python benchmarks/write_docs.py
 	$(BIN)python build_tools/architecture.py
 	$(BIN)python -m sphinx -W --keep-going -q -b html -d site/doctrees docs site/html
+
+look: $(READY)
+	$(BIN)python build_tools/site_check.py
 
 notebooks: $(READY)
 	$(BIN)python build_tools/notebooks.py --jobs 2

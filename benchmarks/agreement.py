@@ -4,12 +4,11 @@ r"""Sizes that agree, on the small transformer: what its coarse calls miss, and 
 
 The reference is the full run of two_grids.py, of the same seeds. Rows are added as jobs end; a run that was stopped goes on.
 
-    sizes         what :func:`spectral_pd.agreement.size_agreement` measures of the network as it is, repaired, and repaired and
-                  informed, on other seeds: I, V and B of each size over T
-    progressive   2 and 3 stages at every delta, by each of these networks; and what the first one's measurement predicts
-    for it two grids     the pattern that :func:`spectral_pd.calibrate.choose_pattern` finds at a speedup, with its coarse
-    calls made by the
-                  repaired network
+    sizes         what :func:`spectral_pd.agreement.size_agreement` measures of the network as it is, repaired, and repaired
+                  and informed, on other seeds: I, V and B of each size over T
+    progressive   2 and 3 stages at every delta, by each of these; and what the first one's measurement predicts
+    fitted        the calls of the same plans, each answer a linear combination of all that the run has seen, as in two grids
+    two grids     the pattern that :func:`spectral_pd.calibrate.choose_pattern` finds at a speedup, coarse calls repaired
 
 Weights: tiny_dit/adapters/coarse.safetensors and coarse-blind.safetensors, of tiny_dit/repair.py.
 """
@@ -31,7 +30,6 @@ from tiny_dit.repair import Repaired, plans
 from torch import Tensor
 from two_grids import (
     CALIBRATION,
-    COLUMNS,
     SCALES,
     SEARCH,
     STEPS,
@@ -46,15 +44,19 @@ from two_grids import (
 
 from spectral_pd import Plan, sample
 from spectral_pd.agreement import KINDS, SizeAgreement, size_agreement
-from spectral_pd.calibrate import calibrate, choose_pattern, refine
-from spectral_pd.two_grids import TwoGrids
+from spectral_pd.calibrate import Calibration, Outcome, calibrate, choose_pattern, refine
+from spectral_pd.two_grids import Pattern, TwoGrids
 
 RESULTS = Path(__file__).parent / "results"
 ADAPTERS = WEIGHTS.parent / "adapters"
 FILES = {"as is": None, "repaired": ADAPTERS / "coarse-blind.safetensors", "informed": ADAPTERS / "coarse.safetensors"}
 SPEEDS = (4.0, 5.0, 2.0, 3.0)
 BATCH, SIZES_SEEDS, RUNS = 16, 32, 16
-FIELDS = (*COLUMNS, "split", "delta")
+FIELDS = (
+    *("network", "job", "way", "aim", "delta", "split", "calls", "speedup", "steps", "predicted"),
+    *(f"{name}{end}" for name in ("psnr", "spectrum", "wasserstein") for end in ("", "_low", "_high")),
+    *("std", "samples", "runs", "precision", "device", "torch", "python", "commit"),
+)
 
 
 @cache
@@ -90,25 +92,43 @@ def progressive(task: Task, sizes: SizeAgreement, kind: str, plan: Plan) -> dict
     return row(task, f"progressive, {kind}", torch.cat(parts), **facts)
 
 
-def two_grids(task: Task, kind: str, speed: float, folder: Path) -> dict[str, Any]:
-    """As two_grids.chosen, with coarse calls by the network of a kind, which is told of the noise a run began with."""
+@cache
+def calibrated(task: Task, kind: str) -> tuple[Tensor, Velocity, Calibration]:
+    """Starting noise, the network told of it, and the moments of its runs."""
     w = task.network.start(RUNS, CALIBRATION, "cpu")
     velocity = velocity_of(kind, w)
-    found = calibrate(velocity, w, task.network.times, scales=SCALES, batch=RUNS, model=kind)
+    return w, velocity, calibrate(velocity, w, task.network.times, scales=SCALES, batch=RUNS, model=kind)
+
+
+def two_grids(task: Task, kind: str, speed: float) -> dict[str, Any]:
+    """As two_grids.chosen, with coarse calls by the network of a kind, which is told of the noise a run began with."""
+    w, velocity, found = calibrated(task, kind)
     short = choose_pattern(found, speed, cost=task.cost, keep=3)
     best = max(refine(velocity, w, found, [one.pattern for one in short], cost=task.cost), key=lambda one: one.psnr)
+    return outcome_row(task, "two grids", kind, best, aim=speed)
+
+
+def fitted(task: Task, kind: str, plan: Plan) -> dict[str, Any]:
+    """The calls of a progressive plan, each answer combined from all that the run has seen, with weights as for two grids."""
+    w, velocity, found = calibrated(task, kind)
+    grids = [found.shapes.index(shape) for shape in plan.shapes]
+    calls = tuple((g,) for g, n in zip(grids, plan.split, strict=True) for _ in range(n))
+    (outcome,) = refine(velocity, w, found, [Pattern(plan.times, found.shapes, calls)], cost=task.cost)
+    return outcome_row(task, "fitted", kind, outcome, split="+".join(map(str, plan.split)), delta=f"{plan.delta:g}")
+
+
+def outcome_row(task: Task, way: str, kind: str, outcome: Outcome, **facts: Any) -> dict[str, Any]:
     parts = [
-        solved(TwoGrids(velocity_of(kind, w), best.predictor), w, best.pattern.times)
+        solved(TwoGrids(velocity_of(kind, w), outcome.predictor), w, outcome.pattern.times)
         for w in test_set(task)[0].split(BATCH)
     ]
-    facts = {
-        "aim": speed,
-        "speedup": STEPS / best.cost,
+    facts |= {
+        "speedup": STEPS / outcome.cost,
         "steps": STEPS,
-        "calls": text(best.pattern),
-        "predicted": best.psnr,
+        "calls": text(outcome.pattern),
+        "predicted": outcome.psnr,
     }
-    return row(task, f"two grids, {kind}", torch.cat(parts), **facts)
+    return row(task, f"{way}, {kind}", torch.cat(parts), **facts)
 
 
 def measured(kind: str, task: Task, folder: Path) -> SizeAgreement:
@@ -132,7 +152,7 @@ def measured(kind: str, task: Task, folder: Path) -> SizeAgreement:
 def add(path: Path, fields: list[str], rows: list[dict[str, Any]]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, fields, restval="", lineterminator="\n", extrasaction="ignore")
         if new:
             writer.writeheader()
         writer.writerows(rows)
@@ -144,11 +164,15 @@ def jobs(kinds: list[str]) -> Iterator[tuple[str, Any]]:
         for kind in kinds:
             name = f"progressive, {kind}, {'+'.join(map(str, plan.split))}"
             yield name, lambda task, sizes, folder, kind=kind, plan=plan: progressive(task, sizes, kind, plan)
+    for plan in plans():
+        for kind in reversed(kinds):
+            name = f"fitted, {kind}, {'+'.join(map(str, plan.split))}"
+            yield name, lambda task, sizes, folder, kind=kind, plan=plan: fitted(task, kind, plan)
     for speed in SPEEDS:
         for kind in kinds[1:]:
             yield (
                 f"two grids, {kind}, {speed:g}",
-                lambda task, _, folder, kind=kind, speed=speed: two_grids(task, kind, speed, folder),
+                lambda task, _, folder, kind=kind, speed=speed: two_grids(task, kind, speed),
             )
 
 
@@ -170,7 +194,7 @@ def main() -> None:
     sizes_path = args.out.with_name(f"{args.out.stem}_sizes.csv")
     known = {r["network"] for r in csv.DictReader(sizes_path.open())} if sizes_path.exists() else set()
     for kind in kinds:
-        if kind not in known and "sizes".startswith(args.jobs[:5]):
+        if kind not in known and "sizes".startswith(args.jobs):
             found = measured(kind, task, args.folder)
             rows = [
                 {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from metrics import interval, ssim
 from pareto import SHIFT, SIZE, STEPS
 from tiny_dit.model import SPECTRUM, TinyDiT, load
 
@@ -26,6 +27,7 @@ from spectral_pd import PowerLaw, shift_times
 from spectral_pd.comparing import NetworkSampler, compare, load_table
 from spectral_pd.comparing.environment import environment
 from spectral_pd.comparing.flops import Flops, count
+from spectral_pd.comparing.storage import read_picture
 
 HERE = Path(__file__).parent
 TABLE = HERE / "compare_small.json"
@@ -53,6 +55,7 @@ def rows(folder: Path, seeds: int) -> list[dict[str, Any]]:
     assert found is not None
     with (HERE / "results" / "pareto.csv").open(newline="") as file:
         committed = {(row["curve"], row["delta"], row["split"]): row for row in csv.DictReader(file)}
+    full = found.record["reference"]
     splits = {row["setting"]: row["split"] for row in found.folder.rows("costs.csv")}
     table = []
     for name, setting in found.settings.items():
@@ -63,6 +66,13 @@ def rows(folder: Path, seeds: int) -> list[dict[str, Any]]:
             if (said := found.estimates[name, metric]) is None:
                 continue
             values = {"value": said.value, "low": said.low, "high": said.high}
+            if metric == "ssim":  # as pareto.py measures it: of values in [-1, 1], not in [0, 1]
+                pairs = (
+                    torch.cat([read_picture(found.folder.picture(n, *p)) for p in found.pairs]) for n in (name, full)
+                )
+                values = dict(
+                    zip(values, interval(lambda r: float(r.mean()), ssim(*(2 * x - 1 for x in pairs))), strict=True)
+                )
             theirs = {f"pareto{end}": float(other[column + end]) for end in ("", "_low", "_high")}
             table.append(
                 {

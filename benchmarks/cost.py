@@ -18,13 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from spectral_pd import PRESETS, make_plan, shift_times
 from spectral_pd.comparing.flops import Flops, count
+from spectral_pd.parametrisation import times_from_vp
 from spectral_pd.pretrained import PRETRAINED, step_cost
 
 Grid = tuple[int, ...]
@@ -200,6 +201,41 @@ def _sd3_inputs(text: int) -> Inputs:
     return inputs
 
 
+def _sdxl(*, reduced: bool = False) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2) if reduced else (1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def _sdxl_inputs(text: int) -> Inputs:
+    def inputs(grid: Grid, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+        sizes = torch.zeros(1, 6, device=device, dtype=dtype)
+        return {
+            "sample": torch.zeros(1, 4, *grid, device=device, dtype=dtype),
+            "timestep": torch.full((1,), 500.0, device=device),
+            "encoder_hidden_states": torch.zeros(1, text, 2048, device=device, dtype=dtype),
+            "added_cond_kwargs": {
+                "text_embeds": torch.zeros(1, 1280, device=device, dtype=dtype),
+                "time_ids": sizes,
+            },
+            "return_dict": False,
+        }
+
+    return inputs
+
+
 def _pixelgen(*, reduced: bool = False) -> nn.Module:
     from pixelgen import PixelGen
 
@@ -231,6 +267,7 @@ MODELS = {
     # 77 tokens of the CLIP encoders, 256 of T5.
     "sd3.5": _known("sd3.5", _sd35_large, _sd3_inputs, 333),
     "pixelgen": Model("PixelGen-XXL/16", _pixelgen, _pixelgen_inputs, passes=2, text_tokens=128),
+    "sdxl": Model("Stable Diffusion XL", _sdxl, _sdxl_inputs(77), passes=2, text_tokens=77),
 }
 
 
@@ -366,6 +403,7 @@ TABLE: dict[str, tuple[Grid, ...]] = {
     "flux2": ((128, 128), (64, 64), (32, 32)),
     "qwen-image": ((128, 128), (64, 64), (32, 32)),
     "sd3.5": ((128, 128), (64, 64), (32, 32)),
+    "sdxl": ((128, 128), (64, 64), (32, 32)),
     "pixelgen": ((512, 512), (256, 256)),
 }
 
@@ -375,6 +413,7 @@ class Usual:
     """A model of :data:`spectral_pd.pretrained.PRETRAINED` as it is usually run, and the plans made for it.
 
     A distilled model has a `label`, and `steps` and a `shift` of its own; its cost is that of the model it was distilled from.
+    A variance-preserving one has no shift but the `spacing` of its timesteps, by the schedulers' names.
     """
 
     model: str
@@ -383,20 +422,56 @@ class Usual:
     label: str = ""
     steps: int = 0
     shift: float = 0.0
+    spacing: Literal["", "leading", "trailing"] = ""
+
+    @property
+    def known(self) -> tuple[str, str, Grid, int]:
+        """(label, preset, latent grid, steps) of the model."""
+        if self.model == "sdxl":  # whose count is no polynomial of the tokens: a UNet
+            return MODELS["sdxl"].label, "sdxl", (128, 128), 50
+        model = PRETRAINED[self.model]
+        return model.label, model.preset, model.grid, model.steps
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The time grid."""
+        steps = self.steps or self.known[3]
+        if not self.spacing:
+            return shift_times(steps, shift=self.shift or PRETRAINED[self.model].shift)
+        table = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().neg().add(1).cumprod(0)
+        leading = [k * (1000 // steps) + 1 for k in reversed(range(steps))]
+        trailing = [1000 - round(k * 1000 / steps) - 1 for k in range(steps)]
+        return times_from_vp(table, leading if self.spacing == "leading" else trailing)
+
+    def cost(self, grid: Grid) -> float:
+        """FLOPs of one step."""
+        if self.model in PRETRAINED:
+            return step_cost(self.model)(grid)
+        return MODELS[self.model].passes * forward_flops(self.model, grid).total
 
 
 _IMAGE_SCALES, _VIDEO_SCALES = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), ((2 / 3, 1.0), (1 / 3, 2 / 3, 1.0))
 USUAL = [
     *(Usual(name, _IMAGE_SCALES) for name in ("flux", "flux2", "z-image", "qwen-image", "sd3.5")),
+    Usual("sdxl", _IMAGE_SCALES, spacing="leading"),
     *(Usual(name, _VIDEO_SCALES) for name in ("wan", "wan-14b")),
 ]
 
-# FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps.
+# FLUX.1-schnell has no shift; FLUX.2-klein's mu is that of 4096 tokens and 4 steps. Distilled LoRAs ("lightning", "turbo",
+# "hyper") run on their base model's grid where their cards name no other: Qwen-Image's has a shift of 3, XL's trailing
+# timesteps, where a small delta leaves no coarse step.
 _HALF, _DELTAS = ((1 / 2, 1.0),), (0.001, 0.01, 0.03)
 FEW_STEPS = [
     Usual("flux", _HALF, _DELTAS, "FLUX.1-schnell", 4, 1.0),
+    Usual("flux", _HALF, _DELTAS, "FLUX.1-dev, 8-step LoRA", 8),
     Usual("flux2", _HALF, _DELTAS, "FLUX.2-klein", 4, math.exp(2.29110)),
     Usual("z-image", _HALF, _DELTAS, "Z-Image-Turbo", 8, 3.0),
+    Usual("qwen-image", _HALF, _DELTAS, "Qwen-Image-Lightning", 4, 3.0),
+    Usual("qwen-image", _HALF, _DELTAS, "Qwen-Image-Lightning", 8, 3.0),
+    Usual("sd3.5", _HALF, _DELTAS, "Stable Diffusion 3.5 Large Turbo", 4),
+    Usual("sdxl", _HALF, _DELTAS[1:], "SDXL-Lightning", 4, spacing="trailing"),
+    Usual("sdxl", _HALF, _DELTAS[1:], "SDXL-Lightning", 8, spacing="trailing"),
+    Usual("wan-14b", ((2 / 3, 1.0),), _DELTAS, "Wan2.1-T2V-14B, 4-step LoRA", 4),
 ]
 
 
@@ -412,26 +487,25 @@ def usual_plans() -> list[dict[str, str | int]]:
 
 def plan_row(usual: Usual, scales: tuple[float, ...], delta: float) -> dict[str, str | int]:
     """One plan of one model as the results file has it."""
-    model = PRETRAINED[usual.model]
-    steps = usual.steps or model.steps
+    label, preset, grid, _ = usual.known
     plan = make_plan(
-        shift_times(steps, shift=usual.shift or model.shift),
-        PRESETS[model.preset],
-        model.grid,
+        usual.times,
+        PRESETS[preset],
+        grid,
         scales=scales,
         delta=delta,
         multiple_of=2,
-        cost=step_cost(usual.model),
+        cost=usual.cost,
         unreached="force",
     )
     return {
-        "model": usual.label or model.label,
-        "latent": "x".join(map(str, model.grid)),
-        "steps": steps,
+        "model": usual.label or label,
+        "latent": "x".join(map(str, grid)),
+        "steps": plan.nfe,
         "delta": f"{delta:g}",
         "stages": " ".join("x".join(map(str, shape)) for shape in plan.shapes),
         "split": "+".join(map(str, plan.split)),
-        "spectrum": PRESETS[model.preset].kind,
+        "spectrum": PRESETS[preset].kind,
         "predicted_speedup": f"{plan.speedup():.2f}",
     }
 

@@ -1,12 +1,13 @@
 """Which function computes an equation, which test judges it, which notebook shows it: the table of docs/theory.md.
 
-``docs/equations.csv`` names function and test. A notebook cell says what it checks in its first line, ``# Checks: Eq. 9;
+``docs/equations.csv`` names function and test. A notebook cell says what it checks in its first lines, ``# Checks: Eq. 9;
 coupled noise``: equation numbers, or the ``what`` of a row.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -25,9 +26,10 @@ def checking_cells() -> list[tuple[str, list[str], str]]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
             code = "".join(cell["source"])
-            first = code.partition("\n")[0]
-            if cell["cell_type"] == "code" and first.startswith("# Checks: "):
-                found.append((path.name, first.removeprefix("# Checks: ").split("; "), code))
+            lines = itertools.takewhile(lambda line: line.startswith("# Checks: "), code.splitlines())
+            labels = [label for line in lines for label in line.removeprefix("# Checks: ").split("; ")]
+            if cell["cell_type"] == "code" and labels:
+                found.append((path.name, labels, code))
     return found
 
 

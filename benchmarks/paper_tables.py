@@ -324,8 +324,8 @@ def page(rows: Sequence[Row]) -> str:
         "**full TFLOP**: attention included, transformer only, the paper's convention for WAN. Speedups are predicted by each "
         "count, over the model's longest full-size run; printed speedups are the paper's wall-clock ones. PixelGen is not in "
         "diffusers: its transformer is counted from its authors' configuration (`benchmarks/pixelgen.py`). Printed values are "
-        "those of the tables that `spectral-pd compare --table` runs (1 and 5 FLUX, 2 and 6 Z-Image, 3 WAN, 7 PixelGen); rows "
-        "without one stand alone. `-` in the last column beside a printed total: equal to its last digit.",
+        "those of the tables that `compare --table` of the command line runs (1 and 5 FLUX, 2 and 6 Z-Image, 3 WAN, "
+        "7 PixelGen); rows without one stand alone. `-` in the last column beside a printed total: equal to its last digit.",
         _markdown(list(COLUMNS), [[column(row) for column in COLUMNS.values()] for row in rows]),
         "## Why rows differ",
         "\n".join(f"- `{key}`: {text}." for key, text in NOTES.items()),

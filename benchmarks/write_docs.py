@@ -18,6 +18,7 @@ from pathlib import Path
 
 from equation_table import equations
 
+from spectral_pd.agreement import KINDS
 from spectral_pd.pretrained import PRETRAINED, step_cost
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +88,24 @@ def usual_plans() -> str:
     return markdown(header, body)
 
 
+def few_steps() -> str:
+    """The small transformer distilled to few steps: fewer of them, and coarse ones among them."""
+    data = rows("few_steps")
+    header = ["network", "solver", "steps of each stage", "GFLOP"]
+    header += ["distance to 32 steps of the teacher, same noise", "spectrum", "Wasserstein"]
+    body = [
+        [
+            {"others": "teacher, other noise"}.get(row["network"], row["network"]),
+            *(row[name] for name in ("solver", "split", "gflops")),
+            *(f"{row[w]} [{row[f'{w}_low']}, {row[f'{w}_high']}]" for w in ("rmse", "spectrum", "wasserstein")),
+        ]
+        for row in data
+    ]
+    first = data[0]
+    note = f"{first['samples']} samples, 95 % intervals; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def adapters() -> str:
     """What was tried of every pipeline."""
     data = rows("adapters")
@@ -145,6 +164,50 @@ def flux_reduced() -> str:
         body.append([latent, str(len(rounds)), plan["split"], f"{predicted:.3f}x", *cells])
     first = data[0]
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
+
+
+def compare_small() -> str:
+    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
+    data = rows("compare_small")
+    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
+    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
+    body = []
+    for setting in dict.fromkeys(row["setting"] for row in data):
+        cells = {row["metric"]: row for row in data if row["setting"] == setting}
+        shown = [setting, cells["psnr"]["gflops"]]
+        for metric in names:
+            digits = 1 if metric == "psnr" else 2
+            for who in ("value", "pareto"):
+                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
+                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
+                shown.append(f"{value} [{least}, {most}]")
+        body.append(shown)
+    first = data[0]
+    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
+
+
+def evaluate_hours() -> str:
+    """Seconds a picture and hours for a thousand of every setting, from the counted FLOPs at the measured rate."""
+    measured = next(row for row in rows("full_size") if row["model"] == "FLUX.1-dev" and row["mode"] == "eager")
+    step = next(row for row in rows("cost") if row["model"] == "FLUX.1-dev" and row["latent"] == measured["latent"])
+    rate = float(step["total_tflop"]) / float(measured["full_step_seconds"])
+    body = []
+    for model in dict.fromkeys(row["model"] for row in rows("paper_tables")):
+        spent = [
+            float(r["full TFLOP"]) for r in rows("paper_tables") if r["model"] == model and r["printed TFLOP"] != "-"
+        ]
+        seconds = [tflop / rate for tflop in spent]
+        body.append([model, str(len(spent)), f"{max(seconds):.1f}", f"{sum(seconds):.1f}", f"{sum(seconds) / 3.6:.1f}"])
+    header = [
+        "table of",
+        "settings",
+        "the full run, s",
+        "one picture of every setting, s",
+        "1000 of every setting, hours",
+    ]
+    note = f"{rate:.0f} TFLOP a second: {measured['device']}, {measured['dtype']}, torch {measured['torch']}"
+    return f"{markdown(header, body)}\n{note}, commit {measured['commit']}.\n"
 
 
 def savings() -> str:
@@ -895,6 +958,118 @@ def two_grids_prediction() -> str:
     return f"{markdown(header, body)}\n{' '.join(said)} {_made([*data, *refined.values()])}"
 
 
+def agreement_sizes() -> str:
+    """I, B and V of the small transformer's sizes over time, before and after."""
+    data = rows("agreement_sizes")
+    kinds, sizes = (list(dict.fromkeys(row[name] for row in data)) for name in ("network", "size"))
+    value = {(row["network"], row["size"], f"{float(row['T']):.3f}"): row for row in data}
+    first = [row for row in data if (row["network"], row["size"]) == (kinds[0], sizes[0])]
+    times = [f"{float(row['T']):.3f}" for row in first][::3]
+    header = ["size", "T", "I", "B", "V", "dropped", "linear", *(f"I, {kind}" for kind in kinds[1:])]
+    body = []
+    for size in sizes:
+        for t in times:
+            row = value[kinds[0], size, t]
+            body.append(
+                [size, t, f"{float(row['I']):.5f} ± {float(row['I_half']):.5f}"]
+                + [f"{float(row[name]):.5f}" for name in ("B", "V", "dropped", "linear")]
+                + [f"{float(value[kind, size, t]['I']):.5f}" for kind in kinds[1:]]
+            )
+    return (
+        f"{markdown(header, body)}\nSeeds: {data[0]['seeds']}; torch {data[0]['torch']}, commit {data[0]['commit']}.\n"
+    )
+
+
+def agreement() -> str:
+    """Progressive runs of the network as it is, repaired and informed, beside fewer steps on their best grid."""
+    data = [row for row in rows("agreement") if row["way"].startswith("progressive")]
+    best = {int(row["steps"]): row for row in _two_grids("small transformer", "fewer steps, best grid")}
+    kinds = [kind for kind in KINDS if any(row["way"].endswith(kind) for row in data)]
+    found = {(row["split"], row["way"].split(", ")[1]): row for row in data}
+    header = [
+        "delta",
+        "steps",
+        "speedup",
+        *(f"{kind}, dB" for kind in kinds),
+        *(f"{kind}, predicted" for kind in kinds),
+    ]
+    header += ["fewer steps", *(f"{name}, {kind}" for name in ("spectrum", "Wasserstein") for kind in kinds)]
+    body = []
+    for split in dict.fromkeys(row["split"] for row in data):
+        every = [found.get((split, kind)) for kind in kinds]
+        (first, *_) = (row for row in every if row)
+        speed = float(first["speedup"])
+        fewer = [steps for steps in best if steps >= 20 / speed - 0.2]
+        rival = f"{float(best[min(fewer)]['psnr']):.1f}" if fewer else ""
+        body.append(
+            [first["delta"], split, f"{speed:.2f}x", *(_interval(row, "psnr", ".1f") if row else "" for row in every)]
+            + [*(f"{float(row['predicted']):.1f}" if row else "" for row in every), rival]
+            + [f"{float(row[n]):.3f}" if row else "" for n in ("spectrum", "wasserstein") for row in every]
+        )
+    return f"{markdown(header, body)}\n{_made(data)}"
+
+
+def agreement_fitted() -> str:
+    """The same calls with fitted weights."""
+    data = [row for row in rows("agreement") if row["way"].startswith("fitted")]
+    kinds = [kind for kind in KINDS if any(row["way"].endswith(kind) for row in data)]
+    found = {(row["split"], row["way"].split(", ")[1]): row for row in data}
+    splits = dict.fromkeys(row["split"] for row in rows("agreement") if row["split"])
+    body = []
+    for split in (split for split in splits if any((split, kind) in found for kind in kinds)):
+        every = [found.get((split, kind)) for kind in kinds]
+        (first, *_) = (row for row in every if row)
+        body.append(
+            [split, f"{float(first['speedup']):.2f}x"]
+            + [_interval(row, "psnr", ".1f") if row else "" for row in every]
+            + [f"{float(row['spectrum']):.3f}" if row else "" for row in every]
+            + [f"{float(row['wasserstein']):.3f}" if row else "" for row in every]
+        )
+    names = [
+        *(f"{kind}, dB" for kind in kinds),
+        *(f"{n}, {kind}" for n in ("spectrum", "Wasserstein") for kind in kinds),
+    ]
+    return f"{markdown(['steps', 'speedup', *names], body)}\n{_made(data)}"
+
+
+def agreement_two_grids() -> str:
+    """Two grids with coarse calls by a repaired network, beside the untouched one's choice at the same speedup."""
+    data = [row for row in rows("agreement") if row["way"].startswith("two grids")]
+    plain = {float(row["aim"]): row for row in _two_grids("small transformer", "chosen") if row["way"] == "chosen"}
+    header = ["speedup", "coarse calls by", "calls", "PSNR, dB", "predicted", "the network as it is", "calls of it"]
+    body = [
+        [
+            f"{float(row['speedup']):.2f}x",
+            row["way"].split(", ")[1],
+            f"`{row['calls']}`",
+            _interval(row, "psnr", ".1f"),
+            f"{float(row['predicted']):.1f}",
+            _interval(plain[float(row["aim"])], "psnr", ".1f"),
+            f"`{plain[float(row['aim'])]['calls']}`",
+        ]
+        for row in sorted(data, key=lambda row: float(row["speedup"]))
+    ]
+    return f"{markdown(header, body)}\n{_made(data)}"
+
+
+def agreement_hours() -> str:
+    """What measuring and repairing FLUX.1 at 1024 pixels takes, counted in full-size calls."""
+    flops = {row["latent"]: float(row["total_tflop"]) for row in rows("cost") if row["model"] == "FLUX.1-dev"}
+    full, half = flops["128x128"], flops["64x64"] / flops["128x128"]
+    # Forward, forward again for the checkpoints, and twice a forward for the backward pass.
+    calls = {
+        "measure: 8 runs of 28 steps, half size": 8 * 28 * (4 + 2 * half),
+        "256 own pictures of 28 steps": 256 * 28,
+        "1000 steps of batch 8: a full-size answer, and half size forward and back": 8000 * (1 + 4 * half),
+    }
+    header = ["what", "full-size calls", "hours at 200 TFLOP/s", "hours at 400 TFLOP/s"]
+    body = [
+        [what, f"{n:.0f}", *(f"{n * full / rate / 3600:.1f}" for rate in (200, 400))]
+        for what, n in {**calls, "together": sum(calls.values())}.items()
+    ]
+    return f"{markdown(header, body)}\nA call: {full:.1f} TFLOP at full size, {half:.2f} of it at half size.\n"
+
+
 def video_spectrum() -> str:
     """Power of the clips at octaves of temporal (rows) and spatial (columns) frequency."""
     space = ("0", "1", "2", "4", "8", "16", "32")
@@ -975,9 +1150,12 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "same_seed_steps": same_seed_steps,
     "cost": cost,
     "usual_plans": usual_plans,
+    "few_steps": few_steps,
     "adapters": adapters,
     "comfyui": comfyui,
     "flux_reduced": flux_reduced,
+    "compare_small": compare_small,
+    "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
     "cuda_speed": cuda_speed,
@@ -1013,6 +1191,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "two_grids_seeds": two_grids_seeds,
     "two_grids_ways": two_grids_ways,
     "two_grids_prediction": two_grids_prediction,
+    "agreement": agreement,
+    "agreement_fitted": agreement_fitted,
+    "agreement_sizes": agreement_sizes,
+    "agreement_two_grids": agreement_two_grids,
+    "agreement_hours": agreement_hours,
     "pareto_best": pareto_best,
 }
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.nodes import make_refnode
 
 HERE = Path(__file__).parent
@@ -19,15 +21,19 @@ import spectral_pd  # noqa: E402  (after the path)
 
 project = "spectral_pd"
 author = "the spectral_pd contributors"
+copyright = author
 release = spectral_pd.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 html_theme = "furo"
 html_title = "spectral_pd"
-html_static_path = ["figures"]
+html_static_path = ["figures", "static"]
+html_css_files = ["site.css"]
+html_search_scorer = str(HERE / "static" / "scorer.js")
+html_math_renderer = "mathml"
 html_show_sphinx = False
 smartquotes = False
-exclude_patterns = ["figures"]
+exclude_patterns = ["figures", "static"]
 
 # Notebooks are shown with the outputs stored in them; build_tools/notebooks.py runs and compares them.
 nb_execution_mode = "off"
@@ -40,6 +46,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True, "member-or
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 60
 default_role = "code"
 
 # Every reference into this package must resolve; other projects' names are shown without links, so the build needs no network.
@@ -54,14 +61,46 @@ nitpick_ignore_regex = [
 ]
 
 
-COMFYUI_NODES = "spectral_pd.adapters.comfyui.nodes"
+INTERNAL = re.compile(
+    r"spectral_pd\.(_.*|inputs.*|philox|adapters\.(walk|unipc|command|comfyui\.nodes)|measuring\.(command|stream|sources)|comparing\..*)"
+)
+"""Modules without a page: what is behind the public functions. What others keep to themselves, their `__all__` says."""
+
+TASKS = {
+    "Measure a spectrum": (
+        "fit_spectrum power_spectrum fit_power_law SpectrumMeter Spectrum PowerLaw PRESETS spacetime_spectrum "
+        "measuring.report.measure power.load_spectrum"
+    ),
+    "Decide when to grow": (
+        "make_plan plan_at shift_times Plan transition_times activation_time activation_power velocity_error snr "
+        "schedule.stage_shape"
+    ),
+    "Price a plan, and find the best": "token_cost pretrained.step_cost optimise_plan plan_front predict",
+    "Sample, edit": "sample edit sdedit passthrough solvers.find_solver sampling.StepInfo",
+    "Use a network of your own": (
+        "velocity_from_denoised velocity_from_noise velocity_from_vp velocity_from_edm parametrisation.wrap_network "
+        "parametrisation.times_from_vp parametrisation.flow_from_vp parametrisation.flow_from_edm"
+    ),
+    "Run a pretrained pipeline": (
+        "adapters.progressive adapters.adapt adapters.rider.Ride adapters.k_diffusion.sample_spectral "
+        "adapters.layouts.Layout adapters.families.find_layout"
+    ),
+    "Grow a state yourself": "expand expand_aligned align_time align_scale restrict_noise restrict_signal NoiseField",
+    "Keep a picture with fewer calls": (
+        "two_grids.TwoGrids two_grids.Pattern two_grids.anchored calibrate.calibrate calibrate.choose_pattern"
+    ),
+    "Train": "draw_times stage_sample stage_loss training.schedule_metadata",
+    "Choose or write a basis": "DCT HAAR FOURIER Basis bases.verify_basis",
+    "Try it without a network": "GaussianField FiniteDataset",
+    "See which kernels run": "ops.has_native ops.build_info",
+}
+"""Public names by what they are for; those without a dot are importable from ``spectral_pd`` itself."""
 
 
 def write_pages() -> None:
     """Pages made from other files: a copy of the notebooks, and one API page a module, so that a new one needs no line here."""
     names = [info.name for info in pkgutil.walk_packages(spectral_pd.__path__, "spectral_pd.")]
-    # ComfyUI's nodes can be imported inside of ComfyUI only; docs/comfyui.md is their page.
-    names = [n for n in names if not any(part.startswith("_") for part in n.split(".")) and n != COMFYUI_NODES]
+    names = [name for name in names if not INTERNAL.fullmatch(name)]
     _sync(HERE / "api", {"index.rst": _index(names)} | {f"{name}.rst": _page(name) for name in names})
     _sync(HERE / "notebooks", {path.name: path.read_text() for path in (HERE.parent / "notebooks").glob("*.ipynb")})
 
@@ -79,18 +118,39 @@ def _sync(folder: Path, wanted: dict[str, str]) -> None:
 
 
 def _index(names: list[str]) -> str:
-    title = "API"
+    listed = {name for task in TASKS.values() for name in task.split()}
+    public = {name for name in vars(spectral_pd) if name[0] != "_" and not inspect.ismodule(getattr(spectral_pd, name))}
+    if missing := public - listed:
+        raise ValueError(f"{sorted(missing)} of spectral_pd stand under no task in docs/conf.py")
     lines = [
-        title,
-        "=" * len(title),
+        "API",
+        "===",
         "",
-        "What most need is importable from ``spectral_pd`` itself, the rest from its module. One page a module:",
+        "Names without a dot are importable from ``spectral_pd`` itself, the others from their module.",
         "",
     ]
+    for task, members in TASKS.items():
+        lines += [task, "-" * len(task), ""]
+        for name in members.split():
+            value = pkgutil.resolve_name(f"spectral_pd.{name}") if "." in name else getattr(spectral_pd, name)
+            first = (getattr(value, "__doc__", "") or "").strip().partition("\n\n")[0]
+            if not (inspect.isroutine(value) or inspect.isclass(value)):
+                first = DATA[name]
+            lines += [f":py:obj:`{name} <spectral_pd.{name}>`", f"    {' '.join(first.split())}", ""]
+    lines += ["Modules", "-------", ""]
     for name in names:
-        first = (importlib.import_module(name).__doc__ or "").strip().splitlines()[0]
-        lines += [f":doc:`{name} <{name}>`", f"    {first}", ""]
+        first = (importlib.import_module(name).__doc__ or "").strip().partition("\n\n")[0]
+        lines += [f":doc:`{name} <{name}>`", f"    {' '.join(first.split())}", ""]
     return "\n".join([*lines, ".. toctree::", "    :hidden:", "", *(f"    {name}" for name in names), ""])
+
+
+DATA = {
+    "PRESETS": "Power laws by model name: kind, source, data, basis, date and grid of each.",
+    "DCT": "The cosine basis, the default.",
+    "HAAR": "The Haar basis: ratios are powers of 2.",
+    "FOURIER": "The Fourier basis, real and exact at every parity.",
+}
+"""What values are, whose docstrings are their class's."""
 
 
 def _page(name: str) -> str:
@@ -126,7 +186,7 @@ def find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     ]
     nearest = [name for depth, name in found if depth == min(found)[0]]
     if len(nearest) != 1:
-        return contnode if _is_alias(node["reftarget"]) else None
+        return contnode if _is_alias(node["reftarget"]) or _is_internal(node["reftarget"]) else None
     name, entry = nearest[0], documented[nearest[0]]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
 
@@ -135,6 +195,32 @@ def _is_alias(name: str) -> bool:
     """Whether a module of the package gives this name to a type of its signatures, such as ``Clock``: shown without a link."""
     modules = [module for key, module in sys.modules.items() if key.startswith("spectral_pd.")]
     return any(hasattr(module, name) and not inspect.isroutine(getattr(module, name)) for module in modules)
+
+
+def _is_internal(target: str) -> bool:
+    """Whether a reference names something of the package that has no page: shown without a link."""
+    path = target.removeprefix("spectral_pd.").split(".")
+    modules = [module for key, module in sys.modules.items() if key.split(".")[0] == "spectral_pd"]
+    return any(_reaches(module, path) for module in modules)
+
+
+def _reaches(value: Any, path: list[str]) -> bool:
+    for name in path:
+        if not hasattr(value, name):
+            return name in getattr(value, "__annotations__", {})
+        value = getattr(value, name)
+    return True
+
+
+LONG = 24
+"""Rows of a table from which on it is folded behind a summary."""
+
+
+def _folded(match: re.Match[str]) -> str:
+    rows = match[0].count("\n") - 2
+    if rows < LONG:
+        return match[0]
+    return f"<details class='rows'>\n<summary>{rows} rows</summary>\n\n{match[0]}\n</details>\n"
 
 
 def for_the_site(app: Any, docname: str, source: list[str]) -> None:
@@ -151,7 +237,37 @@ def for_the_site(app: Any, docname: str, source: list[str]) -> None:
         text = re.sub(r"^(\w+\*)\n", lambda m: m[0] if list(HERE.glob(f"{m[1]}.md")) else "", text, flags=re.MULTILINE)
     if docname == "theory":
         text = re.sub(r"\| `(\w+\.[\w.]+)` \|", r"| {py:obj}`\1 <spectral_pd.\1>` |", text)
+        text = re.sub(r"`(test_\w+)\.py::(\w+)`", r'<a href="_sources/tests/\1.py.txt"><code>\2</code></a>', text)
+    elif not docname.startswith(("notebooks/", "api/")):
+        text = re.sub(r"^\|.*\n\| *-.*\n(?:\|.*\n)+", _folded, text, flags=re.MULTILINE)
     source[0] = text
+
+
+def copy_tests(app: Any, error: Exception | None) -> None:
+    """The tests that the equation table links to, as text."""
+    if error is None and app.builder.name == "html":
+        folder = Path(app.outdir) / "_sources" / "tests"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (HERE.parent / "tests").glob("test_*.py"):
+            (folder / f"{path.name}.txt").write_text(path.read_text())
+
+
+# Formulas become MathML when the site is built: browsers show it by themselves, so a page needs no script and no network.
+
+
+def inline_math(translator: Any, node: Any) -> None:
+    translator.body.append(_mathml(node))
+    raise nodes.SkipNode
+
+
+def block_math(translator: Any, node: Any) -> None:
+    translator.body.append(f"<div class='math'>{_mathml(node, as_block=True)}</div>\n")
+    raise nodes.SkipNode
+
+
+def _mathml(node: Any, *, as_block: bool = False) -> str:
+    text = re.sub(r"\\[bB]igg?[lr]?(?![A-Za-z])", "", node.astext())  # brackets grow by themselves
+    return tex2mathml(text.replace(r"\dots", r"\ldots"), as_block=as_block)
 
 
 def setup(app: Any) -> None:
@@ -159,3 +275,5 @@ def setup(app: Any) -> None:
     app.connect("source-read", for_the_site)
     app.connect("autodoc-process-docstring", sections_to_rst)
     app.connect("missing-reference", find_public_name)
+    app.connect("build-finished", copy_tests)
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -1,4 +1,4 @@
-"""Command line: ``spectral-pd fit``, ``plan``, ``demo`` and ``comfyui`` (also ``python -m spectral_pd``).
+"""Command line: ``spectral-pd fit``, ``plan``, ``calibrate``, ``agree``, ``compare``, ``comfyui``, ``demo``; or ``python -m``.
 
 Exit status: 0 success, 1 a problem with the data or numbers given (one line on standard error), 2 wrong usage, 130 interrupted,
 141 the reader of standard output went away.

@@ -8,8 +8,8 @@ w)``, ``R(x') = U^T D(x', T) / r`` the low band of the full-size answer, and ``C
 
 with another draw of the high band in ``x''``. B is the network's disagreement with itself and can be trained away
 (:func:`~spectral_pd.training.agreement_sample`); V is what y cannot know, and a coarse call that is told the seed's own high
-band can (:func:`~spectral_pd.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high band that every
-coarse stage drops, which delta bounds.
+band can (:func:`~spectral_pd.restriction.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high
+band that every coarse stage drops, which delta bounds.
 
 *What that costs the picture.* On the full clock a progressive run is the full run with ``D + e_k`` in the place of D, where
 ``e_k = r U C - D``. So the distance to the full run moves along the solver itself with ``v = (xi - (g xi + eta + e_k)) /
@@ -25,24 +25,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, size_ratio
-from spectral_pd.expansion import high_band, restrict_aligned
 from spectral_pd.inputs import door, plans, runs, shown, working_dtype
-from spectral_pd.plan import PLAN, Plan
-from spectral_pd.plotting import new_axes
+from spectral_pd.plan import STAGED, Plan
+from spectral_pd.restriction import high_band, restrict_aligned
 from spectral_pd.schedule import stage_shape
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain
 from spectral_pd.two_grids import Shape, bands, growing_grids, nested_grids
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Kind = Literal["as is", "repaired", "informed"]
 KINDS: tuple[Kind, ...] = ("as is", "repaired", "informed")
@@ -133,7 +129,7 @@ class SizeAgreement:
             xi, history = solver(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
         return powers(xi).sum(1)
 
-    @door(plan=PLAN)
+    @door(plan=STAGED)
     def psnr(self, plan: Plan, kind: Kind = "as is") -> float:
         """Predicted median PSNR of a progressive run to the full run of the same seed, in dB, for values that span 2.
 
@@ -299,39 +295,6 @@ def size_agreement(
     linear = torch.stack([(each * (owner <= g)).sum(1) for g in range(len(shapes) - 1)])
     name = inputs.choice("euler", "dpmpp_2m")(solver, "solver")
     return SizeAgreement(model, times, shapes, name, basis.name, miss, missing, dropped, linear, moments, gain, rest)
-
-
-def plot_agreement(found: SizeAgreement, *, ax: Axes | None = None) -> Axes:
-    """I, and V dashed, of every coarse size against time; below a dotted line the size says less than a linear filter would.
-
-    Parameters
-    ----------
-    found
-        What was measured.
-    ax
-        Where to draw; a new figure by default.
-
-    Examples
-    --------
-    >>> from spectral_pd import PRESETS, GaussianField, shift_times
-    >>> field = GaussianField(PRESETS["flux"], (16, 16))
-    >>> found = size_agreement(field.velocity, torch.randn(4, 4, 16, 16), shift_times(6, shift=3.0))
-    >>> plot_agreement(found).get_yscale()
-    'log'
-    """
-    ax = new_axes(ax)
-    for g, shape in enumerate(found.shapes[:-1]):
-        rows = [row for row in found.rows() if row["size"] == shown(shape)]
-        times = [row["T"] for row in rows]
-        low, high = ([max(row["I"] + sign * row["I_half"], 1e-12) for row in rows] for sign in (-1, 1))
-        ax.fill_between(times, low, high, color=f"C{g}", alpha=0.25, lw=0)
-        for name, style in (("I", "-"), ("V", "--"), ("linear", ":")):
-            label = {"I": f"{shown(shape)}: miss I", "V": "of it V", "linear": "a linear filter's"}[name]
-            ax.plot(times, [max(row[name], 1e-12) for row in rows], style, color=f"C{g}", label=label)
-    ax.set(yscale="log", xlabel="time $T$ (1 noise, 0 data)", ylabel="mean square, data units")
-    ax.invert_xaxis()
-    ax.legend(frameon=False)
-    return ax
 
 
 class _Probe:

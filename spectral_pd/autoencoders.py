@@ -24,6 +24,8 @@ from torch.nn import functional
 
 from spectral_pd.inputs import spectra
 
+__all__ = ["Autoencoder", "TinyAutoencoder", "denormalise", "load", "normalise"]
+
 
 def _affine(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """(centre, spread) of ``x = (z - centre) / spread`` for raw latents z (N, C, ..., h, w)."""

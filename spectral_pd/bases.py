@@ -34,6 +34,20 @@ from torch import Tensor
 from spectral_pd import inputs, ops
 from spectral_pd.inputs import door, working_dtype
 
+__all__ = [
+    "BASES",
+    "DCT",
+    "FOURIER",
+    "HAAR",
+    "Basis",
+    "CosineBasis",
+    "FourierBasis",
+    "HaarBasis",
+    "SeparableBasis",
+    "size_ratio",
+    "verify_basis",
+]
+
 
 def size_ratio(coarse: Sequence[int], fine: Sequence[int]) -> float:
     """``r = sqrt(prod(fine) / prod(coarse))``, from the real integer sizes (never the nominal scale)."""

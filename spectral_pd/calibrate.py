@@ -580,6 +580,11 @@ def choose_pattern(
 def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)) -> str:
     """A table of what each speedup is predicted to give: the best calls on all grids, and with the full size alone.
 
+    Parameters
+    ----------
+    calibration, speedups
+        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each.
+
     Examples
     --------
     >>> from spectral_pd import PRESETS, GaussianField, shift_times

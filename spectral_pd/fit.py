@@ -21,6 +21,8 @@ from spectral_pd.inputs import door, spectra, storage
 from spectral_pd.meter import Channels, SpectrumMeter, channels_word
 from spectral_pd.power import PowerLaw, Spectrum
 
+__all__ = ["fit_power_law", "fit_spectrum"]
+
 Weights = Literal["uniform", "count", "log"]
 weights_word = inputs.choice("uniform", "count", "log")
 

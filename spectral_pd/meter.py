@@ -27,6 +27,8 @@ from spectral_pd.philox import WORD, philox4x32
 from spectral_pd.power import Binning, Spectrum, bin_numbers, sectors
 from spectral_pd.theory import max_frequency
 
+__all__ = ["Replicates", "SpectrumMeter", "power_spectrum"]
+
 Channels = Literal["mean", "max"]
 channels_word = inputs.choice("mean", "max")
 # A meter outlives the block it is made or fed in: its tables are ordinary tensors.

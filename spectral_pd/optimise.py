@@ -42,6 +42,8 @@ from spectral_pd.schedule import plan_at, shift_times, stage_shape
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import activation_power, velocity_error
 
+__all__ = ["Front", "FrontPoint", "optimise_plan", "plan_front", "pooled_error"]
+
 Shape: TypeAlias = tuple[int, ...]
 OneSpectrum: TypeAlias = AnySpectrum | Callable[[Any], Any]
 Spectra: TypeAlias = OneSpectrum | Sequence[OneSpectrum]

@@ -31,6 +31,8 @@ from spectral_pd.inputs import runs, shown
 from spectral_pd.solvers import History, Solver, Velocity
 from spectral_pd.theory import align_scale, align_time
 
+__all__ = ["Plan", "Stage", "Step", "moves", "walk"]
+
 Clock = Literal["full", "stage"]
 Cost: TypeAlias = Callable[[tuple[int, ...]], float]
 State = TypeVar("State")

@@ -6,7 +6,7 @@ when one is called (``pip install 'spectral_pd[demo]'``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +17,15 @@ from spectral_pd.plan import Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, Spectrum, as_spectrum
 from spectral_pd.theory import activation_time, max_frequency
 
+__all__ = ["plot_activation", "plot_spectrum", "plot_strips"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FREQUENCY = r"frequency $\omega$ (cycles per shorter side)"
 
 
-def new_axes(ax: Axes | None) -> Axes:
+def _axes(ax: Axes | None) -> Axes:
     """The axes themselves, or those of a new figure."""
     import matplotlib.pyplot as plt
 
@@ -50,7 +52,7 @@ def plot_spectrum(spectrum: Spectrum, law: PowerLaw | None = None, *, ax: Axes |
     >>> plot_spectrum(measured, fit_power_law(measured)).get_xscale()
     'log'
     """
-    ax = new_axes(ax)
+    ax = _axes(ax)
     omega = spectrum.frequency
     if law is not None and spectrum.binning is not None:
         omega = spectrum.binning.effective_frequency(law.exponent)
@@ -90,7 +92,7 @@ def plot_activation(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['activation time', 'stage 1: 64x64, 18 steps', 'stage 2: 128x128, 32 steps']
     """
-    ax = new_axes(ax)
+    ax = _axes(ax)
     nyquist = max_frequency(plan.shape)
     omega = np.linspace(1.0, nyquist, 400)
     power = np.asarray(as_spectrum(spectrum).at(plan.shape)(omega))  # type: ignore[operator]
@@ -102,6 +104,40 @@ def plot_activation(
         ax.fill_between([0, cut], stop, start, color=f"C{i}", alpha=0.35, lw=0, label=label)
     ax.set(xlim=(0, nyquist), ylim=(0, 1), xlabel=FREQUENCY, ylabel="time $t$ (1 noise, 0 data)")
     ax.legend(frameon=False, loc="lower left")
+    return ax
+
+
+def plot_agreement(rows: Iterable[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """What coarse calls miss, I, with V dashed, of every size over time; dotted, what a linear filter of the state would miss.
+
+    Parameters
+    ----------
+    rows
+        Of :meth:`SizeAgreement.rows <spectral_pd.agreement.SizeAgreement.rows>`.
+    ax
+        As :func:`plot_spectrum`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spectral_pd import PRESETS, GaussianField, shift_times
+    >>> from spectral_pd.agreement import size_agreement
+    >>> field = GaussianField(PRESETS["flux"], (16, 16))
+    >>> found = size_agreement(field.velocity, torch.randn(4, 4, 16, 16), shift_times(6, shift=3.0))
+    >>> plot_agreement(found.rows()).get_yscale()
+    'log'
+    """
+    ax, every = _axes(ax), list(rows)
+    for g, size in enumerate(dict.fromkeys(row["size"] for row in every)):
+        ours = [row for row in every if row["size"] == size]
+        times = [row["T"] for row in ours]
+        low, high = ([max(row["I"] + sign * row["I_half"], 1e-12) for row in ours] for sign in (-1, 1))
+        ax.fill_between(times, low, high, color=f"C{g}", alpha=0.25, lw=0)
+        for name, style, label in (("I", "-", "I"), ("V", "--", "V"), ("linear", ":", "linear filter")):
+            ax.plot(times, [max(row[name], 1e-12) for row in ours], style, color=f"C{g}", label=f"{size}: {label}")
+    ax.set(yscale="log", xlabel="time $T$ (1 noise, 0 data)", ylabel="mean square, data units")
+    ax.invert_xaxis()
+    ax.legend(frameon=False)
     return ax
 
 
@@ -122,7 +158,7 @@ def plot_strips(rows: Sequence[tuple[str, Tensor]], *, ax: Axes | None = None) -
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['grey', 'white']
     """
-    ax = new_axes(ax)
+    ax = _axes(ax)
     strips = []
     for _, pictures in rows:
         x = (pictures.detach().float().clamp(-1, 1) + 1) / 2

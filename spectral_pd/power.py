@@ -42,6 +42,17 @@ from spectral_pd.bases import BASES, DCT, Basis, SeparableBasis
 from spectral_pd.inputs import door, spectra
 from spectral_pd.theory import max_frequency, transition_times
 
+__all__ = [
+    "PRESETS",
+    "AnySpectrum",
+    "Binning",
+    "PowerLaw",
+    "RadialSpectrum",
+    "Spectrum",
+    "as_spectrum",
+    "load_spectrum",
+]
+
 Kind = Literal["measured", "measured, distilled encoder", "calibrated", "borrowed"]
 KIND = inputs.choice("measured", "measured, distilled encoder", "calibrated", "borrowed")
 

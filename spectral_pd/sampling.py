@@ -23,6 +23,8 @@ from spectral_pd.noise import NoiseField
 from spectral_pd.plan import PLAN, Move, Plan, Step, walk
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
 
+__all__ = ["StepInfo", "sample"]
+
 Coupling = Literal["coupled", "fresh"]
 
 

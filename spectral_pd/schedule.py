@@ -22,6 +22,8 @@ from spectral_pd.plan import Clock, Cost, Plan, Stage, Step, moves, scale_text
 from spectral_pd.power import AnySpectrum, as_spectrum
 from spectral_pd.theory import align_time
 
+__all__ = ["make_plan", "plan_at", "shift_times", "stage_shape", "token_cost"]
+
 
 @door(steps=inputs.whole(1), shift=plans.shift)
 def shift_times(steps: int, *, shift: float = 1.0) -> tuple[float, ...]:

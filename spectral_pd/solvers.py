@@ -17,6 +17,8 @@ from torch import Tensor
 
 from spectral_pd.inputs import Array
 
+__all__ = ["History", "dpmpp_2m", "euler", "find_solver", "heun"]
+
 Velocity = Callable[[Tensor, float], Tensor]
 """``velocity(x, t)``: estimate of ``dx/dt = eps - x_0``, same shape as x; t is a Python float."""
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
-from tiny_pipelines import CHROMA, FLUX, KONTEXT, QWEN, QWEN_EDIT, WAN, WAN_I2V, Z_IMAGE, Family, generator
+from tiny_pipelines import CHROMA, FLUX, KONTEXT, QWEN, QWEN_EDIT, SDXL, WAN, WAN_I2V, Z_IMAGE, Family, generator
 
 from spectral_pd import GaussianField, restrict_noise, sample
-from spectral_pd.adapters import LAYOUTS, adapt, progressive
+from spectral_pd.adapters import LAYOUTS, adapt, progressive, rider
 from spectral_pd.adapters.layouts import time
+from spectral_pd.parametrisation import flow_from_vp, velocity_from_noise, velocity_from_vp
 
 GRID, HALF = (24, 32), (12, 16)  # not square: rows and columns cannot be taken for each other
 STEPS = 20
@@ -120,11 +122,31 @@ class IdealZImage(_Stand):
         return ([-v.unsqueeze(1) for v in self.ideal(torch.stack(x).squeeze(2), 1 - t[0])],)
 
 
+class IdealSDXL(_Stand):
+    """A variance-preserving state at a timestep of the table, of SDXL's sizes; answers with the noise."""
+
+    def __init__(self, like, field):
+        super().__init__(like, field)
+        self.add_embedding = like.add_embedding
+
+    def forward(self, sample, timestep, added_cond_kwargs, **rest):
+        assert added_cond_kwargs["time_ids"].tolist()[0] == [8 * GRID[0], 8 * GRID[1], 0, 0, 8 * GRID[0], 8 * GRID[1]]
+        table = SDXL.pipe.scheduler.alphas_cumprod.double().numpy()
+        alpha2 = float(np.interp(float(timestep), range(len(table)), table))
+        x, t = flow_from_vp(sample, alpha2**0.5, (1 - alpha2) ** 0.5)
+        return (x + (1 - t) * self.ideal(x, t),)
+
+
+def network_of(family: Family) -> str:
+    return "unet" if family is SDXL else "transformer"
+
+
 def ideal_pipe(family: Family, cls: type[_Stand]):
     """The family's pipeline around an ideal denoiser whose spectrum is steep enough that late bands do not matter."""
     pipe = family.build()
     pipe.set_progress_bar_config(disable=True)
-    pipe.transformer = cls(pipe.transformer, GaussianField(lambda k: 400.0 * k**-3.0, GRID))
+    name = network_of(family)
+    setattr(pipe, name, cls(getattr(pipe, name), GaussianField(lambda k: 400.0 * k**-3.0, GRID)))
     if family in (FLUX, KONTEXT, CHROMA):
         # The real dynamic shift, with a table short enough to matter at this size.
         pipe.scheduler = type(pipe.scheduler).from_config(
@@ -162,6 +184,7 @@ CASES = [
     (WAN, IdealWan),
     (WAN_I2V, IdealWan),
     (Z_IMAGE, IdealZImage),
+    (SDXL, IdealSDXL),
 ]
 cases = pytest.mark.parametrize(("family", "cls"), CASES, ids=[str(family) for family, _ in CASES])
 
@@ -184,7 +207,7 @@ def test_the_whole_picture_is_the_stock_one_up_to_delta(family, cls):
     pipe = ideal_pipe(family, cls)
     full = run(family, pipe, scales=(1,))
     errors = []
-    for delta in (0.1, 0.01, 0.001):
+    for delta in (0.5, 0.1, 0.001) if family is SDXL else (0.1, 0.01, 0.001):  # whose grid begins later
         spectrum = lambda k: 400.0 * k**-3.0  # noqa: E731
         found = run(family, pipe, scales=(1 / 2, 1), delta=delta, spectrum=spectrum, unreached="force")
         errors.append(float((found - full).norm() / full.norm()))
@@ -212,10 +235,28 @@ def test_a_wrong_convention_is_seen(family, cls, wrong):
     else:
         pipe = ideal_pipe(family, cls)
         name = "t" if family is Z_IMAGE else "timestep"
-        scaled = time(lambda timestep: timestep / (1000 if family is not WAN and family is not WAN_I2V else 1) * 0.7)
+        scaled = time(lambda timestep: timestep / (1 if family in (WAN, WAN_I2V, SDXL) else 1000) * 0.7)
         layout = replace(layout, inputs={**layout.inputs, name: scaled})
     error = low_band_error(run(family, pipe, layout, scales=(1 / 2, 1), transition_times=(0.9,)), full)
     assert not error < 0.05  # a wrong sign overflows to infinity
+
+
+@pytest.mark.parametrize("wrong", ["denoised", "v", "of a flow's state", "without EDM's scale"])
+def test_a_wrong_converter_is_seen(wrong, monkeypatch):
+    """Negative controls for variance-preserving networks: what they predict, of which state, and what the pipeline holds."""
+    pipe = ideal_pipe(SDXL, IdealSDXL)
+    full = run(SDXL, pipe, scales=(1,))
+    right = rider.path_of(pipe.scheduler)
+    table = {"alphas_cumprod": pipe.scheduler.alphas_cumprod}
+    if wrong == "of a flow's state":
+        path = replace(right, convert=lambda model: velocity_from_noise(lambda x, t: model(x, 1000 * t)))
+    elif wrong == "without EDM's scale":
+        path = replace(right, held=lambda x, t: x)
+    else:
+        path = replace(right, convert=lambda model: velocity_from_vp(model, predicts=wrong, **table))
+    monkeypatch.setattr(rider, "path_of", lambda scheduler: path)
+    error = low_band_error(run(SDXL, pipe, scales=(1 / 2, 1), transition_times=(0.9,)), full)
+    assert not error < 0.01
 
 
 @pytest.mark.parametrize("wrong", ["of the full grid", "transposed"])
@@ -275,7 +316,7 @@ def test_the_network_sees_local_times(family, cls):
     plan = ride.plan(scales=(1 / 2, 1), transition_times=(0.9,))
     ride.run(plan)
     expected = [t for stage in plan.stages for t in stage.local_times[:-1]]
-    assert pipe.transformer.times == pytest.approx(expected, abs=1e-6)
+    assert getattr(pipe, network_of(family)).times == pytest.approx(expected, abs=1e-4 if family is SDXL else 1e-6)
 
 
 @pytest.mark.parametrize(("family", "cls"), [(FLUX, IdealFlux), (WAN, IdealWan), (Z_IMAGE, IdealZImage)], ids=str)

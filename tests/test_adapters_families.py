@@ -10,9 +10,24 @@ import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
-from tiny_pipelines import FAMILIES, FLUX, FLUX2, KLEIN, QWEN, SD3, WAN, WAN_5B, Z_IMAGE, Family, generator, result
+from tiny_pipelines import (
+    COSMOS_I2V,
+    FAMILIES,
+    FLUX,
+    FLUX2,
+    KLEIN,
+    MINIMAX_H3,
+    QWEN,
+    SD3,
+    WAN,
+    WAN_5B,
+    Z_IMAGE,
+    Family,
+    generator,
+    result,
+)
 
-from spectral_pd.adapters import adapt, progressive
+from spectral_pd.adapters import LAYOUTS, adapt, progressive
 
 FIRST = (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -47,7 +62,12 @@ def test_one_scale_is_the_stock_pipeline(family: Family, guided: bool):
     call = {"guided": guided, "height": 96, "width": 160, "num_inference_steps": 3}
     expected, found = stock(family, **call), ours(family, (1,), **call)
     assert found.dtype == expected.dtype
-    assert torch.equal(found, expected)  # the pipeline's own operations on the same numbers
+    if LAYOUTS[type(family.pipe).__name__].preserving or family in (COSMOS_I2V, MINIMAX_H3):
+        # The state moves on another path than the pipeline's, or by Euler's step written otherwise; Cosmos walks to its given
+        # frame, which the ride keeps.
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    else:
+        assert torch.equal(found, expected)  # the pipeline's own operations on the same numbers
     assert expected.std() > 0.02  # the velocity did something
 
 

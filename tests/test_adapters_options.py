@@ -23,21 +23,29 @@ from tiny_pipelines import (
     FAMILIES,
     FLUX,
     FLUX2,
+    FLUX3,
     FLUX_CN,
+    FLUX_MODULAR,
     KLEIN,
+    MINIMAX_H3,
     QWEN,
     SD3,
+    SDXL,
+    VERSION,
     WAN,
     WAN_5B,
+    WAN_I2V,
     Z_IMAGE,
     Family,
+    embeddings,
     generator,
     wan,
 )
 
 from spectral_pd import GaussianField, plan_at, pretrained, restrict_noise, sample, shift_times
-from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive
+from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive, progressive_block
 from spectral_pd.adapters.families import REFUSED
+from spectral_pd.adapters.layouts import own_rows
 from spectral_pd.adapters.unipc import unipc
 from spectral_pd.pretrained import PRETRAINED
 
@@ -226,6 +234,7 @@ OWN = {
     "z-image": "AutoencoderKL",
     "flux2": "AutoencoderKLFlux2",
     "sd3": "AutoencoderKL",
+    "sd": "AutoencoderKL",
     "sdxl": "AutoencoderKL",
     "sana": "AutoencoderDC",
     "wan": "AutoencoderKLWan",
@@ -382,6 +391,22 @@ def test_lora_changes_the_result_and_survives_the_transition():
     torch.testing.assert_close(run(FLUX, pipe), plain)
 
 
+@pytest.mark.parametrize("family", [*FIRST[1:], WAN_I2V, SDXL], ids=str)
+def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    pipe = fresh(family)
+    lora = peft.LoraConfig(r=2, lora_alpha=16, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        getattr(pipe, "unet" if family is SDXL else "transformer").add_adapter(lora)
+    call = {"num_inference_steps": 4, "guided": False}
+    one, whole = run(family, pipe, scales=(1,), transition_times=(), **call), stock(family, pipe, **call)
+    torch.testing.assert_close(one, whole, rtol=0, atol=1e-4 if family is SDXL else 0)
+    several = run(family, pipe, **call)
+    assert torch.isfinite(several).all()
+    assert (several - run(family, **call)).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE], ids=str)
 def test_offloaded_weights_are_fetched_at_every_stage(family):
     """Sequential offload: accelerate's hook keeps the weights off the device and brings them in for each forward."""
@@ -458,6 +483,90 @@ def test_a_compiled_transformer_has_one_graph_a_size(family, by_block):
     assert made >= 2
     assert len(graphs) == made  # a second call compiles nothing
     torch._dynamo.reset()
+
+
+def ip_weights(network: torch.nn.Module, width: int, image_width: int) -> dict:
+    """Random weights of an IP-adapter: keys and values of every cross attention, and a picture's projection."""
+    weights, flux = {}, isinstance(network, diffusers.FluxTransformer2DModel)
+    names = [name for name in network.attn_processors if "attn1" not in name and not name.startswith("single")]
+    for i, name in enumerate(names):
+        features = network.get_submodule(name.removesuffix(".processor")).to_q.out_features
+        for part in ("k", "v"):
+            linear = torch.nn.Linear(width, features, bias=flux)
+            weights |= {f"{i if flux else 2 * i + 1}.to_{part}_ip.{n}": p for n, p in linear.state_dict().items()}
+    projection = diffusers.models.embeddings.ImageProjection(image_width, width, num_image_text_embeds=4)
+    projected = {name.replace("image_embeds", "proj"): p for name, p in projection.state_dict().items()}
+    return {"image_proj": projected, "ip_adapter": weights}
+
+
+@pytest.mark.parametrize(("family", "name", "image_width"), [(FLUX, "transformer", 20), (SDXL, "unet", 24)], ids=str)
+@pytest.mark.parametrize("guided", [False, True])
+def test_an_ip_adapter_works_as_in_the_stock_call(family, name, image_width, guided):
+    pipe = fresh(family)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(pipe, name)._load_ip_adapter_weights([ip_weights(getattr(pipe, name), 24, image_width)])
+    pipe.set_ip_adapter_scale(1.0)
+    embeds = {"ip_adapter_image_embeds": [embeddings(1, 1, image_width, seed=5)]}
+    if family is FLUX:
+        embeds["negative_ip_adapter_image_embeds"] = [embeddings(1, 1, image_width, seed=6)]
+    elif guided:
+        embeds["ip_adapter_image_embeds"] = [embeddings(2, 1, image_width, seed=5)]
+    call = {"guided": guided, **embeds}
+    one = run(family, pipe, scales=(1,), transition_times=(), **call)
+    torch.testing.assert_close(one, stock(family, pipe, **call), rtol=0, atol=0 if family is FLUX else 1e-4)
+    several = run(family, pipe, **call)
+    assert torch.isfinite(several).all()
+    assert (several - run(family, guided=guided)).abs().max() > 1e-2  # the picture counts, on both grids
+
+
+@pytest.mark.parametrize("family", [FLUX_MODULAR, FLUX3], ids=str)
+def test_a_block_rides_inside_a_users_own_blocks(family):
+    pipe = family.pipe
+    blocks = pipe.blocks
+    options = {"scales": (1 / 2, 1), "transition_times": (0.8,)}
+    blocks.sub_blocks["denoise"] = progressive_block(blocks.sub_blocks["denoise"], **options)
+    mine = type(pipe)(blocks=blocks)
+    mine.update_components(**{key: value for key, value in pipe.components.items() if value is not None})
+    call = family.arguments(height=96, width=160)
+    found = mine(generator=generator(), **call)
+    assert torch.equal(found, progressive(pipe, generator=generator(), **call, **options))
+    assert (found - pipe(generator=generator(), **call)).abs().max() > 1e-2  # negative control: the block alone differs
+    assert mine.scheduler is pipe.scheduler
+
+
+def test_minimax_h3_has_a_local_clock_for_its_picture_and_the_full_one_for_its_sound():
+    """One call, two clocks: each row of the sequence is told its own time."""
+    pipe, seen = MINIMAX_H3.pipe, {}
+
+    def look(name):
+        def before(module, args, kwargs):
+            rows = {
+                key: kwargs["timestep"][kwargs["timestep_indices"][kwargs[f"{key}_indices"]]]
+                for key in ("video", "audio")
+            }
+            seen.setdefault(name, []).append({key: set(times.tolist()) for key, times in rows.items()})
+            size = kwargs["position_ids"][kwargs["video_indices"]][:, 1:]
+            assert len(size) == 37 * len(size.unique(dim=0))
+
+        return pipe.transformer.register_forward_pre_hook(before, with_kwargs=True)
+
+    call = MINIMAX_H3.arguments(height=96, width=160)
+    handle = look("stock")
+    pipe(generator=generator(), **call)
+    handle.remove()
+    ride = adapt(pipe, generator=generator(), **call)
+    plan = ride.plan(scales=(1 / 2, 1), transition_times=(0.8,))
+    handle = look("ride")
+    ride.run(plan)
+    handle.remove()
+    local = [1 - t for stage in plan.stages for t in stage.local_times[:-1]]
+    assert [time for step in seen["ride"] for time in step["video"]] == pytest.approx(local, abs=1e-6)
+    assert [step["audio"] for step in seen["ride"]] == [step["audio"] for step in seen["stock"]]
+    assert len(plan.stages) == 2
+    assert seen["ride"] != seen["stock"]  # the picture's clock is another on the coarse grid
+    with pytest.raises(ValueError, match="keyframes are rows beside the latents'"):
+        own_rows(torch.tensor([6, 7, 40, 41]), None)
 
 
 # Variants
@@ -606,6 +715,7 @@ def named(name: str, module: str = "diffusers.pipelines"):
     return type(name, (_Named,), {"__module__": module})()
 
 
+@pytest.mark.skipif(VERSION < (0, 42), reason="the list is that of diffusers 0.42")
 def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_the_way():
     names = [name for name in dir(diffusers) if name.endswith("Pipeline")]
     assert len(names) > 250
@@ -617,17 +727,19 @@ def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_th
         reason = str(error.value).split(" cannot be ridden: ")[1]
         used.add(next(i for i, (_, text) in enumerate(REFUSED) if text == reason))
         assert any(word in reason for word in (";", "by itself", "ride the", "nothing has"))  # something to follow
+        for named_in in re.findall(r"\w+Pipeline\b", reason.split(";")[-1]):
+            assert named_in in LAYOUTS  # and it can be followed
     assert used == set(range(len(REFUSED)))  # no reason that fits nothing
 
 
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("Flux3ModularPipeline", "plain pipeline"),
+        ("HeliosModularPipeline", "coarse to fine by itself"),
         ("FluxPriorReduxPipeline", "no frequencies"),
         ("HunyuanVideoFramepackPipeline", "one stretch of the video after another"),
         ("LatentConsistencyModelPipeline", "fresh noise"),
-        ("StableDiffusionXLPipeline", "path='edm'"),
+        ("PixArtSigmaPipeline", "path='edm'"),
         ("StableAudioPipeline", "along time alone"),
         ("BriaPipeline", "layout="),
     ],

@@ -153,7 +153,7 @@ def test_force_moves_a_transition_never_reached(capsys):
     assert "forced to T_1" in out
 
 
-@pytest.mark.parametrize("command", ["fit", "plan", "demo"])
+@pytest.mark.parametrize("command", ["compare", "fit", "plan", "demo"])
 def test_help_names_defaults_that_exist(capsys, command):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -165,6 +165,7 @@ def test_help_names_defaults_that_exist(capsys, command):
         "fit": "bootstrap (default: 0)",
         "plan": "solver steps (default: 50)",
         "demo": "samples (default: demo.png)",
+        "compare": "pictures of each prompt (default: 1)",
     }[command] in text
 
 
@@ -216,6 +217,7 @@ COMMANDS = {
     "demo": ["demo", "--size", "64", "--steps", "8"],
     "fit --help": ["fit", "--help"],
     "plan --help": ["plan", "--help"],
+    "compare --help": ["compare", "--help"],
     "a long path": ["fit", "latents.npy", "--bootstrap", "0", "--json", f"{LONG}/law.json"],
 }
 
@@ -262,7 +264,7 @@ def test_rows_of_plans_are_whole(terminal):
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "spectral_pd", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("fit", "plan", "demo"))
+    assert all(command in done.stdout for command in ("fit", "plan", "compare", "demo"))
 
 
 def test_a_reader_that_goes_away_is_no_error():

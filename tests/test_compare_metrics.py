@@ -255,7 +255,7 @@ def test_weights_that_cannot_be_had_are_said(monkeypatch):
 
     package(monkeypatch, "pyiqa", create_metric=create_metric)
     with pytest.raises(
-        ValueError, match="metric 'niqe' cannot have its weights here .OSError: <urlopen error .* not known>.; load it"
+        ValueError, match=r"metric 'niqe' cannot have its weights here .OSError: <urlopen error .* not known>.; load it"
     ):
         load("niqe")
 

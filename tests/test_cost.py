@@ -127,12 +127,11 @@ def test_committed_plans_follow_from_the_committed_costs():
     totals = {(row["model"], row["latent"]): float(row["total_tflop"]) for row in _committed("cost.csv")}
     rows = iter(_committed("usual_plans.csv"))
     for usual in (*cost.USUAL, *cost.FEW_STEPS):
-        model = PRETRAINED[usual.model]
-        steps, label, grid = usual.steps or model.steps, model.label, model.grid
-        times = shift_times(steps, shift=usual.shift or model.shift)
+        label, preset, grid, _ = usual.known
+        steps = len(usual.times) - 1
         for scales, delta in itertools.product(usual.scales, usual.deltas):
             plan = make_plan(
-                times, PRESETS[model.preset], grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
+                usual.times, PRESETS[preset], grid, scales=scales, delta=delta, multiple_of=2, unreached="force"
             )
             row = next(rows)
             sizes = ["x".join(map(str, shape)) for shape in plan.shapes]

@@ -122,10 +122,11 @@ def test_pages_run_elsewhere_are():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What a reader's folder holds when the pages speak of it: photographs, latents stored by somebody, a ComfyUI."""
+    """What a reader has when the pages speak of it: photographs, stored latents, a ComfyUI, a checkout."""
     demo = pytest.importorskip("spectral_pd.measuring.demo")
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     (tmp_path / "photos").mkdir()
     for name, picture in list(demo.photographs().items())[:3]:
         array = ((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
@@ -445,7 +446,7 @@ def test_docstring_numbers_are_read():
 
 def without_a_row() -> list[list[str]]:
     """Rows of the table of numbers that are left out, of docs/theory.md."""
-    section = (ROOT / "docs" / "theory.md").read_text().partition("## Numbers without a row\n")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "theory.md").read_text().partition("## Steps of proofs\n")[2].partition("\n## ")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")
     ][2:]

@@ -22,11 +22,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def own(module):
-    """Classes and functions of a module, by name: its own ones, or for the package what it gathers."""
+    """Classes and functions of a module, by name: its own ones, what its `__all__` names, or what the package gathers."""
     return {
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_")
+        and name in getattr(module, "__all__", [name])
         and (inspect.isclass(value) or inspect.isfunction(value))
         and (module is spectral_pd or value.__module__ == module.__name__)
     }

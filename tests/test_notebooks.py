@@ -6,6 +6,7 @@
 import ast
 import copy
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -33,14 +34,39 @@ def test_stored_as_it_ran(path):
     assert not any(output.get("name") == "stderr" for cell in cells for output in cell.outputs)
     trees = [ast.parse("\n".join(line for line in cell.source.splitlines() if line[:1] != "%")) for cell in cells]
     asserts = [sum(isinstance(node, ast.Assert) for node in ast.walk(tree)) for tree in trees]
-    assert asserts[-1] > 0
+    *_, checked, own = cells
+    assert asserts[-2] > 0
     assert sum(asserts) >= 8
-    assert cells[-1].source.endswith('print("all checks passed")')
-    assert notebooks.printed(cells[-1]).endswith("all checks passed\n")
+    assert checked.source.endswith('print("all checks passed")')
+    assert notebooks.printed(checked).endswith("all checks passed\n")
+    assert notebooks.printed(own)
     assert "egative control" in "".join(cell.source for cell in notebook.cells)
     for cell, count in zip(cells, asserts, strict=True):
         if cell.source.startswith("# Checks:"):
             assert count, f"a cell says it checks something but asserts nothing: {cell.source.splitlines()[0]}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_begins_with_a_question_and_ends_with_the_readers_own(path):
+    """The question stands below the title; the last cell names what of its own a reader puts in, and uses it."""
+    notebook = read(path)
+    title, question, *_ = notebook.cells[0].source.split("\n\n")
+    assert title.startswith("# ")
+    assert question.startswith("*")
+    assert question.endswith("?*")
+    own = notebook.cells[-1].source
+    first = own.partition("\n")[0]
+    assert first.startswith("# Try your own: replace `")
+    names = {node.id for node in ast.walk(ast.parse(own)) if isinstance(node, ast.Name)}
+    replaced = {name for name in re.findall(r"`(\w+)`", "".join(line for line in own.splitlines() if line[:1] == "#"))}
+    assert replaced
+    assert replaced <= names
+
+
+def test_code_fits_the_page():
+    for path in NOTEBOOKS:
+        for cell in notebooks.code_cells(read(path)):
+            assert max(map(len, cell.source.splitlines())) <= 88, (path.name, cell.source)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ imported only here, when a pipeline is called, and never by the rest of the libr
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -165,6 +166,41 @@ def progressive(
     return adapt(pipe, prompt, layout=layout, **arguments).run(
         options, solver=solver, coupling=coupling, stage_lora=stage_lora
     )
+
+
+def progressive_block(
+    block: Any,
+    *,
+    coupling: Coupling = "coupled",
+    solver: SolverName | Solver | None = None,
+    layout: Layout | None = None,
+    stage_lora: str | Path | None = None,
+    **options: Any,
+) -> Any:
+    """The denoising block of a modular pipeline, made progressive, to be put in its place.
+
+        blocks = pipe.blocks  # a copy: make the pipeline of it
+        blocks.sub_blocks["denoise"] = progressive_block(blocks.sub_blocks["denoise"], scales=(1 / 2, 1), delta=0.01)
+
+    Parameters
+    ----------
+    block
+        The block that prepares latents and times, or one that holds it.
+    coupling, solver, layout, stage_lora
+        As :func:`progressive`.
+    options
+        Of :meth:`Ride.plan`; its errors and warnings come when the pipeline is called.
+    """
+
+    class Progressive(type(block)):  # type: ignore[misc]
+        def __call__(self, components: Any, state: Any) -> Any:
+            ride = Ride(components, find_layout(components) if layout is None else layout, state.values)
+            with ride.along(options, solver=solver, coupling=coupling, stage_lora=stage_lora):
+                return super().__call__(components, state)
+
+    made = copy.copy(block)
+    made.__class__ = Progressive
+    return made
 
 
 _PLAN = {"anchors"} | {name for make in (make_plan, plan_at) for name in inspect.signature(make).parameters} - {

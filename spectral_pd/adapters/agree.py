@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from spectral_pd.adapters.rider import Ride, own_solver
-from spectral_pd.agreement import SizeAgreement, plot_agreement, size_agreement
+from spectral_pd.agreement import SizeAgreement, size_agreement
+from spectral_pd.plotting import plot_agreement
 from spectral_pd.solvers import SolverName, euler
 
 
@@ -110,5 +111,5 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         found.save(args.out)
     if args.figure:
-        figure: Any = plot_agreement(found).figure
+        figure: Any = plot_agreement(found.rows()).figure
         figure.savefig(args.figure, dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,120 +10,98 @@ from typing import Any
 from spectral_pd.adapters import layouts
 from spectral_pd.adapters.layouts import Layout
 
-_FAMILIES: Sequence[tuple[Layout, str]] = (
-    (
-        layouts.FLUX,
-        "Flux FluxKontext FluxImg2Img FluxInpaint FluxFill FluxControl FluxControlImg2Img FluxControlInpaint FluxControlNet "
-        "FluxControlNetImg2Img FluxControlNetInpaint FluxKontextInpaint LongCatImage LongCatImageEdit OvisImage "
-        "FluxModular FluxKontextModular",
-    ),
-    (layouts.FLUX2, "Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular"),
-    (layouts.FLUX2_KV, "Flux2KleinKV"),
-    (layouts.CHROMA, "Chroma ChromaImg2Img ChromaInpaint"),
-    (layouts.KREA2, "Krea2 Krea2Modular"),
-    (layouts.IDEOGRAM4, "Ideogram4"),
-    (
-        layouts.QWEN_IMAGE,
-        "QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint QwenImageLayered "
-        "QwenImageControlNet QwenImageControlNetInpaint QwenImageModular",
-    ),
-    (layouts.QWEN_IMAGE21, "QwenImage21"),
-    (
-        layouts.Z_IMAGE,
-        "ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular",
-    ),
-    (layouts.WAN, "Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular"),
-    (
-        layouts.SD3,
-        "StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet "
-        "StableDiffusion3Modular",
-    ),
-    (layouts.HUNYUAN_VIDEO, "HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo"),
-    (layouts.HUNYUAN_VIDEO15, "HunyuanVideo15 HunyuanVideo15ImageToVideo"),
-    (layouts.HUNYUAN_IMAGE, "HunyuanImage"),
-    (layouts.LTX, "LTX LTXImageToVideo LTXModular"),
-    (layouts.LTX2, "LTX2"),
-    (layouts.LUMINA2, "Lumina2"),
-    (layouts.COGVIEW4, "CogView4 CogView4Control"),
-    (layouts.AURA_FLOW, "AuraFlow"),
-    (layouts.SANA, "Sana SanaControlNet SanaPAG"),
-    (layouts.KANDINSKY5, "Kandinsky5T2I"),
-    (layouts.KANDINSKY5_VIDEO, "Kandinsky5T2V"),
-    (layouts.HIDREAM, "HiDreamImage"),
-    (layouts.PRX, "PRX"),
-    (layouts.PRX_PIXEL, "PRXPixel"),
-)
+_FAMILIES = """
+FLUX: Flux FluxKontext FluxImg2Img FluxInpaint FluxFill FluxControl FluxControlImg2Img FluxControlInpaint
+    FluxControlNet FluxControlNetImg2Img FluxControlNetInpaint FluxKontextInpaint LongCatImage LongCatImageEdit
+    OvisImage FluxModular FluxKontextModular
+FLUX2: Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular
+FLUX2_KV: Flux2KleinKV
+FLUX3: Flux3Modular Flux3DistilledModular
+CHROMA: Chroma ChromaImg2Img ChromaInpaint
+KREA2: Krea2 Krea2Modular Krea2TurboModular
+IDEOGRAM4: Ideogram4
+QWEN_IMAGE: QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint
+    QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
+QWEN_IMAGE21: QwenImage21
+Z_IMAGE: ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular
+WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular Wan22Modular
+SD3: StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet
+    StableDiffusion3Modular
+SD: StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionPAG StableDiffusionInstructPix2Pix
+    StableDiffusionControlNet StableDiffusionControlNetImg2Img StableDiffusionControlNetInpaint
+SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLPAG
+    StableDiffusionXLControlNet StableDiffusionXLControlNetImg2Img StableDiffusionXLControlNetInpaint
+    StableDiffusionXLModular
+HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
+HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
+HUNYUAN_IMAGE: HunyuanImage
+LTX: LTX LTXImageToVideo LTXModular
+LTX2: LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular
+COSMOS: Cosmos2_5_PredictBase
+ANIMA: AnimaModular
+MINIMAX_H3: MiniMaxH3Modular
+LUMINA2: Lumina2
+COGVIEW4: CogView4 CogView4Control
+AURA_FLOW: AuraFlow
+SANA: Sana SanaControlNet SanaPAG
+KANDINSKY5: Kandinsky5T2I Kandinsky5I2I
+KANDINSKY5_VIDEO: Kandinsky5T2V Kandinsky5I2V
+HIDREAM: HiDreamImage
+PRX: PRX
+PRX_PIXEL: PRXPixel
+"""
 
-LAYOUTS: Mapping[str, Layout] = {f"{name}Pipeline": layout for layout, names in _FAMILIES for name in names.split()}
+_REFUSED = """
+*Prior* *PriorRedux* StableCascade* Wuerstchen*: it denoises embeddings, which have no frequencies; ride the pipeline
+    it feeds
+*Upsample* *Upscale* *VideoDiffusionDecode* LTX2DFR* HunyuanImageRefiner* Kandinsky6SR*: it refines a picture that
+    another pipeline made and keeps its coarse bands; ride the pipeline that makes it
+LLaDA2* DiffusionGemma* RFD4Proteina* Amused* VQDiffusion*: its states are tokens or coordinates, not a field on a
+    grid: nothing has a spectrum to grow along
+AceStep* StableAudio* LongCatAudio* AudioLDM* MusicLDM* AudioDiffusion* DanceDiffusion* Spectrogram* MiniMaxMusic3*:
+    its latents run along time alone, and a ride grows height and width{sample} over one axis
+*Framepack* SkyReelsV2DiffusionForcing* LTXI2VLong* WanAnimate* AnyFlowFAR* SanaWM* ChronoEdit*: it denoises one
+    stretch of the video after another, or drops frames on the way, and a plan is made for one run of one size; use
+    the family's plain pipeline
+Helios*: it runs coarse to fine by itself, with correlated noise between its own sizes
+AnyFlow* SanaSprint* LatentConsistency* Consistency* Echo*: its scheduler jumps with fresh noise or by a flow map
+    instead of following the flow's velocity; use the family's plain pipeline
+CosmosText* CosmosVideo* Cosmos2Text* Cosmos2Video*: it scales its latents by c_in and mixes them into the prediction
+    (EDM preconditioning, sigma up to 80); {denoiser}
+Mochi*: its scheduler runs with inverted sigmas, from 0 to 1, for a velocity of the opposite sign{sample}
+LTXCondition* LTX2Condition* LTX2HDR* LTX2InContext*: its condition frames are tokens with a strength each, kept by a
+    mask after every step; use LTXPipeline, LTXImageToVideoPipeline or LTX2Pipeline
+VisualCloze*: it denoises a grid of several pictures in one latent, whose sizes and masks are the full size's, with
+    FLUX.1 Fill's network; use FluxFillPipeline
+Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* Cosmos*
+    SanaVideo* SanaImageToVideo* Kandinsky6* StableDiffusion3ControlNetInpainting* StableDiffusion3PAG*
+    SkyReelsV2ImageToVideo QwenImage* Wan* Ideogram4* HunyuanVideo15*: it follows a flow, and how its latents lie has
+    not been tried{by_hand}
+*: it denoises variance-preserving noise, and how its latents lie has not been tried{by_hand} with preserving=True,
+    or {denoiser}
+"""
+
+_ADVICE = {
+    "by_hand": "; write its layout (docs/adapters.md) and pass it as layout=",
+    "denoiser": "sample_spectral(model, x, sigmas, path='edm') takes its network as a k-diffusion denoiser",
+    "sample": "; call spectral_pd.sample with its network's velocity and a plan of its own",
+}
+
+
+def _entries(text: str) -> list[tuple[str, str]]:
+    """(names, what is said of them) of each entry; its further lines are indented."""
+    lines = re.sub(r"\n +", " ", text.strip()).splitlines()
+    return [(names, said) for names, _, said in (line.partition(": ") for line in lines)]
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    f"{name}Pipeline": getattr(layouts, family) for family, names in _entries(_FAMILIES) for name in names.split()
+}
 """Pipeline class -> layout."""
 
-_BY_HAND = "; write its layout (docs/adapters.md) and pass it as layout="
-_DENOISER = "; sample_spectral(model, x, sigmas, path='edm') takes its network as a k-diffusion denoiser"
-_SAMPLE = "; call spectral_pd.sample with its network's velocity and a plan of its own"
-
-REFUSED: Sequence[tuple[str, str]] = (
-    (
-        "*Modular*",
-        "its blocks prepare latents and ids out of sight of the pipeline"
-        + _BY_HAND
-        + ", or make the plain pipeline of the same components "
-        "where there is one",
-    ),
-    (
-        "*Prior* *PriorRedux* StableCascade* Wuerstchen*",
-        "it denoises embeddings, which have no frequencies; ride the pipeline it feeds",
-    ),
-    (
-        "*Upsample* *Upscale* *VideoDiffusionDecode* LTX2DFR* HunyuanImageRefiner* Kandinsky6SR*",
-        "it refines a picture that another pipeline made and keeps its coarse bands; ride the pipeline that makes it",
-    ),
-    (
-        "LLaDA2* DiffusionGemma* RFD4Proteina* Amused* VQDiffusion*",
-        "its states are tokens or coordinates, not a field on a grid: nothing has a spectrum to grow along",
-    ),
-    (
-        "AceStep* StableAudio* LongCatAudio* AudioLDM* MusicLDM* AudioDiffusion* DanceDiffusion* Spectrogram*",
-        "its latents run along time alone, and a ride grows height and width" + _SAMPLE + " over one axis",
-    ),
-    (
-        "*Framepack* SkyReelsV2DiffusionForcing* LTXI2VLong* WanAnimate* AnyFlowFAR* SanaWM* ChronoEdit*",
-        "it denoises one stretch of the video after another, or drops frames on the way, and a plan is made for one run of one "
-        "size; use the family's plain pipeline",
-    ),
-    ("Helios*", "it runs coarse to fine by itself, with correlated noise between its own sizes"),
-    (
-        "AnyFlow* SanaSprint* LatentConsistency* Consistency*",
-        "its scheduler jumps with fresh noise or by a flow map instead of following the flow's velocity; use the family's "
-        "plain pipeline",
-    ),
-    (
-        "CosmosText* CosmosVideo* Cosmos2Text* Cosmos2Video*",
-        "it scales its latents by c_in and mixes them into the prediction (EDM preconditioning, sigma up to 80)"
-        + _DENOISER,
-    ),
-    ("Mochi*", "its scheduler runs with inverted sigmas, from 0 to 1, for a velocity of the opposite sign" + _SAMPLE),
-    (
-        "LTXCondition* LTX2Condition* LTX2HDR* LTX2InContext* LTX2ImageToVideo*",
-        "its condition frames are tokens with a strength each, kept by a mask after every step; use LTXPipeline, "
-        "LTXImageToVideoPipeline or LTX2Pipeline",
-    ),
-    (
-        "VisualCloze*",
-        "it denoises a grid of several pictures in one latent, whose sizes and masks are the full size's; "
-        "VisualClozeGenerationPipeline's network is FLUX.1 Fill: use FluxFillPipeline",
-    ),
-    (
-        "BriaFibo* Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* "
-        "MotifVideo* Cosmos* SanaVideo* SanaImageToVideo* Kandinsky5I2* Kandinsky6* StableDiffusion3ControlNetInpainting* "
-        "StableDiffusion3PAG* SkyReelsV2ImageToVideo",
-        "it follows a flow, and how its latents lie has not been tried" + _BY_HAND,
-    ),
-    (
-        "*",
-        "it denoises variance-preserving noise, whose times are no grid of a flow" + _DENOISER,
-    ),
-)
-"""Patterns of pipeline names, without "Pipeline" at their end, and what stands in the way; the first that fits."""
+REFUSED: Sequence[tuple[str, str]] = [(names, reason.format(**_ADVICE)) for names, reason in _entries(_REFUSED)]
+"""Patterns of pipeline names, without "Pipeline" or "ModularPipeline" at their end, and what stands in the way; the first
+that fits."""
 
 
 def find_layout(pipe: Any) -> Layout:
@@ -139,9 +118,9 @@ def find_layout(pipe: Any) -> Layout:
         if "__call__" in vars(cls):
             break  # its own call: whatever its bases do, this pipeline does something else
     name = type(pipe).__name__
-    stem = name.removesuffix("Pipeline")
+    stem = name.removesuffix("Pipeline").removesuffix("Modular")
     known = type(pipe).__module__.startswith("diffusers")
     reason = next(text for patterns, text in REFUSED if any(fnmatchcase(stem, pattern) for pattern in patterns.split()))
     if not known:
-        reason = "it is not one of diffusers" + _BY_HAND
+        reason = "it is not one of diffusers" + _ADVICE["by_hand"]
     raise ValueError(f"pipeline {name} cannot be ridden: {reason}")

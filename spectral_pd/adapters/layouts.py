@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectral_pd.expansion import restrict_signal
 from spectral_pd.plan import Plan
 from spectral_pd.power import PRESETS, PowerLaw
+from spectral_pd.restriction import restrict_signal
 from spectral_pd.theory import align_time
 
 Grid = tuple[int, ...]
@@ -109,6 +109,8 @@ class Layout:
         ``extra(inputs)``: inputs the pipeline leaves to their defaults and an exchange needs.
     patch, multiple
         Latent points a token along each axis, and what sizes are multiples of (0: the same).
+    preserving
+        Whether the networks were trained on variance-preserving noise.
     last
         Whether the latents' tokens come after those of other pictures and of the text.
     patch_first
@@ -118,7 +120,7 @@ class Layout:
     channels
         Field of the network's configuration that holds the latents' channels, where the pipeline keeps conditions beside them.
     trained
-        Pixels of the smallest side the family's networks were trained at; 0 where no source says.
+        Pixels of the smallest side the family's networks were trained at, or their makers name; 0 where no source says.
     reads
         Name of the first layer of the networks where it is one map from the latents' patches, for informed coarse stages.
     networks
@@ -137,6 +139,7 @@ class Layout:
     extra: Callable[[Inputs], Inputs] = field(default=lambda inputs: {})
     patch: int = 2
     multiple: int = 0
+    preserving: bool = False
     last: bool = False
     patch_first: bool = False
     channels_last: bool = False
@@ -182,8 +185,8 @@ class Layout:
         Further tokens and channels are left out. Noise that becomes tokens later comes in space, with an axis of one frame, or
         with its patches as channels.
         """
-        if latents.ndim == 3:
-            n = seat.tokens(size)
+        if latents.ndim < 4:
+            latents, n = latents if latents.ndim == 3 else latents[None], seat.tokens(size)
             x = self.unpack(latents[:, -n:] if self.last else latents[:, :n], seat.frames, size)
         elif seat.packed and latents.shape[-2:] != size and latents.shape[1] != seat.channels:
             x = F.pixel_shuffle(latents, self.patch)
@@ -194,17 +197,14 @@ class Layout:
         x = x[:, : seat.channels]
         return x[:, :, seat.given :] if seat.given and x.shape[2] == seat.frames else x
 
-    def handed(self, x: Tensor, like: Tensor, seat: Seat) -> Tensor:
-        """A full-size state as the pipeline holds its latents, `like`."""
-        if like.ndim == 3 or self.channels_last:
-            frames = seat.frames
-        else:
-            frames = like.shape[2]
+    def handed(self, x: Tensor, like: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
+        """A full-size state as the pipeline holds its latents, `like`, with the given frames of the network's `inputs`."""
+        frames = like.shape[1 if self.channels_last else 2] if like.ndim > 3 else seat.frames
         if seat.given and frames == seat.frames:
-            kept = self.spatial(like, replace(seat, given=0), seat.full)[:, :, : seat.given]
+            kept = self.spatial(self.latents(inputs, seat), replace(seat, given=0), seat.full)[:, :, : seat.given]
             x = torch.cat([kept.to(x.dtype), x], 2)
-        if like.ndim == 3:
-            x = self.pack(x)
+        if like.ndim < 4:
+            x = self.pack(x).reshape(like.shape)
         elif self.channels_last:
             x = x.movedim(1, -1)
         return x.to(like.dtype)
@@ -262,7 +262,9 @@ def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Sea
 
 
 def _given(layout: Layout, inputs: Inputs, latents: Tensor, seat: Seat) -> int:
-    """Leading frames that are a condition: at time 0, or not what the pipeline's latents hold."""
+    """Leading frames that are a condition: by a mask beside the latents, at time 0, or not what the pipeline's latents hold."""
+    if layout.channels_last and latents.shape[-1] > seat.channels:
+        return int(latents[0, :, 0, 0, -1].sum())
     times = next((inputs[name] for name in ("timestep", "t") if isinstance(inputs.get(name), Tensor)), None)
     if times is not None and times.ndim == 2 and times.shape[1] % seat.frames == 0:
         at_zero = (times[0].unflatten(0, (seat.frames, -1)) == 0).all(1).tolist()
@@ -384,7 +386,7 @@ def frames_control(value: Tensor, seat: Seat) -> Tensor:
 
 
 def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) -> Exchange:
-    """The local time; tokens at time 0, as those of a given frame, stay.
+    """The local time; tokens at an earlier one, as those of a given frame, stay.
 
     Parameters
     ----------
@@ -393,16 +395,15 @@ def time(unit: Callable[[Tensor], Tensor] | None = lambda timestep: timestep) ->
     """
 
     def exchange(value: Tensor, seat: Seat) -> Tensor:
-        if value.ndim == 2 and value.shape[1] > 1:
+        if value.ndim == 2 and value.shape[1] > 1:  # a time a token
             value = positions(-1)(value, seat)
         if seat.time is None:
             return value
         if unit is None:
             return value * (seat.time / seat.clock)
-        local = unit(
-            (torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000).to(value.dtype)
-        )
-        return torch.where(value == 0, value, local) if value.ndim == 2 else local
+        local = torch.full(value.shape, seat.time, dtype=torch.float32, device=value.device) * 1000
+        local = unit(local.to(value.dtype) if value.is_floating_point() else local)
+        return torch.where(value < value.max(), value, local) if value.ndim > 1 else local
 
     return exchange
 
@@ -431,21 +432,48 @@ def shapes(value: list[Any], seat: Seat) -> list[Any]:
     return [[*item[: -seat.frames], *ours] if seat.layout.last else [*ours, *item[seat.frames :]] for item in value]
 
 
-def time_of_the_end(value: Tensor, seat: Seat) -> Tensor:
-    """The local time at the end of the step."""
-    return value if seat.time is None else torch.full_like(value, 1000 * seat.until)
+def time_of_the_end(unit: Callable[[Tensor], Tensor] = lambda timestep: timestep) -> Exchange:
+    """The local time at the end of the step, in the `unit` of :func:`time`."""
+    return lambda value, seat: value if seat.time is None else unit(torch.full_like(value, 1000 * seat.until))
 
 
-def after_text(value: Tensor, seat: Seat) -> Tensor:
-    """A mask of text tokens and then of the latents' (batch, tokens)."""
-    n, m = seat.tokens(seat.full), seat.tokens(seat.stage)
-    return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
+def after_text(points: int = 1) -> Exchange:
+    """A mask (batch, slots) of text tokens and then of one slot for so many of the latents' tokens."""
+
+    def exchange(value: Tensor, seat: Seat) -> Tensor:
+        n, m = (seat.tokens(size) // points for size in (seat.full, seat.stage))
+        return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
+
+    return exchange
 
 
-def slots(value: Tensor, seat: Seat) -> Tensor:
-    """A mask of text tokens and then of one slot for every 2x2 latent points."""
-    n, m = (seat.tokens(size) // 4 for size in (seat.full, seat.stage))
-    return torch.cat([value[:, :-n], value[:, -n:][:, :m]], 1)
+def own_row(value: Tensor, seat: Seat) -> Tensor:
+    """For a table of the times of all rows: the latents' is a new first one, in time from noise to data."""
+    return value if seat.time is None else torch.cat([value.new_tensor([1 - seat.time]), value])
+
+
+def row_times(value: Tensor, seat: Seat) -> Tensor:
+    """Where in that table the time of each row of the sequence stands."""
+    value, m = positions(0)(value, seat), seat.tokens(seat.stage)
+    return value if seat.time is None else torch.cat([value[:-m] + 1, torch.zeros_like(value[-m:])])
+
+
+def spread(value: Tensor, seat: Seat) -> Tensor:
+    """Positions (rows, [frame, row, column]) that span the same range on every grid."""
+    if seat.stage == seat.full:
+        return value
+    value, m = positions(0)(value, seat), seat.tokens(seat.stage)
+    wider = value.new_tensor([n / k for n, k in zip(seat.full, seat.stage, strict=True)])
+    first, ours = value[-m, 1:], value[-m:, 1:]
+    value[-m:, 1:] = first + (ours - first) * wider
+    return value
+
+
+def own_rows(value: Tensor, seat: Seat) -> Tensor:
+    """The latents' places in the sequence, where they are its last rows."""
+    if len(value) != int(value[-1] - value[0]) + 1:
+        raise ValueError("keyframes are rows beside the latents' with a time of their own; a ride is from text alone")
+    return value[: seat.tokens(seat.stage)]
 
 
 def number(axis: int) -> Exchange:
@@ -471,10 +499,13 @@ def refused(reason: str) -> Exchange:
 
 
 def cornered(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
-    """A network's answer as tokens of the full grid: its rows and columns first, zeros elsewhere."""
-    layout = seat.layout
-    x = layout.unpack(value, seat.frames, seat.stage)
-    return layout.pack(F.pad(x, (0, seat.full[1] - seat.stage[1], 0, seat.full[0] - seat.stage[0])))
+    """A network's answer on the full grid: its rows and columns first, zeros elsewhere."""
+    layout, margins = seat.layout, (0, seat.full[1] - seat.stage[1], 0, seat.full[0] - seat.stage[0])
+    return (
+        layout.pack(F.pad(layout.unpack(value, seat.frames, seat.stage), margins))
+        if seat.packed
+        else F.pad(value, margins)
+    )
 
 
 def velocity_of_denoised(value: Tensor, seat: Seat, inputs: Inputs) -> Tensor:
@@ -506,8 +537,10 @@ def by_ids(name: str = "img_ids", patch: int = 2, *, last: bool = False) -> Call
     def size(inputs: Inputs) -> Grid:
         ids = inputs[name]
         ids = ids[0] if ids.ndim == 3 else ids
-        ours = ids[ids[:, 0] == ids[-1 if last else 0, 0]]
-        return tuple(patch * int(ours[:, axis].max() - ours[:, axis].min() + 1) for axis in (1, 2))
+        same = (ids[:, 0] == ids[-1 if last else 0, 0]).long()
+        n = int((same.flip(0) if last else same).cumprod(0).sum())
+        ours = ids[-n:] if last else ids[:n]
+        return tuple(patch * len(ours[:, axis].unique()) for axis in (1, 2))
 
     return size
 
@@ -568,14 +601,20 @@ SPATIAL: Mapping[str, Exchange] = {"hidden_states": latents(), "timestep": time(
 VIDEO: Mapping[str, Exchange] = {
     "hidden_states": latents(masks_last=True),
     "timestep": time(),
-    "timestep_r": time_of_the_end,
+    "timestep_r": time_of_the_end(),
 }
 in_space = spatial("hidden_states")
 
 FLUX = Layout("flux", by_ids(), PACKED, reads="x_embedder")
-FLUX2 = Layout("flux2", by_ids(), PACKED)
+FLUX2 = Layout("flux2", by_ids(), PACKED, trained=256)  # Black Forest Labs' help page
+FLUX3 = replace(
+    FLUX2,
+    inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)},
+    borrowed="FLUX.2's fit, not measured on FLUX.3's latents",
+    trained=0,
+)
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
-CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text}, reads="x_embedder")
+CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text()}, reads="x_embedder")
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
 IDEOGRAM4 = Layout(
     "flux2",
@@ -597,7 +636,7 @@ QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes},
 QWEN_IMAGE21 = Layout(
     "qwen-image",
     by_shapes(patch=1, last=True),
-    {**PACKED, "img_shapes": shapes, "img_mask": slots},
+    {**PACKED, "img_shapes": shapes, "img_mask": after_text(4)},
     patch=1,
     multiple=2,
     last=True,
@@ -613,8 +652,23 @@ WAN = Layout(
     note=expert_order,
 )
 SD3 = Layout("sd3", in_space, SPATIAL)
-HUNYUAN_VIDEO = Layout("wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents")
-HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents")
+SD = Layout(
+    "sd",
+    spatial("sample"),
+    {"sample": latents(), "timestep": time(), "controlnet_cond": control},
+    patch=1,
+    multiple=2,
+    preserving=True,
+    networks=("unet", "controlnet"),
+    trained=512,  # of XL says diffusers: "anything below 512 pixels won't work well"
+)
+SDXL = replace(SD, preset="sdxl")
+HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
+    "wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents", trained=544
+)
+HUNYUAN_VIDEO15 = replace(
+    HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents", trained=480
+)
 HUNYUAN_IMAGE = Layout(
     "flux",
     in_space,
@@ -638,8 +692,33 @@ LTX = Layout(
     borrowed="WAN 2.1's fit, not measured on LTX-Video's latents of 32x32 pixels a point",
 )
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
+COSMOS = Layout(
+    "wan",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(thousandth), "condition_mask": picture},
+    output=cornered,
+)
+ANIMA = replace(COSMOS, preset="qwen-image", output=None)
+MINIMAX_H3 = Layout(
+    "wan",
+    by_ids("position_ids", last=True),
+    {
+        "hidden_states": latents(),
+        "timestep": own_row,
+        "timestep_indices": row_times,
+        "position_ids": spread,
+        "token_tags": positions(0),
+        "video_indices": own_rows,
+    },
+    last=True,
+    borrowed="WAN 2.1's fit, not measured on MiniMax-H3's latents",
+    trained=768,  # the canvas it was released for
+    networks=("transformer", "transformer_ref"),
+)
 LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
-COGVIEW4 = Layout("sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents")
+COGVIEW4 = Layout(  # 512 to 2048 by its model card
+    "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
+)
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})

@@ -9,8 +9,7 @@ Three seams, all outside the pipeline's code:
 - the **latents as they are prepared**: the white field, or the noisy picture, that the state starts from.
 
 Guidance, callbacks, adapters of every kind, offload and decoding are the pipeline's own code, bit for bit. A callback, or a
-pipeline that mixes a picture in by a mask, is shown the state grown to full size, and what it changes is carried back. In
-diffusers ``sigma`` is the time ``t`` of this library; timesteps are ``1000 t``.
+pipeline that mixes a picture in by a mask, is shown the state grown to full size, and what it changes is carried back.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,15 +31,17 @@ import torch
 from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
+from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
 from spectral_pd.adapters.stage_lora import StageLora, loaded
-from spectral_pd.adapters.unipc import unipc
-from spectral_pd.adapters.walk import Walk, evaluation_times, planned
+from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
-from spectral_pd.solvers import Solver, SolverName, dpmpp_2m, euler, find_solver, heun
+from spectral_pd.solvers import Solver, SolverName, euler, find_solver
 from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
+
+__all__ = ["Ride"]
 
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
@@ -72,7 +73,7 @@ class Ride:
 
     def __init__(self, pipe: Any, layout: Layout, arguments: Mapping[str, Any]) -> None:
         check_arguments(pipe, arguments)
-        check_scheduler(pipe.scheduler)
+        check_scheduler(pipe.scheduler, flow=not layout.preserving)
         self.pipe, self.layout, self.arguments = pipe, layout, dict(arguments)
 
     @functools.cached_property
@@ -177,9 +178,19 @@ class Ride:
             A plan of another call; an adapter that does not fit; a cache that :func:`check_caches` refuses; whatever the
             pipeline refuses.
         """
-        seated_call = self._on(plan, solver, coupling, stage_lora)
-        with seated_call.riding():
+        with self.along(plan, solver=solver, coupling=coupling, stage_lora=stage_lora):
             return self.pipe(**self.arguments)
+
+    def along(
+        self,
+        plan: Plan | Mapping[str, Any],
+        *,
+        solver: SolverName | Solver | None = None,
+        coupling: Coupling = "coupled",
+        stage_lora: str | Path | None = None,
+    ) -> AbstractContextManager[None]:
+        """Inside, a call of the pipeline or of its denoising block with this ride's arguments is :meth:`run`."""
+        return self._on(plan, solver, coupling, stage_lora).riding()
 
     def state(
         self,
@@ -228,12 +239,12 @@ class Ride:
                     f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
                     f"grid; make the plan with the arguments of this call"
                 )
-            if lora is not None:
+            if lora is not None and made.calls is None:
                 check_metadata(lora.metadata, made)
             noise, start = latents
             if start is not None and made.clock != "full":
                 raise ValueError(
-                    "clock = 'stage' cannot start from a picture: its coarse times are not times of the full size; "
+                    "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; "
                     "use clock='full'"
                 )
             seed = self.arguments.get("generator") if coupling == "fresh" else None
@@ -304,13 +315,15 @@ class _Seated:
             gradients,
         )
         self.watched = any(
-            value is not None and (name == "callback_on_step_end" or "mask_image" in name)
+            value is not None and (name in ("callback_on_step_end", "denoising_end") or "mask_image" in name)
             for name, value in ride.arguments.items()
         )
         self.ends = False  # whether the pipeline's call is over with the last step
         self.walk: Walk | None = None
         self.times: tuple[float, ...] = ()
+        self.path = path_of(ride.pipe.scheduler)
         self.seat: Seat | None = None
+        self.query: Query | None = None
         self.latents: Tensor | None = None  # full size, as the pipeline prepared them
         self.noise: Tensor | None = None  # where the latents are not the noise
         self.handed: Tensor | None = None  # what a watched step returned
@@ -380,35 +393,15 @@ class _Seated:
         @functools.wraps(set_timesteps)
         def timed(*args: Any, **kwargs: Any) -> None:
             set_timesteps(*args, **kwargs)
-            times = grid_times(scheduler)
-            calls = evaluation_times(self.solver, times)
-            if self.calls is not None:
-                self._repeat(times, calls)
-            elif (
-                len(calls) > len(times) - 1
-            ):  # as diffusers' own solvers of several evaluations: one iteration for each
-                scheduler.timesteps = torch.tensor(calls, device=scheduler.timesteps.device) * 1000
-                scheduler.sigmas = torch.tensor([*calls, 0.0])
-                scheduler.order = -(-len(calls) // (len(times) - 1))
+            self.times = lay_out(scheduler, self.solver, self.calls)
 
         scheduler.set_timesteps = timed
         scheduler.step = self._step
+        scheduler.scale_model_input = lambda sample, timestep=None: sample  # the network's own comes with the exchange
         for name in ("scale_noise", "add_noise"):
             if hasattr(scheduler, name):
                 setattr(scheduler, name, self._noting_noise(getattr(scheduler, name)))
         return scheduler
-
-    def _repeat(self, times: tuple[float, ...], calls: Sequence[float]) -> None:
-        """One iteration of the loop for each call of a network: several at one time, or none."""
-        scheduler, self.times = self.scheduler, times
-        if list(calls) != list(times[:-1]):
-            raise ValueError("calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
-        steps = self.calls(times) if self.calls is not None else ()
-        if len(steps) != len(calls):
-            raise ValueError(f"plan has {len(steps)} steps, this call {len(calls)}; make it for this call's steps")
-        index = [k for k, step in enumerate(steps) for _ in step]
-        scheduler.timesteps = scheduler.timesteps[index]
-        scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
 
     def _noting_noise(self, mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The noise that the pipeline mixes a picture with, before its first step: the latents are then not the noise."""
@@ -426,17 +419,19 @@ class _Seated:
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **unused: Any
     ) -> Any:
         """One evaluation's worth of the walk; the full-size latents as they were until they are the state."""
-        if self.scheduler.step_index is None:
-            self.scheduler._init_step_index(timestep)
-        self.scheduler._step_index += 1
-        walk, seat, layout = self.walk, self.seat, self.layout
-        if walk is None or seat is None:
+        scheduler = self.scheduler
+        if scheduler.step_index is None:
+            begin = scheduler.begin_index
+            scheduler._step_index = scheduler.index_for_timestep(timestep) if begin is None else begin
+        scheduler._step_index += 1
+        walk, seat, layout, query = self.walk, self.seat, self.layout, self.query
+        if walk is None or seat is None or query is None:
             raise RuntimeError(f"{type(self.pipe).__name__} made a step before it called any of {layout.networks}")
         latents = sample
         if not walk.finished:  # a step of no length at the end of older grids changes nothing
             size = seat.full if layout.output else seat.stage
             velocity = layout.spatial(model_output, seat, size)[..., : seat.stage[0], : seat.stage[1]]
-            walk.answer(velocity.to(torch.float32))
+            walk.answer(self.path.velocity(velocity.to(torch.float32), query.state, query.time))
             if self.ends and walk.finished:
                 raise _Enough
             if walk.stage != seat.stage:
@@ -444,10 +439,10 @@ class _Seated:
             # As the stock one: flow matching's own schedulers answer in the model's type.
             own = "FlowMatch" in type(self.scheduler).__name__
             like = sample.to(model_output.dtype) if own and walk.finished else sample
-            if self.watched and not walk.inside:
-                latents = self.handed = layout.handed(walk.shown(), like, seat)
-            elif walk.at_full_size:
-                latents = layout.handed(walk.state, like, seat)
+            if walk.at_full_size or (self.watched and not walk.inside):
+                held = self.path.held(walk.shown(), walk.clock)
+                latents = layout.handed(held, like, seat, self.inputs)
+                self.handed = latents if self.watched and not walk.inside else None
         return SimpleNamespace(prev_sample=latents) if return_dict else (latents,)
 
     # The hooks of a network
@@ -465,16 +460,15 @@ class _Seated:
             return inputs
         if self.handed is not None:
             self._take_edits(inputs, seat, self.handed)
-        query = walk.query()
-        step, stage = query.step, query.grid
-        clock = walk.plan.times[step.number - 1]
-        on_grid = stage == seat.full and query.time == clock and walk.plan.times == self.times
-        time = None if on_grid else query.time
-        self.seat = replace(seat, state=query.state, stage=stage, time=time, until=query.until, clock=clock)
+        query = self.query = walk.query()
+        on_grid = query.grid == seat.full and query.time == walk.clock and walk.plan.times == self.times
+        state, asked = self.path.asked(query.state, query.time)
+        time, clock = None if on_grid else asked, walk.clock
+        self.seat = replace(seat, state=state, stage=query.grid, time=time, until=query.until, clock=clock)
         self.inputs = inputs
         if self.stage_lora is not None:
             pack, basis = (layout.pack if seat.packed else lambda planes: planes), walk.plan.basis
-            self.stage_lora.enter(walk.white, stage, query.time, basis=basis, pack=pack, last=layout.last)
+            self.stage_lora.enter(walk.white, query.grid, query.time, basis=basis, pack=pack, last=layout.last)
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
         return {
@@ -503,14 +497,13 @@ class _Seated:
         skipped = len(scheduler.timesteps) - getattr(self.pipe, "_num_timesteps", len(scheduler.timesteps))
         begin = skipped if scheduler.begin_index is None else scheduler.begin_index
         if self.calls is None:
-            times = grid_times(scheduler)
-            self.times = times[times.index(float(scheduler.sigmas[begin])) :]
+            self.times = grid_times(scheduler, begin)
         elif begin:
-            raise ValueError(
-                "calls on several grids begin with the first step; leave strength and denoising_start away"
-            )
-        times = self.times
-        self.walk = self.begin(times, seat, (x, None) if noise is None else (noise, x))
+            raise ValueError("calls on several grids begin with the first step; leave strength away")
+        if noise is None and not is_flow(scheduler):  # whose first time is below 1
+            noise = x / float(scheduler.init_noise_sigma)
+        start = None if noise is None else self.path.state(x, self.times[0])
+        self.walk = self.begin(self.times, seat, (x if noise is None else noise, start))
         check_caches(self.networks, self.walk.plan)
         layout.begin(self.walk.plan, self.pipe, scheduler)
 
@@ -518,9 +511,10 @@ class _Seated:
         """What a callback, or the pipeline with a mask, made of the latents since the last step."""
         self.handed = None
         now = self.layout.latents(inputs, seat)
-        before = handed.to(now.dtype)
-        if self.walk is not None and not torch.equal(before, now):
-            self.walk.edit(*(self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now)))
+        before, walk = handed.to(now.dtype), self.walk
+        if walk is not None and not torch.equal(before, now):
+            states = (self.layout.spatial(x.to(torch.float32), seat, seat.full) for x in (before, now))
+            walk.edit(*(self.path.state(x, walk.clock) for x in states))
 
     def _empty_caches(self) -> None:
         """Feature caches, and the momentum of some guidance, are of the old size."""
@@ -534,57 +528,23 @@ class _Seated:
                 momentum.running_average = 0
 
 
-def grid_times(scheduler: Any) -> tuple[float, ...]:
-    """The time grid a scheduler has laid out, each time once: some repeat them, one an evaluation, or end on 0 twice."""
-    return tuple(dict.fromkeys(float(s) for s in scheduler.sigmas))
-
-
-def own_solver(scheduler: Any) -> Solver:
-    """The solver that repeats a scheduler on its own grid."""
-    name, order = type(scheduler).__name__, scheduler.config.get("solver_order", 1)
-    if name == "FlowMatchHeunDiscreteScheduler":
-        return heun
-    if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
-        return unipc
-    return dpmpp_2m if order > 1 else euler
-
-
-def check_scheduler(scheduler: Any) -> None:
-    """Require a deterministic flow-matching scheduler.
-
-    Raises
-    ------
-    ValueError
-        Not flow matching, stochastic, or with inverted sigmas.
-    """
-    config, name = scheduler.config, type(scheduler).__name__
-    known = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
-    if not (known & {cls.__name__ for cls in type(scheduler).__mro__} or config.get("use_flow_sigmas")):
-        raise ValueError(
-            f"scheduler {name} has no plain flow-matching time grid; set pipe.scheduler to FlowMatchEulerDiscreteScheduler "
-            f"or a multistep scheduler with use_flow_sigmas=True"
-        )
-    if str(config.get("algorithm_type", "")).startswith("sde"):
-        raise ValueError(
-            f"scheduler {name} adds noise (algorithm_type={config['algorithm_type']!r}); use 'dpmsolver++'"
-        )
-    for option in ("stochastic_sampling", "invert_sigmas"):
-        if config.get(option):
-            raise ValueError(f"scheduler {name} has {option}=True; progressive sampling needs it False")
-
-
 def check_arguments(pipe: Any, arguments: Mapping[str, Any]) -> None:
-    """Require arguments that the pipeline's call knows.
+    """Require arguments that the pipeline's call knows, and of those a ride can follow.
 
     Raises
     ------
-    TypeError
-        Another name.
+    TypeError, ValueError
+        Another name; a start from latents whose noise nobody knows any more.
     """
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if arguments.get("denoising_start") is not None:
+        raise ValueError(
+            "denoising_start begins from another pipeline's noisy latents, whose coarse bands are there already; call the "
+            "pipeline itself"
+        )
+    if hasattr(pipe, "blocks"):
         return  # a modular pipeline's blocks name their own
-    known = [name for name in parameters if name != "self"]
+    parameters = inspect.signature(type(pipe).__call__).parameters.values()
+    known = [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise TypeError(
@@ -602,13 +562,8 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         MagCache with more than one stage; FasterCache of a guidance-distilled network where a stage begins inside the times
         whose attention it skips.
     """
-    modules = (module for network in networks for module in network.modules())
-    for hook in (
-        hook
-        for module in modules
-        if hasattr(module, "_diffusers_hook")
-        for hook in module._diffusers_hook.hooks.values()
-    ):
+    modules = [module for network in networks for module in network.modules() if hasattr(module, "_diffusers_hook")]
+    for hook in (hook for module in modules for hook in module._diffusers_hook.hooks.values()):
         name = type(hook).__name__
         if plan.calls is not None and ("Cache" in name or "Pyramid" in name):
             raise ValueError(
@@ -623,9 +578,7 @@ def check_caches(networks: list[Any], plan: Plan) -> None:
         if name == "FasterCacheBlockHook" and hook.is_guidance_distilled:
             # Its first call in the skipped range answers from the cache without asking whether there is anything in it.
             low, high = hook.timestep_skip_range
-            begins = [
-                1000 * plan.times[stage.start] for stage in plan.stages if low < 1000 * plan.times[stage.start] < high
-            ]
+            begins = [t for stage in plan.stages if low < (t := 1000 * plan.times[stage.start]) < high]
             if begins:
                 raise ValueError(
                     f"FasterCache skips attention at timesteps in ({low}, {high}), and a stage begins at {begins[0]:.0f}, "

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spectral_pd.bases import Basis, size_ratio
-from spectral_pd.expansion import folded_noise
+from spectral_pd.restriction import folded_noise
 
 NAME, PREFIX, INFORMED = "coarse_stages", "transformer.", "informed."
 """The adapter's name on a network, what diffusers puts before a transformer's weights, and what we put before the planes'."""

@@ -125,6 +125,12 @@ class Walk:
         return self.plan.shape if self.finished else self.query().grid
 
     @property
+    def clock(self) -> float:
+        """The full-size clock's time of the present state."""
+        step = self._moves[0] if self._moves else None
+        return self.plan.times[step.number - 1] if isinstance(step, Step) else 0.0
+
+    @property
     def white(self) -> Tensor:
         """The white field of the run, at full size."""
         return self._noise.on(self.plan.shape)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from spectral_pd.comparing.metrics import METRICS
 from spectral_pd.comparing.run import compare
 from spectral_pd.comparing.samplers import PipelineSampler, Sampler
 from spectral_pd.comparing.settings import PAPER, SHIPPED, Table, load_table, make_setting, named_once
+from spectral_pd.comparing.storage import Folder
 from spectral_pd.inputs import comparisons
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,29 +78,26 @@ def add(commands: Any, formatter: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """``spectral-pd compare``: print the table when everything is there."""
     table = _table(args)
-    prompts: Any = args.prompts or args.prompt or str(Path(args.out) / "prompts.jsonl")
-    entries = (
-        comparisons.prompts(prompts, "prompts") if Path(str(prompts)).exists() or args.prompt else [{"prompt": ""}]
-    )
+    # A network alone takes no prompt; a run that goes on has its own.
+    known: Any = args.prompt or Folder(Path(args.out)).prompts() or [{"prompt": ""}]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     sampler = None if args.model is None else find_sampler(args.model, device=device, dtype=PRECISIONS[args.dtype])
-    call = {**table.arguments, **comparisons.words(args.call, "--call")}
+    about = {"model": args.model, "call": table.arguments, "compiled": args.compile}
     if isinstance(sampler, PipelineSampler):
-        sampler.arguments |= call
+        sampler.arguments |= table.arguments
+        about["type"] = str(sampler.networks[0].dtype)
     found = compare(
         sampler,
-        entries,
+        args.prompts or known,
         table,
         out=args.out,
         metrics=args.metrics,
         seeds=args.seeds,
         rounds=args.rounds,
-        about=(
-            {} if args.model is None else {"model": args.model, "dtype": args.dtype, **({"call": call} if call else {})}
-        ),
+        about={key: value for key, value in about.items() if value},
         device=device,
         progress=sys.stderr.isatty(),
     )
@@ -112,12 +111,16 @@ def run(args: argparse.Namespace) -> None:
 def _table(args: argparse.Namespace) -> Table:
     every = comparisons.words(args.every, "--every")
     table = Table("", ()) if args.table is None else load_table(args.table, every=every)
+    call = {**table.arguments, **comparisons.words(args.call, "--call")}
+    if every or any(call[key] != value for key, value in table.arguments.items()):
+        # What a paper prints belongs to its own setting, and this is another one.
+        table = replace(table, settings=tuple(replace(s, printed={}) for s in table.settings))
     given = [make_setting({"name": text, **comparisons.words(text, "--plan"), **every}) for text in args.plan]
     settings = named_once([*table.settings, *given])
     if args.only:
         chosen = [s for s in settings if any(text in s.name or text in s.family for text in args.only)]
         settings = tuple(comparisons.matched(chosen, args.only, [s.name for s in settings]))
-    return Table(table.title, settings, table.arguments)
+    return Table(table.title, settings, call)
 
 
 def find_sampler(model: str, *, device: str, dtype: torch.dtype) -> Sampler:

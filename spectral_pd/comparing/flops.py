@@ -11,7 +11,7 @@ class from the same configuration, without weights, given what the network was g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -88,9 +88,13 @@ class Calls:
         self._twins: dict[int, nn.Module] = {}
 
     @contextmanager
-    def of(self, networks: Sequence[nn.Module]) -> Iterator[None]:
-        """Note what the networks are called with."""
+    def of(self, networks: Sequence[nn.Module], *, parts: Mapping[str, nn.Module] | None = None) -> Iterator[None]:
+        """Note what networks are called with, and parts of networks, by their names in the whole that has a configuration."""
         self._made.clear()
+        for name, whole in (parts or {}).items():
+            part = whole.get_submodule(name)
+            self._twins.setdefault(id(part), twin(whole).get_submodule(name))
+            networks = [*networks, part]
         handles = [n.register_forward_pre_hook(self._note, with_kwargs=True) for n in networks]
         try:
             yield
@@ -99,7 +103,8 @@ class Calls:
                 handle.remove()
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        given = tree_map(_to_meta, (args, kwargs))
+        # A mask does not change a count, and encoders look into theirs, which holds nothing on the meta device.
+        given = tree_map(_to_meta, (args, {k: v for k, v in kwargs.items() if k != "attention_mask"}))
         key = (id(module), *map(_kind, tree_flatten(given)[0]), *sorted(kwargs))
         self._made[key] += 1
         self._inputs.setdefault(key, (module, *given))

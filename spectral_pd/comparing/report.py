@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,8 +67,23 @@ class Comparison:
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Settings by name, in their order."""
-        return self.record["settings"]
+        """Settings by name, in their order, of which every picture is there."""
+        return {name: s for name, s in self.record["settings"].items() if self._pictured(name)}
+
+    def _pictured(self, setting: str) -> bool:
+        return all(self.folder.picture(setting, *pair).suffix for pair in self.pairs)
+
+    def _measured(self, setting: str, metric: str) -> bool:
+        """Whether a metric has seen every picture; one that compares with the full run says nothing of the full run."""
+        if METRICS[metric].distance:
+            return all(self.folder.features(metric, setting, *pair).exists() for pair in self.pairs)
+        relative = METRICS[metric].relative and setting == self.record["reference"]
+        return relative or all((setting, prompt, sample, metric) in self._values for prompt, sample in self.pairs)
+
+    def has(self, settings: Iterable[str], metrics: Iterable[str]) -> bool:
+        """Whether everything that is asked of these settings is there."""
+        names = list(metrics)
+        return all(self._pictured(s) and all(self._measured(s, m) for m in names) for s in settings)
 
     @cached_property
     def _values(self) -> dict[tuple[str, int, int, str], float]:
@@ -81,13 +96,13 @@ class Comparison:
 
     @cached_property
     def flops(self) -> dict[str, tuple[float, float]]:
-        """FLOPs of the network's calls for one picture: linear, and all."""
-        rows = self.folder.rows("costs.csv")
-        linear = {row["setting"]: float(row["linear_flop"]) for row in rows}
-        return {
-            row["setting"]: (linear[row["setting"]], linear[row["setting"]] + float(row["attention_flop"]))
-            for row in rows
-        }
+        """FLOPs for one picture: linear, encoders and decoder included, and all of the network's calls."""
+        found = {}
+        for row in self.folder.rows("costs.csv"):
+            linear, attention, once = (float(row[f"{part}_flop"]) for part in ("linear", "attention", "once"))
+            if not np.isnan(linear):
+                found[row["setting"]] = (linear + once, linear + attention)
+        return found
 
     @cached_property
     def seconds(self) -> dict[str, list[float]]:
@@ -113,7 +128,9 @@ class Comparison:
     def estimate(self, setting: str, metric: str) -> Estimate | None:
         """What a metric says of a setting."""
         known, reference = self.metrics[metric], self.record["reference"]
-        if known.needs_reference and setting == reference:
+        if (known.needs_reference and setting == reference) or not self._measured(setting, metric):
+            return None
+        if known.distance and not self._measured(reference, metric):
             return None
         if known.distance:
             own, full = (
@@ -194,9 +211,8 @@ class Comparison:
         where, about = self.record["environment"], self.record["about"]
         prompts, rounds = len(self.folder.prompts()), max(map(len, self.seconds.values()), default=0)
         said = [f"{key}: {value}" for key, value in {**about, **where}.items()]
-        said.append(
-            f"{prompts} prompts, {self.record['seeds']} pictures each; sample s of prompt p has the seed 10000 p + s"
-        )
+        each = f"{prompts} prompt{'s' * (prompts > 1)}, {self.record['seeds']} pictures each"
+        said.append(f"{each}; sample s of prompt p has the seed 10000 p + s")
         if rounds:
             said.append(
                 f"latency: wall clock of the denoising loop alone, one picture, median of {rounds} rounds in turns after a "
@@ -204,8 +220,9 @@ class Comparison:
             )
         if self.flops:
             said.append(
-                "FLOP: 2 a multiply-accumulate, counted on the network's own calls, guidance included, without encoders; "
-                "linear: products with weights, as the paper counts pictures; all: attention included, as it counts video"
+                "FLOP: 2 a multiply-accumulate, counted on the calls that were made, guidance included; linear: products with "
+                "weights, text encoders and picture decoder included, as the paper counts pictures; all: of the network that "
+                "denoises alone, attention included, as it counts video"
             )
         relative = [m.label for m in self.metrics.values() if m.needs_reference]
         if relative:
@@ -223,25 +240,6 @@ class Comparison:
 def _latency(seconds: Sequence[float]) -> str:
     digits = 2 if min(seconds) >= 1 else 4
     return f"{statistics.median(seconds):.{digits}f} [{min(seconds):.{digits}f}, {max(seconds):.{digits}f}]"
-
-
-def is_complete(folder: Folder) -> bool:
-    """Whether every picture and every value is there."""
-    found = Comparison(folder)
-    known = found.folder.values()
-    reference = found.record["reference"]
-    for name in found.settings:
-        for pair in found.pairs:
-            if not folder.picture(name, *pair).suffix:
-                return False
-            for metric, about in found.metrics.items():
-                if about.distance:
-                    there = folder.features(metric, name, *pair).exists()
-                else:
-                    there = (name, *pair, metric) in known or (about.relative and name == reference)
-                if not there:
-                    return False
-    return True
 
 
 def write(folder: Folder) -> Comparison:
@@ -313,10 +311,17 @@ def draw(found: Comparison, path: Path) -> bool:
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _thumbnail(folder: Folder, setting: str, prompt: int) -> Any:
+def _shown(found: Comparison) -> list[tuple[str, tuple[int, int]]]:
+    """Heading and picture of each row: the first sample of the first prompts, or the first samples of the only one."""
+    prompts = [entry["prompt"] for entry in found.folder.prompts()]
+    pairs = [(prompt, 0) for prompt in range(len(prompts))] if len(prompts) > 1 else found.pairs
+    return [(prompts[pair[0]] if pair[1] == 0 else "", pair) for pair in pairs[:SHOWN]]
+
+
+def _thumbnail(folder: Folder, setting: str, pair: tuple[int, int]) -> Any:
     from PIL import Image
 
-    frames = read_picture(folder.picture(setting, prompt, 0))
+    frames = read_picture(folder.picture(setting, *pair))
     pixels = frames[len(frames) // 2].mul(255).round().byte().movedim(0, -1).numpy()
     image = Image.fromarray(pixels)
     height = round(SIDE * image.height / image.width)
@@ -324,20 +329,20 @@ def _thumbnail(folder: Folder, setting: str, prompt: int) -> Any:
 
 
 def contact_sheet(found: Comparison, path: Path) -> None:
-    """Prompts down, settings across, the first sample of each: the same seed along a row."""
+    """Prompts down, settings across: the same seed along a row."""
     from PIL import Image, ImageDraw
 
-    prompts, settings = found.folder.prompts()[:SHOWN], list(found.settings)
-    pictures = [[_thumbnail(found.folder, s, p) for s in settings] for p in range(len(prompts))]
+    shown, settings = _shown(found), list(found.settings)
+    pictures = [[_thumbnail(found.folder, s, pair) for s in settings] for _, pair in shown]
     height, gap, head = pictures[0][0].height, 6, 34
-    size = (len(settings) * (SIDE + gap) + gap, head + len(prompts) * (height + gap + 14))
+    size = (len(settings) * (SIDE + gap) + gap, head + len(shown) * (height + gap + 14))
     sheet = Image.new("RGB", size, "white")
     drawing = ImageDraw.Draw(sheet)
     for column, name in enumerate(settings):
         drawing.multiline_text((gap + column * (SIDE + gap), 4), _wrapped(name, 32), fill="black")
-    for row, entry in enumerate(prompts):
+    for row, (heading, _) in enumerate(shown):
         y = head + row * (height + gap + 14)
-        drawing.text((gap, y), entry["prompt"][: size[0] // 6], fill="dimgray")
+        drawing.text((gap, y), heading[: size[0] // 6], fill="dimgray")
         for column in range(len(settings)):
             sheet.paste(pictures[row][column], (gap + column * (SIDE + gap), y + 14))
     with whole(path) as part:
@@ -352,12 +357,14 @@ def _wrapped(text: str, width: int) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 92rem; padding: 0 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 th { vertical-align: bottom; white-space: normal; }
+td:nth-child(2) { white-space: normal; min-width: 9rem; }
+td small { display: block; opacity: .7; }
 .figure { background: white; max-width: 100%; }
 .sheet td { text-align: left; vertical-align: top; border: 0; white-space: normal; }
 .sheet th { text-align: left; font-weight: normal; font-size: .85rem; max-width: 192px; }
@@ -371,36 +378,43 @@ def page(found: Comparison, title: str, drawn: bool) -> str:
     header, body = found.table
     say = html.escape
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{say(cell)}</{tag}>" for cell in cells) + "</tr>"
+    def line(cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<th>{say(cell)}</th>" for cell in cells) + "</tr>"
 
-    def shown(setting: str, prompt: int) -> str:
-        place = found.folder.picture(setting, prompt, 0)
+    def cell(text: str) -> str:
+        value, bracket, interval = text.partition(" [")
+        return f"<td>{say(value)}<small>[{say(interval)}</small></td>" if bracket else f"<td>{say(text)}</td>"
+
+    def shown(setting: str, pair: tuple[int, int]) -> str:
+        place = found.folder.picture(setting, *pair)
         source = say(place.relative_to(found.folder.path).as_posix())
         if place.suffix == ".mp4":
-            poster = f"posters/{slug(setting)}-{prompt:04d}.jpg"
+            poster = f"posters/{slug(setting)}-{place.stem}.jpg"
             with whole(found.folder.path / poster) as part:
-                _thumbnail(found.folder, setting, prompt).save(part, format="jpeg", quality=92)
+                _thumbnail(found.folder, setting, pair).save(part, format="jpeg", quality=92)
             return f'<td><a href="{source}"><img loading="lazy" src="{say(poster)}" alt="{say(setting)}"></a></td>'
         return f'<td><a href="{source}"><img loading="lazy" src="{source}" alt="{say(setting)}"></a></td>'
 
     settings = list(found.settings)
     rows = []
-    for prompt, entry in enumerate(found.folder.prompts()[:SHOWN]):
-        rows.append(f'<tr><td colspan="{len(settings)}">{say(entry["prompt"])}</td></tr>')
-        rows.append("<tr>" + "".join(shown(setting, prompt) for setting in settings) + "</tr>")
+    for heading, pair in _shown(found):
+        rows += [f'<tr><td colspan="{len(settings)}">{say(heading)}</td></tr>'] if heading else []
+        rows.append("<tr>" + "".join(shown(setting, pair) for setting in settings) + "</tr>")
     facts = "".join(f"<li>{say(fact)}</li>" for fact in found.facts)
     figure = (
         '<h2>Quality against speedup</h2><img class="figure" src="figure.png" alt="Metrics over speedup">'
         if drawn
         else ""
     )
+    table = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in body)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{say(title)}</title><style>{STYLE}</style></head><body>
 <h1>{say(title)}</h1>
-<div class="wide"><table><thead>{line(header, "th")}</thead><tbody>{
-        "".join(line(row, "td") for row in body)
-    }</tbody></table></div> <ul>{facts}</ul> {figure} <h2>Same prompt, same seed</h2> <div class="wide"><table
-class="sheet"><thead>{line(settings, "th")}</thead><tbody>{"".join(rows)}</tbody></table></div> </body></html>
+<div class="wide"><table><thead>{line(header)}</thead><tbody>{table}</tbody></table></div>
+<ul>{facts}</ul>
+{figure}
+<h2>Same prompt, same seed</h2>
+<div class="wide"><table class="sheet"><thead>{line(settings)}</thead><tbody>{"".join(rows)}</tbody></table></div>
+</body></html>
 """

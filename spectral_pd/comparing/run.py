@@ -21,6 +21,7 @@ from spectral_pd import inputs
 from spectral_pd.comparing import metrics as known
 from spectral_pd.comparing import report
 from spectral_pd.comparing.environment import environment
+from spectral_pd.comparing.flops import Flops
 from spectral_pd.comparing.metrics import METRICS, Features, Measure
 from spectral_pd.comparing.samplers import Sampler
 from spectral_pd.comparing.settings import Setting, Table, named_once
@@ -95,17 +96,24 @@ def compare(
     comparisons.reference([name for name in loaded if METRICS[name].needs_reference], reference)
     if sampler is not None:
         plans = {s.name: sampler.plan(s, entries[0]["prompt"]) for s in table.settings}
-    folder, (rank, world) = Folder(Path(out)), share()
+    folder, (rank, world), every = Folder(Path(out)), share(), list(grid(len(entries), seeds))
+    if sampler is None:
+        missing = (
+            (s.name, path)
+            for s in table.settings
+            for pair in every
+            if not (path := folder.picture(s.name, *pair)).suffix
+        )
+        comparisons.all_made(*next(missing, ("", None)))
     folder.path.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         _begin(folder, table, entries, metrics=metrics, seeds=seeds, reference=reference, about=about or {})
         if sampler is not None:
             _costs(folder, sampler, table.settings, plans, entries[0]["prompt"])
             _latency(folder, sampler, table.settings, entries[0]["prompt"], rounds=rounds, progress=progress)
-    mine = list(grid(len(entries), seeds))[rank::world]
-    order = sorted(
-        table.settings, key=lambda s: s is not reference
-    )  # the reference first: others are measured against it
+    mine = every[rank::world]
+    # The reference first: others are measured against it.
+    order = sorted(table.settings, key=lambda s: s is not reference)
     done = folder.values()
     values = Appended(folder.path / f"values-{rank}.csv", VALUES)
     bar = tqdm(
@@ -121,7 +129,8 @@ def compare(
                 _measure(folder, setting, wanted, entries[prompt]["prompt"], (prompt, sample), against, values)
                 bar.update()
     values.close()
-    return report.write(folder) if report.is_complete(folder) else None
+    complete = bool(folder.record()) and report.Comparison(folder).has([s.name for s in order], metrics)
+    return report.write(folder) if complete else None
 
 
 def share() -> tuple[int, int]:
@@ -148,20 +157,23 @@ def _begin(
     record, before = folder.record(), folder.prompts()
     rows = {s.name: {"family": s.family, "printed": dict(s.printed), **s.facts()} for s in table.settings}
     comparisons.same("the model's", folder.path, record.get("about", {}), about)
+    if reference is not None and record.get("reference"):
+        comparisons.same("the", folder.path, {"reference": record["reference"]}, {"reference": reference.name})
     facts = record.get("settings", {})
     for name in set(rows) & set(facts):
-        comparisons.same(f"setting {name!r},", folder.path, facts[name], rows[name])
+        pictured = {key: facts[name][key] for key in facts[name] if key not in ("family", "printed")}
+        comparisons.same(f"setting {name!r},", folder.path, pictured, rows[name])
     was, now = ({str(i): entry["prompt"] for i, entry in enumerate(e)} for e in (before, entries))
     comparisons.same("prompt", folder.path, was, now)
-    folder.write_prompts(entries if len(entries) >= len(before) else before)
+    folder.write_prompts(entries)
     folder.write_record(
         {
             "title": table.title or record.get("title", ""),
-            "about": dict(about),
+            "about": {**record.get("about", {}), **about},
             "settings": {**facts, **rows},
-            "reference": record.get("reference") or (reference and reference.name),
+            "reference": record.get("reference") if reference is None else reference.name,
             "metrics": list(dict.fromkeys([*record.get("metrics", ()), *metrics])),
-            "seeds": max(seeds, record.get("seeds", 0)),
+            "seeds": seeds,
             "environment": environment(),
         }
     )
@@ -174,10 +186,15 @@ def _costs(
     costs = Appended(folder.path / "costs.csv", COSTS)
     for setting in settings:
         if setting.name not in known_costs:
-            plan, flops = plans[setting.name], sampler.flops(setting, prompt)
-            sizes = " ".join(map(shown, plan.shapes))
-            split = "+".join(map(str, plan.split))
-            costs.add(setting.name, split, sizes, flops.linear, flops.attention, "; ".join(plan.warnings))
+            plan, notes = plans[setting.name], plans[setting.name].warnings
+            try:
+                flops, once = sampler.flops(setting, prompt), sampler.once(setting, prompt)
+            except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+                # A network that asks for numbers cannot be counted where there are none; all else can still be compared.
+                flops = once = Flops(float("nan"), float("nan"))
+                notes = (*notes, f"FLOPs not counted, {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            sizes, split = " ".join(map(shown, plan.shapes)), "+".join(map(str, plan.split))
+            costs.add(setting.name, split, sizes, flops.linear, flops.attention, once.linear, "; ".join(notes))
     costs.close()
 
 
@@ -200,8 +217,8 @@ def _latency(
 def _one(folder: Folder, sampler: Sampler | None, setting: Setting, prompt: str, which: tuple[int, int]) -> None:
     path = folder.picture(setting.name, *which)
     if not path.suffix:
-        comparisons.made(sampler is not None, setting.name, path)
-        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))  # type: ignore[union-attr]
+        assert sampler is not None  # or every picture would be there
+        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))
 
 
 def _measure(

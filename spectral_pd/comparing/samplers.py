@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spectral_pd.adapters import Layout, Ride, adapt, find_layout
 from spectral_pd.adapters.rider import own_solver
+from spectral_pd.adapters.walk import planned
 from spectral_pd.bases import BASES
 from spectral_pd.comparing.flops import Calls, Flops, synchronise
 from spectral_pd.comparing.settings import Setting
@@ -25,7 +26,6 @@ from spectral_pd.passthrough import activation_map, holding
 from spectral_pd.plan import Plan
 from spectral_pd.power import PowerLaw
 from spectral_pd.sampling import sample
-from spectral_pd.schedule import make_plan, plan_at
 from spectral_pd.solvers import SOLVERS, Solver, Velocity, find_solver
 from spectral_pd.training import check_metadata
 
@@ -48,6 +48,10 @@ class Sampler(Protocol):
 
     def flops(self, setting: Setting, prompt: str) -> Flops:
         """FLOPs of the network's calls for one picture."""
+        ...
+
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        """FLOPs besides, of encoding the prompt and decoding the picture."""
         ...
 
 
@@ -79,6 +83,7 @@ class PipelineSampler:
         self._encode = encode or (lambda prompt: {"prompt": prompt})
         self._plans: dict[str, Plan] = {}
         self._calls, self._lora = Calls(), list[str]()
+        self._once: Flops | None = None
 
     @property
     def networks(self) -> list[Any]:
@@ -110,6 +115,19 @@ class PipelineSampler:
         with self._calls.of(self.networks):
             self._run(setting, prompt, seed=0, output_type="latent")
         return self._calls.flops()
+
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        if self._once is None:
+            own = self.pipe.components.items()
+            encoders = [module for name, module in own if name.startswith("text_encoder") and module is not None]
+            vae: Any = getattr(self.pipe, "vae", None)
+            parts = {"decoder": vae} if hasattr(vae, "decoder") else {}
+            self.plan(setting, prompt)  # which encodes the prompt as well, once for all
+            with self._calls.of(encoders, parts=parts):
+                picture = self._run(setting, prompt, seed=0, output_type="pt")
+            # Decoders of videos go frame by frame with a memory, and the paper leaves them out.
+            self._once = self._calls.flops() if picture.ndim == 3 else Flops()
+        return self._once
 
     def _ride(self, setting: Setting, prompt: str, **more: Any) -> Ride:
         steps = {} if setting.steps is None else {"num_inference_steps": setting.steps}
@@ -190,12 +208,9 @@ class NetworkSampler:
         self._device = torch.device(device)
 
     def plan(self, setting: Setting, prompt: str) -> Plan:
-        times, options = self._times(setting.steps or self._steps), setting.plan_options
-        grid, given = self.shape[1:], options.pop("transition_times", None)
         comparisons.no_more(setting.arguments, setting.lora, setting.name)
-        if given is not None:
-            return plan_at(times, given, grid, **options)
-        return make_plan(times, setting.law(self._spectrum), grid, **options)
+        options = {"spectrum": setting.law(self._spectrum), **setting.plan_options}
+        return planned(self._times(setting.steps or self._steps), self.shape[1:], options)
 
     def picture(self, setting: Setting, prompt: str, seed: int) -> Tensor:
         state = self._run(self._velocity, setting, seed)
@@ -219,6 +234,9 @@ class NetworkSampler:
 
         self._run(velocity, setting, 0)
         return spent
+
+    def once(self, setting: Setting, prompt: str) -> Flops:
+        return Flops()
 
     def _run(self, velocity: Velocity, setting: Setting, seed: int) -> Tensor:
         plan = self.plan(setting, "")

@@ -58,6 +58,8 @@ class Setting:
         Solver steps; None is the sampler's own number.
     transitions
         Transition times in place of delta.
+    anchors
+        Two grids at once in place of delta: steps, counted from 0, that call the full size while all others call the smallest.
     solver
         ``"euler"``, ``"heun"`` or ``"dpmpp_2m"``; None is the sampler's own.
     spectrum
@@ -83,6 +85,7 @@ class Setting:
     delta: float = _part(inputs.one_delta, 0.01)
     steps: int | None = _part(inputs.count, None)
     transitions: tuple[float, ...] | None = _part(comparisons.fractions, None)
+    anchors: tuple[int, ...] | None = _part(comparisons.whole_numbers, None)
     basis: str = _part(inputs.choice(*BASES), "dct")
     clock: Clock = _part(inputs.choice("full", "stage"), "full")
     coupling: Coupling = _part(inputs.choice("coupled", "fresh"), "coupled")
@@ -98,7 +101,7 @@ class Setting:
     @property
     def is_full(self) -> bool:
         """Whether every step is an ordinary one of the full size."""
-        return len(self.scales) == 1 and self.passthrough is None and self.lora is None
+        return len(self.scales) == 1 and (self.passthrough, self.lora, self.anchors) == (None, None, None)
 
     def law(self, usual: PowerLaw) -> Any:
         """The power law or table that its plan is made from, `usual` where it names none."""
@@ -111,8 +114,10 @@ class Setting:
 
     @property
     def plan_options(self) -> dict[str, Any]:
-        """What :func:`spectral_pd.make_plan` or :func:`spectral_pd.plan_at` takes of it, but for the spectrum."""
+        """What its plan is made with (:func:`spectral_pd.adapters.walk.planned`), but for the spectrum."""
         options: dict[str, Any] = {"scales": self.scales, "clock": self.clock, "basis": BASES[self.basis]}
+        if self.anchors is not None:
+            return {**options, "anchors": self.anchors}
         if self.transitions is not None:
             return {**options, "transition_times": self.transitions}
         return {**options, "delta": self.delta}
@@ -177,7 +182,8 @@ def _family(setting: Setting) -> str:
         words = [word for word in words if not word.startswith(("clock", "coupling"))]
         return ", ".join(["fewer full-size steps", *words])
     scales = " ".join(map(scale_text, setting.scales))
-    return ", ".join([f"stages {scales}", *(["fine-tuned"] if setting.lora else []), *words])
+    kind = "stages" if setting.anchors is None else "grids at once"
+    return ", ".join([f"{kind} {scales}", *(["fine-tuned"] if setting.lora else []), *words])
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """What a comparison keeps in its folder: pictures, values, costs, latencies. Everything is written once, so that a killed
 run goes on.
 
-comparison.json                 model, settings, call, versions
-prompts.jsonl                   one entry a line
-pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
-features/METRIC/SETTING/...npy  what distances between sets are made of
-values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
+    comparison.json                 model, settings, call, versions
+    prompts.jsonl                   one entry a line
+    pictures/SETTING/0003-0001.png  prompt 3, sample 1; videos as .mp4, coded without loss
+    features/METRIC/SETTING/...npy  what distances between sets are made of
+    values-RANK.csv, latency.csv, costs.csv   appended, a line at a time
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spectral_pd.inputs import comparisons
 
 VALUES = ("setting", "prompt", "sample", "metric", "value")
 LATENCY = ("setting", "round", "seconds")
-COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "warnings")
+COSTS = ("setting", "split", "shapes", "linear_flop", "attention_flop", "once_flop", "warnings")
 FRAMES_A_SECOND = 16
 
 
@@ -110,10 +110,11 @@ class Appended:
 
 
 class whole:
-    """A file that is there as a whole or not at all: written beside its place, then moved there."""
+    """A file that is there as a whole or not at all: written beside its place, each process under a name of its own, then moved
+    there. What a kill leaves is written over by the run that goes on."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(f".{os.getpid()}-{path.name}")
+        self.path, self.part = path, path.with_name(f".{os.environ.get('RANK', '0')}-{path.name}")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def save_features(path: Path, row: Rows) -> None:
 
 def read_features(paths: Sequence[Path]) -> Rows:
     """Rows of many pictures."""
-    return np.stack([np.load(path) for path in paths])
+    return np.stack([np.load(path, allow_pickle=False) for path in paths])
 
 
 def grid(prompts: int, seeds: int) -> Iterator[tuple[int, int]]:

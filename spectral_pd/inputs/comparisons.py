@@ -71,6 +71,14 @@ def fractions(value: Any, name: str) -> tuple[float, ...]:
     return tuple(fraction(v, name) for v in (value if is_iterable(value) else [value]))
 
 
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One step or several, counted from 0."""
+    values = tuple(value) if is_iterable(value) else (value,)
+    good = all(is_int(v) and v >= 0 for v in values)
+    refuse(not good, f"{name} = {value!r} must be one or more whole numbers from 0 on")
+    return tuple(int(v) for v in values)
+
+
 def mapping(value: Any, name: str) -> dict[str, Any]:
     """A JSON object or a TOML table."""
     refuse(not isinstance(value, Mapping), f"{name} is {type(value).__name__}; write an object", TypeError)
@@ -198,8 +206,8 @@ def obtainable(name: str, packages: str) -> Iterator[None]:
         ) from error
 
 
-made = rule(
-    lambda there, setting, path: there,
+all_made = rule(
+    lambda setting, path: path is None,
     "the picture {path} of setting {setting!r} is not there, and there is no model to make it; give MODEL",
 )
 

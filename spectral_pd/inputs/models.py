@@ -23,7 +23,7 @@ vp_levels = rule(
     "alpha = {alpha}, sigma = {sigma} must not be negative, nor both 0",
 )
 within_table = rule(
-    lambda t, noisiest: t <= noisiest * (1 + 1e-9),
+    lambda t, noisiest: t <= noisiest * (1 + 1e-6),
     "t = {t:.4f} is noisier than the model's noisiest timestep, t = {noisiest:.4f}; take the grid from times_from_vp, begin "
     "with start=, and plan with clock='full'",
 )

@@ -34,6 +34,8 @@ from spectral_pd.sampling import Coupling, StepInfo, sample
 from spectral_pd.schedule import Plan, make_plan, shift_times
 from spectral_pd.solvers import Velocity
 
+__all__ = ["run_demo"]
+
 EXTRA = "the demo needs matplotlib, safetensors, scikit-image and scikit-learn: pip install 'spectral_pd[demo]'"
 TRANSFORMER = Path(__file__).parents[2] / "benchmarks" / "tiny_dit"
 """Code, weights and spectrum of the small transformer; not part of an installed package."""

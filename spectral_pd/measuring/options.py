@@ -17,6 +17,8 @@ from spectral_pd.bases import BASES, BASIS, DCT, Basis
 from spectral_pd.fit import Weights, weights_word
 from spectral_pd.inputs import spectra, storage
 
+__all__ = ["Options"]
+
 R = TypeVar("R")
 
 

@@ -28,6 +28,8 @@ from spectral_pd.plotting import plot_spectrum
 from spectral_pd.power import PowerLaw, Spectrum
 from spectral_pd.theory import transition_times
 
+__all__ = ["Measurement", "assess", "draw", "measure"]
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:

@@ -6,12 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import comfy.samplers
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
-import comfy.samplers
 from spectral_pd.adapters.comfyui.sampler import Settings, SpectralSampler, points_of
 from spectral_pd.bases import BASES
 from spectral_pd.fit import fit_spectrum
