@@ -18,6 +18,7 @@ from pathlib import Path
 
 from equation_table import equations
 
+from spectral_pd.agreement import KINDS
 from spectral_pd.pretrained import PRETRAINED, step_cost
 
 ROOT = Path(__file__).parent.parent
@@ -138,8 +139,8 @@ def comfyui() -> str:
     for part, head in heads.items():
         body = [[row["case"], row["result"], row["detail"]] for row in data if row["part"] == part]
         tables.append(markdown(head, body))
-    first = data[0]
-    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {first['commit']}."
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    made = f"ComfyUI {first['comfyui']}, {first['device']}, torch {first['torch']}, commit {commits}."
     return "\n".join([*tables, made]) + "\n"
 
 
@@ -983,7 +984,7 @@ def agreement() -> str:
     """Progressive runs of the network as it is, repaired and informed, beside fewer steps on their best grid."""
     data = [row for row in rows("agreement") if row["way"].startswith("progressive")]
     best = {int(row["steps"]): row for row in _two_grids("small transformer", "fewer steps, best grid")}
-    kinds = list(dict.fromkeys(row["way"].split(", ")[1] for row in data))
+    kinds = [kind for kind in KINDS if any(row["way"].endswith(kind) for row in data)]
     found = {(row["split"], row["way"].split(", ")[1]): row for row in data}
     header = [
         "delta",
@@ -994,16 +995,16 @@ def agreement() -> str:
     ]
     header += ["fewer steps", *(f"{name}, {kind}" for name in ("spectrum", "Wasserstein") for kind in kinds)]
     body = []
-    splits = dict.fromkeys(row["split"] for row in data)
-    for split in (split for split in splits if all((split, kind) in found for kind in kinds)):
-        every = [found[split, kind] for kind in kinds]
-        speed = float(every[0]["speedup"])
+    for split in dict.fromkeys(row["split"] for row in data):
+        every = [found.get((split, kind)) for kind in kinds]
+        (first, *_) = (row for row in every if row)
+        speed = float(first["speedup"])
         fewer = [steps for steps in best if steps >= 20 / speed - 0.2]
         rival = f"{float(best[min(fewer)]['psnr']):.1f}" if fewer else ""
         body.append(
-            [every[0]["delta"], split, f"{speed:.2f}x", *(_interval(row, "psnr", ".1f") for row in every)]
-            + [*(f"{float(row['predicted']):.1f}" for row in every), rival]
-            + [f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein") for row in every]
+            [first["delta"], split, f"{speed:.2f}x", *(_interval(row, "psnr", ".1f") if row else "" for row in every)]
+            + [*(f"{float(row['predicted']):.1f}" if row else "" for row in every), rival]
+            + [f"{float(row[n]):.3f}" if row else "" for n in ("spectrum", "wasserstein") for row in every]
         )
     return f"{markdown(header, body)}\n{_made(data)}"
 
@@ -1011,7 +1012,7 @@ def agreement() -> str:
 def agreement_fitted() -> str:
     """The same calls with fitted weights."""
     data = [row for row in rows("agreement") if row["way"].startswith("fitted")]
-    kinds = list(dict.fromkeys(row["way"].split(", ")[1] for row in data))
+    kinds = [kind for kind in KINDS if any(row["way"].endswith(kind) for row in data)]
     found = {(row["split"], row["way"].split(", ")[1]): row for row in data}
     splits = dict.fromkeys(row["split"] for row in rows("agreement") if row["split"])
     body = []

@@ -405,7 +405,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, metavar="PATH", help="a checkout of ComfyUI")
     parser.add_argument("--port", type=int, default=8199)
-    parser.add_argument("--only", nargs="+", metavar="PART", help="methods of Trial; nothing is written then")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="methods of Trial; the other rows are kept")
     args = parser.parse_args()
     parts = [
         "classes",
@@ -425,13 +425,17 @@ def main() -> int:
         for part in args.only or [*parts, "samplers"]:
             getattr(trial, part)()
         version = json.loads(server.get("/system_stats"))["system"]["comfyui_version"]
-    if not args.only:
-        place = environment()
-        rows = [{**row, "comfyui": version, **place} for row in trial.rows]
-        with (ROOT / "benchmarks" / "results" / "comfyui.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    file = ROOT / "benchmarks" / "results" / "comfyui.csv"
+    rows = [{**row, "comfyui": version, **environment()} for row in trial.rows]
+    if args.only:
+        new = {(row["part"], row["case"]): row for row in rows}
+        with file.open(newline="") as stored:
+            rows = [new.pop((row["part"], row["case"]), row) for row in csv.DictReader(stored)]
+        rows += new.values()
+    with file.open("w", newline="") as stored:
+        writer = csv.DictWriter(stored, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return int(any(row["result"] != "yes" for row in trial.rows))
 
 

@@ -201,6 +201,9 @@ def randomised(module, seed):
         scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
         base = 1.0 if weight.ndim == 1 and name.endswith(("scale", "weight")) else 0.0
         weight.data = base + scale * torch.randn(weight.shape, generator=generator)
+    for name, buffer in module.named_buffers():
+        if name.endswith("pos_embed"):  # loaded with the weights, as well
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return module
 
 

@@ -16,8 +16,6 @@ from spectral_pd.editing import edit as edit
 from spectral_pd.editing import sdedit as sdedit
 from spectral_pd.expansion import expand as expand
 from spectral_pd.expansion import expand_aligned as expand_aligned
-from spectral_pd.expansion import restrict_noise as restrict_noise
-from spectral_pd.expansion import restrict_signal as restrict_signal
 from spectral_pd.fit import fit_power_law as fit_power_law
 from spectral_pd.fit import fit_spectrum as fit_spectrum
 from spectral_pd.ideal import FiniteDataset as FiniteDataset
@@ -37,6 +35,8 @@ from spectral_pd.plan import Plan as Plan
 from spectral_pd.power import PRESETS as PRESETS
 from spectral_pd.power import PowerLaw as PowerLaw
 from spectral_pd.power import Spectrum as Spectrum
+from spectral_pd.restriction import restrict_noise as restrict_noise
+from spectral_pd.restriction import restrict_signal as restrict_signal
 from spectral_pd.sampling import sample as sample
 from spectral_pd.schedule import make_plan as make_plan
 from spectral_pd.schedule import plan_at as plan_at

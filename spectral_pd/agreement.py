@@ -8,8 +8,8 @@ w)``, ``R(x') = U^T D(x', T) / r`` the low band of the full-size answer, and ``C
 
 with another draw of the high band in ``x''``. B is the network's disagreement with itself and can be trained away
 (:func:`~spectral_pd.training.agreement_sample`); V is what y cannot know, and a coarse call that is told the seed's own high
-band can (:func:`~spectral_pd.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high band that every
-coarse stage drops, which delta bounds.
+band can (:func:`~spectral_pd.restriction.folded_noise`). What then remains is ``|R(x') - R(x)|^2``, the content of the high
+band that every coarse stage drops, which delta bounds.
 
 *What that costs the picture.* On the full clock a progressive run is the full run with ``D + e_k`` in the place of D, where
 ``e_k = r U C - D``. So the distance to the full run moves along the solver itself with ``v = (xi - (g xi + eta + e_k)) /
@@ -32,9 +32,9 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASES, BASIS, DCT, Basis, size_ratio
-from spectral_pd.expansion import high_band, restrict_aligned
 from spectral_pd.inputs import door, plans, runs, shown, working_dtype
 from spectral_pd.plan import STAGED, Plan
+from spectral_pd.restriction import high_band, restrict_aligned
 from spectral_pd.schedule import stage_shape
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain

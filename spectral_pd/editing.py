@@ -34,10 +34,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import DCT, Basis
-from spectral_pd.expansion import NOISE, Grow, Noise, Source, restrict_signal, white_noise
+from spectral_pd.expansion import NOISE, Grow, Noise, Source, white_noise
 from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.plan import STAGED, Move, Plan, moves
+from spectral_pd.restriction import restrict_signal
 from spectral_pd.sampling import StepInfo, run
 from spectral_pd.schedule import plan_at
 from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
-from spectral_pd.expansion import restrict_signal
 from spectral_pd.inputs import door, models, working_dtype
 from spectral_pd.plan import STAGED, Plan, walk
 from spectral_pd.power import AnySpectrum, as_spectrum, radial_bins
+from spectral_pd.restriction import restrict_signal
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.theory import optimal_gain
 

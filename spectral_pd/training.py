@@ -30,10 +30,11 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import corner
-from spectral_pd.expansion import Grow, high_band, restrict_aligned, restrict_noise, restrict_signal, white_noise
+from spectral_pd.expansion import Grow, white_noise
 from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
+from spectral_pd.restriction import high_band, restrict_aligned, restrict_noise, restrict_signal
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain, snr
 
@@ -282,7 +283,7 @@ def agreement_sample(velocity: Velocity, x: Tensor, noise: Tensor, step: int, pl
 
     ``x' = U U^T x + T (w - U U^T w)`` has the high band that a coupled run has at that time; the coarse state is ``y = U^T
     x' / kappa`` at ``tau = align(T, 1/r)``, the target answer ``R = U^T D(x', T) / r``. Given y alone the best prediction
-    of it is ``E[R | y]``; given :func:`~spectral_pd.folded_noise` of w beside it, R itself.
+    of it is ``E[R | y]``; given :func:`~spectral_pd.restriction.folded_noise` of w beside it, R itself.
 
     Parameters
     ----------

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
-from spectral_pd.expansion import restrict_aligned
 from spectral_pd.inputs import door, plans, runs, working_dtype
 from spectral_pd.plan import Cost, Plan, letters
+from spectral_pd.restriction import restrict_aligned
 from spectral_pd.schedule import plan_at, stage_shape, token_cost
 from spectral_pd.solvers import Velocity
 

@@ -14,7 +14,8 @@ from tolerances import assert_close
 
 from spectral_pd import DCT, GaussianField, PowerLaw, make_plan, optimise_plan, plan_at, sample, shift_times
 from spectral_pd.agreement import KINDS, SizeAgreement, size_agreement
-from spectral_pd.expansion import expand_aligned, folded_noise, high_band, restrict_aligned
+from spectral_pd.expansion import expand_aligned
+from spectral_pd.restriction import folded_noise, high_band, restrict_aligned
 from spectral_pd.theory import align_time
 from spectral_pd.training import agreement_sample, step_weights
 

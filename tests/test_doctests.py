@@ -12,7 +12,7 @@ from spectral_pd import ops
 
 FOLDER = Path(spectral_pd.__file__).parent
 MODULES = sorted(  # by their text: importing every adapter to find that it has no example takes seconds
-    ".".join(("spectral_pd", *path.relative_to(FOLDER).with_suffix("").parts))
+    ".".join(("spectral_pd", *path.relative_to(FOLDER).with_suffix("").parts)).removesuffix(".__init__")
     for path in FOLDER.rglob("*.py")
     if ">>>" in path.read_text()
 )

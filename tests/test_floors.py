@@ -23,6 +23,7 @@ FLOORS = {
     "power": 2,
     "spacetime": 3,
     "expansion": 3,
+    "restriction": 2,
     "meter": 3,
     "plan": 4,
     "fit": 4,

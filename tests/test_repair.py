@@ -18,7 +18,7 @@ from tiny_dit import repair
 from tiny_dit.model import load
 
 from spectral_pd import restrict_signal
-from spectral_pd.expansion import folded_noise
+from spectral_pd.restriction import folded_noise
 from spectral_pd.training import agreement_sample
 
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectral_pd.expansion import restrict_signal
 from spectral_pd.plan import Plan
 from spectral_pd.power import PRESETS, PowerLaw
+from spectral_pd.restriction import restrict_signal
 from spectral_pd.theory import align_time
 
 Grid = tuple[int, ...]

@@ -4,9 +4,9 @@ A network that was repaired to agree with itself (docs/agreement.md) is the unto
 a plain run, are the pipeline's own, bit for bit. So the adapter is switched on when a stage is coarse and off when it is
 not.
 
-*Informed.* Beside its state y a coarse call may be given ``tau`` times :func:`~spectral_pd.folded_noise` of the run's white
-field: what the full-size state holds beyond y as long as ``T >= t*``. The planes go through linear maps of their own, one a
-ratio of sizes, into the network's first layer; these maps start at zero, and no token is added.
+*Informed.* Beside its state y a coarse call may be given ``tau`` times :func:`~spectral_pd.restriction.folded_noise` of the
+run's white field: what the full-size state holds beyond y as long as ``T >= t*``. The planes go through linear maps of their
+own, one a ratio of sizes, into the network's first layer; these maps start at zero, and no token is added.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spectral_pd.bases import Basis, size_ratio
-from spectral_pd.expansion import folded_noise
+from spectral_pd.restriction import folded_noise
 
 NAME, PREFIX, INFORMED = "coarse_stages", "transformer.", "informed."
 """The adapter's name on a network, what diffusers puts before a transformer's weights, and what we put before the planes'."""

@@ -110,10 +110,11 @@ class Appended:
 
 
 class whole:
-    """A file that is there as a whole or not at all: written beside its place, then moved there."""
+    """A file that is there as a whole or not at all: written beside its place, each process under a name of its own, then moved
+    there. What a kill leaves is written over by the run that goes on."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(f".{os.getpid()}-{path.name}")
+        self.path, self.part = path, path.with_name(f".{os.environ.get('RANK', '0')}-{path.name}")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)

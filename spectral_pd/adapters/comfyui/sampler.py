@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from spectral_pd.adapters.k_diffusion import Path, StagedDenoiser, by_stages, local_level, plan_of, raised
 from spectral_pd.bases import BASES, size_ratio
-from spectral_pd.expansion import restrict_signal
 from spectral_pd.plan import Clock, Plan
 from spectral_pd.power import PRESETS, AnySpectrum, PowerLaw
+from spectral_pd.restriction import restrict_signal
 from spectral_pd.sampling import Coupling
 
 MEASURED = {

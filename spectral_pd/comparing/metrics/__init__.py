@@ -100,7 +100,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Measure | Features:
 
     Examples
     --------
-    >>> load("psnr")(torch.zeros(3, 8, 8), "", torch.full((3, 8, 8), 0.1))
+    >>> round(load("psnr")(torch.zeros(3, 8, 8), "", torch.full((3, 8, 8), 0.1)), 3)
     20.0
     """
     metric = METRICS[comparisons.metric(name, METRICS)]
@@ -110,4 +110,4 @@ def load(name: str, device: torch.device | str = "cpu") -> Measure | Features:
 
 def _function(place: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
-    return getattr(import_module(f"{__name__}.{module}"), function)
+    return getattr(import_module(f"spectral_pd.comparing.metrics.{module}"), function)
