@@ -94,7 +94,8 @@ def test_an_archive_without_a_repository_knows_its_commit(tmp_path):
     )
     shutil.unpack_archive(archive, tmp_path)
     command = [sys.executable, "-c", "import environment; print(environment.commit())"]
-    said = subprocess.run(command, cwd=tmp_path / "spectral_pd" / "comparing", capture_output=True, text=True, check=True).stdout
+    there = tmp_path / "spectral_pd" / "comparing"
+    said = subprocess.run(command, cwd=there, capture_output=True, text=True, check=True).stdout
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout
     assert len(said.strip()) >= 7
     assert head.startswith(said.strip())
