@@ -187,7 +187,7 @@ def test_snippets_with_a_pipeline_run_as_pasted():
     root = Path(__file__).parent.parent
     readme = re.search(r"((?:^ {4}.*progressive.*\n\n?)+)", (root / "README.md").read_text(), re.MULTILINE)
     page = (root / "docs" / "adapters.md").read_text()
-    (first,) = re.findall(r"^```\n(.*?)```", page, re.MULTILINE | re.DOTALL)
+    first, *_ = re.findall(r"^```\n(.*?)```", page, re.MULTILINE | re.DOTALL)
     pipe = FLUX.build()
     pipe.register_modules(**COMPONENTS[FLUX.name]())
     pipe.set_progress_bar_config(disable=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from spectral_pd.adapters.rider import Ride, own_solver
+from spectral_pd.adapters.rider import Ride
+from spectral_pd.adapters.schedulers import own_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.plotting import plot_agreement
 from spectral_pd.solvers import SolverName, euler

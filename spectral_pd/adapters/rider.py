@@ -66,7 +66,7 @@ class Ride:
     Raises
     ------
     ValueError
-        A scheduler that is not deterministic flow matching.
+        A scheduler that adds noise, or whose path is not that of the networks.
     TypeError
         An argument the pipeline does not know.
     """

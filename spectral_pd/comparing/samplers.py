@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spectral_pd.adapters import Layout, Ride, adapt, find_layout
-from spectral_pd.adapters.rider import own_solver
+from spectral_pd.adapters.schedulers import own_solver
 from spectral_pd.adapters.walk import planned
 from spectral_pd.bases import BASES
 from spectral_pd.comparing.flops import Calls, Flops, synchronise
