@@ -137,7 +137,7 @@ def test_with_an_equation(reader):
         "no:xdist",
         f"{ROOT}/tests/{file}::{case}",
     ]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     reader.follow(str(Path("docs", re.findall(r"\(([^)]+)\)", notebook)[0]).as_posix()).replace("docs/../", ""))
     cells = ["".join(cell["source"]) for cell in json.loads(reader.page.read_text())["cells"]]
     shutil.copy(ROOT / "notebooks" / "style.mplstyle", ".")  # beside the notebook, as in the repository
