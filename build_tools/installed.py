@@ -22,7 +22,7 @@ import spectral_pd
 from spectral_pd import ops
 
 OPTIONAL = {"accelerate", "av", "diffusers", "matplotlib", "peft", "PIL", "safetensors", "scipy", "skimage"}
-OPTIONAL |= {"sklearn", "transformers"}
+OPTIONAL |= {"sklearn", "transformers", "comfy", "comfy_api", "folder_paths"}
 
 
 def main() -> None:
