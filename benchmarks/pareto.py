@@ -124,7 +124,7 @@ def entries(law: PowerLaw) -> Iterator[Entry]:
     for upsampling in ("nearest", "bilinear"):
         for delta in DELTAS:
             yield Entry(f"{upsampling}, noised again", plan(two, delta), upsampling=upsampling)
-    for path in sorted(ADAPTERS.glob("*.safetensors")):
+    for path in sorted(ADAPTERS.glob("*-S*-*.safetensors")):
         scales, delta, clock = adapter_schedule(path.stem)
         kind = "control" if path.stem.startswith("plain") else "fine-tuned"
         yield Entry(f"S={len(scales)}, {kind}", plan(scales, delta, clock), adapter=path.stem)

@@ -46,7 +46,11 @@ def ours(family: Family, scales, *, generators=None, arguments=None, **changes) 
         name: changes.pop(name) for name in ("coupling", "solver", "clock", "transition_times") if name in changes
     }
     if len(scales) > 1:
-        options.setdefault("transition_times", (0.95, 0.8)[-len(scales) + 1 :])
+        usual = (0.95, 0.8)
+        if family.pipe.scheduler.config.get("prediction_type") is not None:  # begins below, on the flow's path
+            first = adapt(family.pipe, **(arguments or family.arguments(**changes))).times[0]
+            usual = (0.95 * first, 0.9 * first)
+        options.setdefault("transition_times", usual[-len(scales) + 1 :])
     arguments = family.arguments(**changes) if arguments is None else arguments
     return result(
         family,
