@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from spectral_pd import (
     GaussianField,
+    PowerLaw,
     make_plan,
     plan_at,
     restrict_noise,
@@ -32,8 +33,10 @@ from spectral_pd.adapters.k_diffusion import flow_times
 from spectral_pd.adapters.walk import Walk
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm, flow_from_vp, vp_from_flow
 from spectral_pd.solvers import find_solver
+from spectral_pd.two_grids import anchored, held
 
 X0, EPS = (torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+LAW = PowerLaw(60.0, 2.0, shape=(16, 16))
 TIMES = [0.05, 0.3, 0.5, 0.8, 0.97]
 
 
@@ -507,3 +510,39 @@ def test_generators_and_callbacks_of_the_sampler():
     assert not zeroed.any()
     with pytest.raises(ValueError, match="must keep"):
         sample(FIELD.velocity, noise, plan, callback=lambda info: info.state[:1])
+
+
+@pytest.mark.parametrize("path", ["flow", "edm"])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_anchors_call_the_sizes_of_two_grids(path, sampler):
+    """The same run as `sample` on the pattern's plan, in the coordinates of either path; and the model is called as often."""
+    times, field = shift_times(8, shift=3.0)[1 if path == "edm" else 0 :], GaussianField(LAW, (16, 16))
+    sigmas = torch.tensor([t / (1 - t) if path == "edm" else t for t in times], dtype=torch.float64)
+    noise = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    seen = []
+
+    def bent(x: torch.Tensor, t: float) -> torch.Tensor:
+        return field.velocity(x, t) + 0.05 * x.tanh() * x.shape[-1] / 16
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape[-2:]))
+        y, t = flow_from_edm(x, float(sigma[0])) if path == "edm" else (x, float(sigma[0]))
+        return y - t * bent(y, t)
+
+    x = noise * sigmas[0]
+    found = sample_spectral(model, x, sigmas, path=path, sampler=sampler, anchors=(0, 3, 5), disable=True)
+    pattern = anchored(flow_times(sigmas, path), (16, 16), anchors=(0, 3, 5))
+    start = flow_from_edm(x, float(sigmas[0]))[0] if path == "edm" else x
+    expected = sample(bent, noise, held(pattern).plan, start=start, solver=sampler)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    assert seen.count((16, 16)) == 3
+    assert len(seen) == sum(map(len, pattern.calls))
+    with pytest.raises(ValueError, match="anchors need coupling='coupled', and sigmas that end at 0"):
+        sample_spectral(model, x, sigmas[:-1], path=path, anchors=(0, 3), disable=True)
+
+    def between(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        """Asks at a level that is none of the run's, as second-order samplers of one kind do."""
+        return [model(x, s.expand(len(x))) for s in (sigmas[0], sigmas[:2].mean())][-1]
+
+    with pytest.raises(ValueError, match="called at t = "):
+        sample_spectral(model, x, sigmas, path=path, sampler=between, anchors=(0,), disable=True)

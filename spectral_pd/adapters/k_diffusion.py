@@ -81,7 +81,8 @@ def sample_spectral(
         an item), and of ``coupling="fresh"``; item i then equals a batch of one. None leaves both as they are.
     options
         Of :func:`spectral_pd.make_plan`, `spectrum` among them (`scales` (1/2, 1) unless given), or `transition_times` for
-        :func:`spectral_pd.plan_at`: flow times, ``sigma / (1 + sigma)`` on ``path="edm"``. And `coupling`. The paper's
+        :func:`spectral_pd.plan_at`: flow times, ``sigma / (1 + sigma)`` on ``path="edm"``; or `anchors`, the steps that call
+        the full size (:func:`spectral_pd.two_grids.held`), of a sampler that calls once a step. And `coupling`. The paper's
         ``clock="stage"`` and ``coupling="fresh"`` run the sampler once a stage, on its grid: from pure noise to 0.
 
     Returns
@@ -111,6 +112,11 @@ def sample_spectral(
     if seed is not None and "noise_sampler" in inspect.signature(run).parameters:
         run = partial(_seeded, run, seed)
     run = partial(run, extra_args=dict(extra_args or {}), disable=disable)
+    if plan.calls is not None:
+        refuse(
+            coupling != "coupled" or float(levels[-1]) != 0, "anchors need coupling='coupled', and sigmas that end at 0"
+        )
+        return run(CalledDenoiser(model, plan, path), x, levels, callback=callback)
     if plan.clock == "full" and coupling == "coupled":
         return run(StagedDenoiser(model, plan, path), x, levels, callback=callback)
     return by_stages(run, model, x, levels, plan, path, coupling=coupling, seed=seed, callback=callback)
@@ -178,6 +184,24 @@ class StagedDenoiser:
         kappa = ratio if self.path == "edm" else align_scale.bare(local_level(level, ratio, "flow"), ratio)
         y = (basis.restrict(x.to(working_dtype(x.dtype)), stage.shape) / kappa).to(x.dtype)
         return raised(self.model(y, low, **arguments), self.plan.shape, basis).to(x)
+
+
+class CalledDenoiser(StagedDenoiser):
+    """A denoiser of the full grid for ONE run along a plan with calls on several grids, one call a step in their order."""
+
+    def __init__(self, model: Callable[..., Tensor], plan: Plan, path: Path) -> None:
+        super().__init__(model, plan, path)
+        self._arguments: dict[str, Any] = {}
+        self._velocity = plan.velocity(self._asked)
+
+    def _asked(self, y: Tensor, t: float) -> Tensor:
+        state, sigma = edm_from_flow(y, t) if self.path == "edm" else (y, t)
+        return (y - self.model(state, state.new_full((len(state),), sigma), **self._arguments)) / t
+
+    def __call__(self, x: Tensor, sigma: Tensor, **arguments: Any) -> Tensor:
+        self._arguments, level = arguments, float(sigma.flatten()[0])
+        y, t = flow_from_edm(x, level) if self.path == "edm" else (x, level)
+        return (y - t * self._velocity(y, t)).to(x)
 
 
 def _end(plan: Plan, i: int) -> float:
