@@ -177,7 +177,7 @@ def test_with_a_kernel(reader, tmp_path):
     os.utime(tmp_path / "csrc" / named, (time.time() + 10,) * 2)  # changed after the last build
     planned = subprocess.run(["make", "-n", "test"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "setup.py -q build_ext --inplace" in planned
-    assert planned.index("build_ext") < planned.index("pytest")
+    assert planned.index("build_ext") < planned.index("-m pytest")
     assert len(reader.visited) == 2
 
 
