@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from spectral_pd.adapters.command import add_call, called
 from spectral_pd.adapters.rider import Ride
 from spectral_pd.adapters.schedulers import own_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
@@ -61,16 +61,11 @@ def add_parser(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         epilog="example: spectral-pd agree FOLDER --prompt 'a lighthouse at dusk' --steps 28 --device cuda --dtype bfloat16",
         formatter_class=formatter,
     )
-    parser.add_argument("model", help="folder or name of a diffusers pipeline")
+    add_call(parser)
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--prompt", nargs="+", help="one or more prompts")
     words.add_argument(
         "--embeddings", nargs="+", help="safetensors files of encoded prompts, as benchmarks/finetune.py takes"
-    )
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; the pipeline's own if left out")
-    parser.add_argument("--steps", type=int, default=28, help="solver steps")
-    parser.add_argument(
-        "--call", type=json.loads, default={}, metavar="JSON", help="other arguments of the pipeline's call"
     )
     parser.add_argument("--seeds", type=int, default=8, help="runs a prompt")
     parser.add_argument(
@@ -78,8 +73,6 @@ def add_parser(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     )
     parser.add_argument("--psnr", type=float, default=30.0, help="what the verdict asks for, in dB to the full run")
     parser.add_argument("--delta", type=float, default=0.01, help="of the plan that is shown")
-    parser.add_argument("--device", default="cpu", help="where the pipeline runs")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of its weights")
     parser.add_argument("--figure", metavar="OUT.png", help="draw I and V over time")
     parser.add_argument("--out", metavar="FILE", help="keep what was measured: SizeAgreement.load reads it")
     parser.set_defaults(run=run)
@@ -91,18 +84,15 @@ def run(args: argparse.Namespace) -> None:
 
     from spectral_pd.adapters import adapt
 
-    options: dict[str, Any] = {"torch_dtype": getattr(torch, args.dtype)}
+    left_out = {}
     if args.embeddings:  # captions are encoded: text encoders are not wanted
         parts = DiffusionPipeline.load_config(args.model)
-        options |= {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
-    pipe = DiffusionPipeline.from_pretrained(args.model, **options).to(args.device)
-    arguments = {"num_inference_steps": args.steps, **args.call}
-    if args.size:
-        arguments |= dict(zip(("height", "width"), args.size, strict=True))
+        left_out = {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
+    pipe, arguments = called(args, **left_out)
     if args.embeddings:
         files = [load_file(Path(path)) for path in args.embeddings]
         names = [name for name in files[0] if name != "latents"]
-        arguments |= {n: torch.stack([f[n] for f in files]).to(args.device, options["torch_dtype"]) for n in names}
+        arguments |= {n: torch.stack([f[n] for f in files]).to(args.device, getattr(torch, args.dtype)) for n in names}
     else:
         arguments["prompt"] = args.prompt
     ride = adapt(pipe, **arguments)

@@ -13,9 +13,8 @@ from spectral_pd.calibrate import speeds
 
 
 def add_call(parser: argparse.ArgumentParser) -> None:
-    """A pipeline and the arguments of its call."""
+    """A pipeline and the arguments of its call but the prompt."""
     parser.add_argument("model", help="folder or name of a diffusers pipeline")
-    parser.add_argument("--prompt", nargs="+", required=True, help="one or more prompts")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; the pipeline's own if left out")
     parser.add_argument("--steps", type=int, default=28, help="solver steps")
     parser.add_argument(
@@ -25,11 +24,13 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of its weights")
 
 
-def called(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The pipeline, and the arguments of its call but the prompt."""
+def called(args: argparse.Namespace, **components: Any) -> tuple[Any, dict[str, Any]]:
+    """The pipeline with some components exchanged, and the arguments of its call but the prompt."""
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype)).to(args.device)
+    pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), **components).to(
+        args.device
+    )
     pipe.set_progress_bar_config(disable=True)
     size = dict(zip(("height", "width"), args.size or (), strict=False))
     return pipe, {"num_inference_steps": args.steps, **size, **args.call}
@@ -46,6 +47,7 @@ def add_calibrate(commands: Any, formatter: type[argparse.HelpFormatter]) -> Non
         formatter_class=formatter,
     )
     add_call(parser)
+    parser.add_argument("--prompt", nargs="+", required=True, help="one or more prompts")
     parser.add_argument(
         "--scales",
         type=lambda text: float(Fraction(text)),
