@@ -14,9 +14,12 @@ from tiny_pipelines import FLUX, LONGCAT, SD3, generator, result
 from spectral_pd import DCT, Plan, sample
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, calibrate, progressive
+from spectral_pd.adapters.walk import Walk
 from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.calibrate import calibrate as of_velocity
-from spectral_pd.two_grids import Pattern, Predictor, weights_shape
+from spectral_pd.solvers import SOLVERS
+from spectral_pd.theory import align_time
+from spectral_pd.two_grids import Pattern, Predictor, anchored, held, weights_shape
 
 first = pytest.mark.parametrize("family", FIRST, ids=str)
 CALL = {"guided": True, "height": 128, "width": 128, "num_inference_steps": 4}
@@ -123,3 +126,17 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
     assert f"{rows[1][1]} dB predicted" in shown
     assert main(["plan", "--preset", "flux"]) == 1
     assert "--size is missing" in capsys.readouterr().err
+
+
+def test_a_call_is_told_its_own_times_at_both_ends_of_the_step():
+    """Of a smaller grid they are aligned to it: networks that take the step's end read the same clock as at its beginning."""
+    times = (1.0, 0.8, 0.5, 0.0)
+    walk = Walk(held(anchored(times, (8, 8), anchors=(1,))).plan, randn(1, 2, 8, 8), solver=SOLVERS["euler"])
+    seen = []
+    while not walk.finished:
+        query = walk.query()
+        seen.append((query.grid, query.time, query.until))
+        walk.answer(query.state)
+    half = [align_time(t, 1 / 2) for t in times]
+    expected = [((4, 4), half[0], half[1]), ((4, 4), half[1], half[2]), ((8, 8), times[1], times[2])]
+    assert seen == [*expected, ((4, 4), half[2], half[3])]
