@@ -25,22 +25,11 @@ from typing import Any
 
 import torch
 from environment import environment
+from networks import STEPS, TRANSFORMER, Velocity
 from tiny_dit.model import WEIGHTS, load
 from tiny_dit.repair import Repaired, plans
 from torch import Tensor
-from two_grids import (
-    CALIBRATION,
-    SCALES,
-    SEARCH,
-    STEPS,
-    TRANSFORMER,
-    Task,
-    Velocity,
-    row,
-    solved,
-    test_set,
-    text,
-)
+from two_grids import CALIBRATION, SCALES, SEARCH, Task, row, solved, test_set, text
 
 from spectral_pd import Plan, sample
 from spectral_pd.agreement import KINDS, SizeAgreement, size_agreement

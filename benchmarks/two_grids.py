@@ -42,21 +42,17 @@ import numpy as np
 import torch
 from environment import environment
 from metrics import Rows, SlicedWasserstein, interval, radial_rows, spectrum_distance, ssim
-from safetensors.torch import load_file
+from networks import LATENT_TRANSFORMER, STEPS, TRANSFORMER, Network, Velocity, face_denoiser
 from scipy.optimize import least_squares
-from tiny_dit.model import load
 from torch import Tensor
-from torch.nn import functional
 
-from spectral_pd import shift_times
 from spectral_pd.calibrate import Calibration, Outcome, calibrate, choose_pattern, forecast, refine, simulate
 from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
 from spectral_pd.two_grids import Pattern, Predictor, TwoGrids, anchored, held
 
 RESULTS = Path(__file__).parent / "results" / "two_grids.csv"
-LATENT_WEIGHTS = Path(__file__).parent / "latent_dit" / "weights.safetensors"
-STEPS, SIDE, SCALES = 20, 64, (1 / 4, 1 / 2, 1.0)
+SCALES = (1 / 4, 1 / 2, 1.0)
 CHECKS = 4  # patterns a speed
 FAR = 6.0  # dB below the choice's forecast: random patterns not worth a run
 SPEEDS = (2.0, 3.0, 4.0, 2.5, 3.35, 5.0, 1.8)
@@ -74,58 +70,9 @@ COLUMNS = (
 )
 LETTERS, SHORT, ALONE = ".qhF", 3, "chosen, full size only"
 TOGETHER = 64  # seeds run together
-Velocity = Callable[[Tensor, float], Tensor]
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network and its full run."""
-
-    name: str
-    channels: int
-    shift: float
-    first: float = 1.0  # the time the run starts at
-    weights: Path | None = None  # of the face denoiser
-    side: int = SIDE
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return self.grid(STEPS, self.shift)
-
-    def grid(self, steps: int, shift: float) -> tuple[float, ...]:
-        return tuple(self.first * t for t in shift_times(steps, shift=shift))
-
-    def start(self, count: int, seed: int, device: str) -> Tensor:
-        noise = [
-            torch.randn(self.channels, self.side, self.side, generator=torch.Generator().manual_seed(seed + i))
-            for i in range(count)
-        ]
-        return (self.first * torch.stack(noise)).to(device)
-
-    def velocity(self, device: str) -> Velocity:
-        if self.weights is None:
-            network = (load(LATENT_WEIGHTS) if self == LATENT else load()).to(device)
-            return lambda x, t: network.velocity(x, torch.full((len(x),), t, device=x.device))
-        layers = {name: value.float().to(device) for name, value in load_file(self.weights).items()}
-        return partial(face_velocity, layers)
-
-
-def face_velocity(layers: dict[str, Tensor], x: Tensor, t: float) -> Tensor:
-    """Of the pretrained denoiser, for data in [-1, 1]: its input is a picture in [0, 1] plus noise, its output the noise."""
-    y = (x / (1 - t) + 1) / 2
-    for i in range(21):
-        y_next = functional.conv2d(y, layers[f"conv_layers.{i}.weight"], padding=1)
-        if 0 < i < 20:
-            sd, gamma = layers[f"BN_layers.{i - 1}.running_sd"], layers[f"BN_layers.{i - 1}.gammas"]
-            y_next = y_next / sd * gamma
-        y = functional.relu(y_next) if i < 20 else y_next
-    denoised = x / (1 - t) - 2 * y
-    return (x - denoised) / t
-
-
-TRANSFORMER = Network("small transformer", 3, 2.0)
-LATENT = Network("latent transformer", 16, 2.0, side=32)
-NETWORKS = {"transformer": TRANSFORMER, "latent": LATENT}
+NETWORKS = {"transformer": TRANSFORMER, "latent": LATENT_TRANSFORMER}
 COSTS = {
     "small transformer": {64: 1.0, 32: 0.247, 16: 0.0613},
     "latent transformer": {32: 1.0, 16: 0.247, 8: 0.0613},
@@ -514,7 +461,7 @@ def main() -> None:
 
     networks = [network for name, network in NETWORKS.items() if args.only in (None, name)]
     if args.faces:
-        networks.append(Network("face denoiser", 1, 1.0, first=2 / 3, weights=args.faces))
+        networks.append(face_denoiser(args.faces))
     tasks = {
         network.name: Task(network, calibrated(network, args), args.seeds, args.search, args.device, args.folder)
         for network in networks

@@ -2,7 +2,8 @@
 
     python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--run RUN] [--samples 64 --references 160]
 
-reads log.csv and weights.safetensors; writes loss.png and samples.jpg beside them, and rows to benchmarks/results:
+reads log.csv and weights.safetensors; writes loss.png, samples.jpg and spectrum.json, the power law of the training crops' latents,
+beside them, and rows to benchmarks/results:
 
 latent_dit.csv            for each size, samples against training crops and held-out crops: radial spectrum and sliced
                           Wasserstein of the latents; and the same of as many other training crops, the yardstick.
@@ -28,6 +29,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from spectral_pd import align_scale, align_time, plan_at, restrict_noise, sample, shift_times
+from spectral_pd import align_scale, align_time, fit_spectrum, plan_at, restrict_noise, sample, shift_times
 from spectral_pd.autoencoders import Autoencoder
 from spectral_pd.autoencoders import load as load_autoencoder
 
@@ -51,7 +53,7 @@ from environment import environment  # noqa: E402
 from metrics import Rows, SlicedWasserstein, radial_rows, spectrum_distance, worst_bin  # noqa: E402
 from model import TinyDiT, load  # noqa: E402
 
-WEIGHTS = HERE / "weights.safetensors"
+WEIGHTS, SPECTRUM = HERE / "weights.safetensors", HERE / "spectrum.json"
 RESULTS = HERE.parent / "results"
 STEPS, SHIFT = 20, 2.0
 SIDE, DECODED = 16, 24
@@ -230,6 +232,8 @@ def main() -> None:
         "training": encoded(vae, train, args.references, seed=1),
         "held_out": encoded(vae, held_out, args.references, seed=2),
     }
+    law = fit_spectrum(references["training"][SIZES[0]])
+    replace(law, source=f"TAEF1 latents of {args.references} random crops of the training photographs").save(SPECTRUM)
 
     if args.run:
         at_the_end = load_file(args.run / "samples.safetensors")
