@@ -10,9 +10,10 @@ maps that read the seed's own high band (``--blind``: without). The target is
 - the model's own pictures, of progressive runs of the copy as it is, noised anew;
 - the states of such runs themselves, for the copy must be right where it leads.
 
-Both kinds are drawn as training goes on (two fifths of the time), kept in a buffer, and drawn from it again and again.
-Errors are weighted by what they cost the picture (:func:`spectral_pd.training.step_weights`). Muon and AdamW, one cosine
-over the time that is given, a moving average. For other models there is ``finetune.py --objective agree``, a LoRA.
+A second process makes both kinds as training goes on, with the weights of that moment, in a buffer that batches are drawn
+from again and again. Errors are weighted by what they cost the picture (:func:`spectral_pd.training.step_weights`). Muon
+and AdamW, one cosine over the time that is given, a moving average. For other models there is ``finetune.py --objective
+agree``, a LoRA.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 if __package__:
     from tiny_dit.model import SPECTRUM, load
@@ -42,7 +43,11 @@ from spectral_pd.training import step_weights
 STEPS, SHIFT, FULL = 20, 2.0, (64, 64)
 SCALES, DELTAS = ((1 / 2, 1.0), (1 / 4, 1 / 2, 1.0)), (0.01, 0.05, 0.2)
 BATCH = {32: 48, 16: 96}
+MAPS_RATE = 5.0
+"""Learning rate of the maps that read the high band, over that of the network: they begin at 0."""
 PATCHES = replace(FLUX, patch=4)
+ENOUGH = 4096
+"""Targets before the copy's own runs are learned from."""
 Velocity = Callable[[Tensor, float], Tensor]
 
 
@@ -88,6 +93,11 @@ class Repaired:
             self.informed.tell(PATCHES.pack(told), FULL[0] // y.shape[-1])
         return self.coarse(y, tau)
 
+    def compile(self) -> None:
+        """The blocks of both, for grids of these sizes."""
+        for block in (*self.full.blocks, *self.coarse.blocks):
+            block.compile(dynamic=False)
+
     def velocity(self, noise: Tensor) -> Velocity:
         """For a sampler that starts from `noise`."""
         planes = {n: folded_noise(noise, (n, n)) for n in BATCH}
@@ -101,15 +111,39 @@ class Repaired:
 
 
 class Buffer:
-    """States of full size, their step and stage's side, and what the full-size network says of them: the target."""
+    """States of full size, their step and stage's side, and what the full-size network says of them: the target.
+
+    In memory that two processes share: the one that draws writes a slot while the other may read it, which now and then
+    gives a batch one state with another's target, and is cheaper than a lock.
+    """
 
     def __init__(self, model: Repaired, seed: int, size: int) -> None:
-        self.model, self.random, self.count = model, torch.Generator().manual_seed(seed), 0
+        self.model, self.seed = model, seed
         self.plans, self.times = plans(), shift_times(STEPS, shift=SHIFT)
-        self.states = torch.zeros(size, 3, *FULL, dtype=torch.float16)
-        self.targets = torch.zeros(size, 3, 32, 32, dtype=torch.float16)
-        self.steps, self.sides = (torch.zeros(size, dtype=torch.long) for _ in range(2))
+        self.states = torch.zeros(size, 3, *FULL, dtype=torch.float16).share_memory_()
+        self.targets = torch.zeros(size, 3, 32, 32, dtype=torch.float16).share_memory_()
+        self.steps, self.sides = (torch.zeros(size, dtype=torch.long).share_memory_() for _ in range(2))
+        self.written = torch.zeros((), dtype=torch.long).share_memory_()
         self.own = torch.zeros(0, 3, *FULL, dtype=torch.float16)
+
+    @property
+    def count(self) -> int:
+        """Targets so far."""
+        return int(self.written)
+
+    def draw(self) -> None:
+        """Go on for as long as the training process lives: runs first, then noise and runs in turn."""
+        torch.set_num_threads(1)
+        self.model.compile()
+        self.random = torch.Generator().manual_seed(self.seed)
+        for _ in range(3):
+            self.lead(kept=0)
+        trainer = multiprocessing.parent_process()
+        while trainer is not None and trainer.is_alive():
+            self.noise_anew()
+            self.noise_anew()
+            if self.count > ENOUGH:
+                self.lead()
 
     def add(self, x: Tensor, steps: Tensor, sides: Tensor) -> None:
         t = torch.tensor(self.times)[steps].float()
@@ -118,7 +152,7 @@ class Buffer:
         at = torch.arange(self.count, self.count + len(x)) % len(self.states)
         self.states[at], self.steps[at], self.sides[at] = x.half(), steps, sides
         self.targets[at] = restrict_signal(x - t.reshape(-1, 1, 1, 1) * v, (32, 32)).half()
-        self.count += len(x)
+        self.written += len(x)
 
     def noise_anew(self, count: int = 64) -> None:
         """Own pictures with fresh noise, at random steps, with the high band of a coupled run."""
@@ -156,11 +190,11 @@ class Buffer:
             x = kappa * DCT.embed(y, FULL) + self.times[step] * high_band(w, (side, side))
             self.add(x, torch.full((count,), step), torch.full((count,), side))
 
-    def batch(self, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, side: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Coarse states, local times, planes, targets and steps. A quarter-size state is learned from at half size too."""
         filled = min(self.count, len(self.states))
         fitting = (self.sides[:filled] <= side).nonzero()[:, 0]
-        chosen = fitting[torch.randint(len(fitting), (BATCH[side],), generator=self.random)]
+        chosen = fitting[torch.randint(len(fitting), (BATCH[side],), generator=random)]
         x, steps = self.states[chosen].float(), self.steps[chosen]
         t = torch.tensor(self.times)[steps]
         coarse = [restrict_aligned(one[None], (side, side), float(time)) for one, time in zip(x, t, strict=True)]
@@ -173,7 +207,9 @@ class Buffer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--minutes", type=float, default=60.0, help="the cosine's length, in minutes of this process")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="the cosine's length, in minutes of the training process"
+    )
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=10**9, help="of states and noise; evaluations use seeds below 4e6")
     parser.add_argument("--buffer", type=int, default=60000)
@@ -183,47 +219,45 @@ def main() -> None:
     args = parser.parse_args()
     from train import optimisers, write_checkpoint  # of this folder, whose modules are scripts
 
+    torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     model = Repaired(informed=not args.blind)
-    if args.init:
-        model.coarse.load_state_dict(Repaired.load(args.init).coarse.state_dict())
     parameters = model.parameters()
+    if args.init:
+        known = Repaired.load(args.init).parameters()
+        for name, p in parameters.items():
+            p.data.copy_(known[name].data)
+    for p in parameters.values():
+        p.data.share_memory_()
     solvers = optimisers(model.coarse, args.rate)
     if model.informed is not None:
-        solvers[1].add_param_group({"params": list(model.informed.parameters())})
+        solvers[1].add_param_group({"params": list(model.informed.parameters()), "faster": MAPS_RATE})
     average = {name: p.detach().clone() for name, p in parameters.items()}
     weights = step_weights(
         max(plans()[: len(DELTAS)], key=lambda plan: plan.split[0]), PowerLaw.load(SPECTRUM), solver="dpmpp_2m"
     )
     cost = torch.tensor([min(max(w, 0.3), 3.0) for w in weights])
-    buffer = Buffer(model, args.seed, args.buffer)
-    checkpoint, step, before = args.folder / "checkpoint.pt", 0, 0.0
+    checkpoint, step, seconds, random = args.folder / "checkpoint.pt", 0, 0.0, torch.Generator()
     if checkpoint.exists():  # the buffer is made anew
         state = torch.load(checkpoint, weights_only=True)
-        step, before, average = state["step"], state["seconds"], state["average"]
+        step, seconds, average = state["step"], state["seconds"], state["average"]
         for name, p in parameters.items():
             p.data.copy_(state["weights"][name])
         for solver, saved in zip(solvers, state["solvers"], strict=True):
             solver.load_state_dict(saved)
-        buffer.random.manual_seed(args.seed + step)
-    for _ in range(5):
-        buffer.lead(kept=0)
-    for _ in range(16):
-        buffer.noise_anew()
+    random.manual_seed(args.seed + step)
+    buffer = Buffer(model, args.seed + step, args.buffer)
+    multiprocessing.get_context("spawn").Process(target=draw, args=(buffer,), daemon=True).start()
+    model.compile()
+    while buffer.count < 1024:
+        time.sleep(1)
 
-    drawing = training = saved_at = 0.0
-    while (seconds := before + drawing + training) < 60 * args.minutes:
-        share, began = seconds / (60 * args.minutes), time.process_time()
-        if share < 0.9 and drawing < 0.42 * (drawing + training):
-            if share > 0.12 and float(torch.rand(1, generator=buffer.random)) < 0.5:
-                buffer.lead()
-            else:
-                buffer.noise_anew()
-            drawing += time.process_time() - began
-            continue
+    saved_at, errors = seconds, {side: 0.0 for side in BATCH}
+    while seconds < 60 * args.minutes:
+        began, share = time.process_time(), seconds / (60 * args.minutes)
         rate = min(1.0, (step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * share)) + 0.01
-        side = 16 if step % 4 == 3 else 32
-        y, tau, planes, target, steps = buffer.batch(side)
+        side = 16 if step % 5 == 4 else 32
+        y, tau, planes, target, steps = buffer.batch(side, random)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             v = model.call(y, tau.float(), planes)
         error = (y - tau.float().reshape(-1, 1, 1, 1) * v.float() - target).square().flatten(1).mean(1)
@@ -231,7 +265,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), 0.3)
         for solver in solvers:
             for group in solver.param_groups:
-                group["lr"] = args.rate * rate
+                group["lr"] = args.rate * rate * group.get("faster", 1.0)
             solver.step()
             solver.zero_grad(set_to_none=True)
         step += 1
@@ -239,7 +273,8 @@ def main() -> None:
         with torch.no_grad():
             for name, p in parameters.items():
                 average[name].lerp_(p, 1 - decay)
-        training += time.process_time() - began
+        errors[side] += 0.02 * (float(error.detach().mean()) - errors[side])
+        seconds += time.process_time() - began
         if seconds - saved_at > 180:
             saved_at = seconds
             weights_now = {name: p.detach() for name, p in parameters.items()}
@@ -248,12 +283,16 @@ def main() -> None:
                 checkpoint,
                 {"weights": weights_now, "average": average, "solvers": states, "step": step, "seconds": seconds},
             )
-            print(
-                f"{seconds:.0f} s, step {step}, {buffer.count} targets: {float(error.mean()):.5f} at {side}", flush=True
-            )
+            said = ", ".join(f"{value:.5f} at {side}" for side, value in errors.items())
+            print(f"{seconds:.0f} s, step {step}, {buffer.count} targets: {said}", flush=True)
     for name, p in parameters.items():
         p.data.copy_(average[name])
     model.save(args.out, {"steps": str(step), "targets": str(buffer.count), "minutes": f"{args.minutes:g}"})
+
+
+def draw(buffer: Buffer) -> None:
+    """What the second process does."""
+    buffer.draw()
 
 
 if __name__ == "__main__":
