@@ -2,8 +2,8 @@
 
     python benchmarks/latent_dit/report.py --photographs PACKED --vae taef1 [--run RUN] [--samples 64 --references 160]
 
-reads log.csv and weights.safetensors; writes loss.png, samples.jpg and spectrum.json, the power law of the training crops' latents,
-beside them, and rows to benchmarks/results:
+reads log.csv and weights.safetensors; writes loss.png, samples.jpg and, with the power law of the training crops'
+latents, spectrum.json beside them, and rows to benchmarks/results:
 
 latent_dit.csv            for each size, samples against training crops and held-out crops: radial spectrum and sliced
                           Wasserstein of the latents; and the same of as many other training crops, the yardstick.
