@@ -115,14 +115,13 @@ def adapters() -> str:
         "one scale is the stock result",
         "several scales",
         "batch is its items",
+        "LoRA",
         "spectrum",
     ]
-    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "spectrum"]
+    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "lora", "spectrum"]
     body = [[f"`{row['pipeline']}`", *(row[name] or "-" for name in names[1:])] for row in data]
-    first = data[0]
-    return (
-        f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {first['commit']}.\n"
-    )
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    return f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {commits}.\n"
 
 
 def comfyui() -> str:
