@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
-from tiny_pipelines import AURA_FLOW, FAMILIES, FLUX, PRX, PRX_PIXEL, generator
+from tiny_pipelines import AURA_FLOW, FAMILIES, FLUX, generator
 
 from spectral_pd.adapters import LAYOUTS, progressive
 
@@ -59,7 +59,7 @@ def test_every_pipeline_is_tried_and_its_row_is_of_these_tests():
     for row, family in zip(rows, FAMILIES, strict=True):
         assert row["one_scale"] == row["several_scales"] == "yes"
         assert row["batch"] == ("yes" if family.splits else "")
-        assert row["lora"] == ("" if family in (PRX, PRX_PIXEL) else "yes")
+        assert row["lora"] == ("yes" if family.adapts else "")
         assert row["spectrum"] == LAYOUTS[row["pipeline"]].spectrum.kind
 
 

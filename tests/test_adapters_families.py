@@ -21,8 +21,6 @@ from tiny_pipelines import (
     FLUX2,
     KLEIN,
     MINIMAX_H3,
-    PRX,
-    PRX_PIXEL,
     QWEN,
     SD3,
     WAN,
@@ -142,7 +140,7 @@ def lora(family: Family) -> Iterator[torch.nn.Module]:
         network.unload_lora()
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in (PRX, PRX_PIXEL)], ids=str)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.adapts], ids=str)
 @pytest.mark.filterwarnings("ignore:scale:UserWarning")
 def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family: Family):
     call = {"guided": False, "height": 96, "width": 160, "num_inference_steps": 2}
@@ -161,9 +159,9 @@ def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family: Fam
     assert torch.equal(ours(family, (1 / 2, 1), **call), plain)  # and no trace of it is left
 
 
-def test_no_lora_fits_prx():
-    """Whose network takes none in diffusers: should this fail, the test above has two pipelines more."""
-    assert not any(hasattr(family.pipe.transformer, "add_adapter") for family in (PRX, PRX_PIXEL))
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.adapts], ids=str)
+def test_the_others_take_none(family: Family):
+    assert not hasattr(family.pipe.transformer, "add_adapter")
 
 
 @first

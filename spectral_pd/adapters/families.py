@@ -17,21 +17,29 @@ FLUX: Flux FluxKontext FluxImg2Img FluxInpaint FluxFill FluxControl FluxControlI
 FLUX2: Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular
 FLUX2_KV: Flux2KleinKV
 FLUX3: Flux3Modular Flux3DistilledModular
+BRIA: Bria
 CHROMA: Chroma ChromaImg2Img ChromaInpaint
 KREA2: Krea2 Krea2Modular Krea2TurboModular
 IDEOGRAM4: Ideogram4
 QWEN_IMAGE: QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint
-    QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
+    NucleusMoEImage QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
 QWEN_IMAGE21: QwenImage21
 Z_IMAGE: ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular
-WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular Wan22Modular
+WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 SkyReelsV2ImageToVideo
+    WanModular Wan22Modular
 SD3: StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet
-    StableDiffusion3Modular
+    StableDiffusion3PAG StableDiffusion3PAGImg2Img StableDiffusion3ControlNetInpainting StableDiffusion3Modular
 SD: StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionPAG StableDiffusionInstructPix2Pix
     StableDiffusionControlNet StableDiffusionControlNetImg2Img StableDiffusionControlNetInpaint
+    StableDiffusionPAGImg2Img StableDiffusionPAGInpaint StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
 SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLPAG
     StableDiffusionXLControlNet StableDiffusionXLControlNetImg2Img StableDiffusionXLControlNetInpaint
-    StableDiffusionXLModular
+    StableDiffusionXLControlNetUnion StableDiffusionXLControlNetUnionImg2Img StableDiffusionXLControlNetUnionInpaint
+    StableDiffusionXLPAGImg2Img StableDiffusionXLPAGInpaint StableDiffusionXLControlNetPAG
+    StableDiffusionXLControlNetPAGImg2Img StableDiffusionXLInstructPix2Pix StableDiffusionXLModular
+    Kolors KolorsImg2Img KolorsPAG
+PIXART_ALPHA: PixArtAlpha
+PIXART_SIGMA: PixArtSigma PixArtSigmaPAG
 HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
 HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
 HUNYUAN_IMAGE: HunyuanImage
@@ -40,9 +48,11 @@ LTX2: LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular
 COSMOS: Cosmos2_5_PredictBase
 ANIMA: AnimaModular
 MINIMAX_H3: MiniMaxH3Modular
+LUMINA: Lumina
 LUMINA2: Lumina2
 COGVIEW4: CogView4 CogView4Control
 AURA_FLOW: AuraFlow
+SANA_VIDEO: SanaVideo
 SANA: Sana SanaControlNet SanaPAG
 KANDINSKY5: Kandinsky5T2I Kandinsky5I2I
 KANDINSKY5_VIDEO: Kandinsky5T2V Kandinsky5I2V
