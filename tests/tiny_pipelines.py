@@ -1644,7 +1644,7 @@ def _unet(cls: str, channels: int = 4, *, large: bool = False, **config: Any) ->
 
 def _unet_of(name: str, channels: int = 4, **components: Any) -> Callable[[], Any]:
     """A Stable Diffusion with the scheduler of XL's checkpoints; XL with its sizes as conditions."""
-    large = "XL" in name or "Kolors" in name
+    large = "XL" in name
 
     def build() -> Any:
         made = {key: value(large) if callable(value) else value for key, value in components.items()}
@@ -1660,7 +1660,7 @@ def _unet_of(name: str, channels: int = 4, **components: Any) -> Callable[[], An
             ),
             vae=image_autoencoder(),
             unet=_unet("UNet2DConditionModel", channels, large=large),
-            **{**({} if large else {"requires_safety_checker": False}), **made},
+            **{**({} if large or "Animate" in name else {"requires_safety_checker": False}), **made},
         )
 
     return build
@@ -1821,9 +1821,6 @@ SDXL_UNION_INP = Family(
 )
 
 
-KOLORS = Family("Kolors", _unet_of("KolorsPipeline"), _sdxl_prompt)
-KOLORS_I2I = Family("Kolors image to image", _unet_of("KolorsImg2ImgPipeline"), SDXL_I2I.prompt, sized=False)
-KOLORS_PAG = Family("Kolors perturbed attention", _unet_of("KolorsPAGPipeline", **PAG), _sdxl_prompt)
 SD3_PAG = Family("SD3 perturbed attention", _sd3_of("StableDiffusion3PAGPipeline"), _sd3_prompt)
 SD3_PAG_I2I = Family(
     "SD3 perturbed attention, image to image", _sd3_of("StableDiffusion3PAGImg2ImgPipeline"), SD3_I2I.prompt
@@ -1981,6 +1978,67 @@ COSMOS_I2V = Family(
     },
     output="frames",
     size=FRAMES,
+    splits=False,
+)
+
+
+LUCY = Family(
+    "Lucy Edit",
+    _wan_of("LucyEditPipeline", network=lambda: _wan_net(32), expand_timesteps=True),
+    lambda b, g, height=128, width=128: {**_video(b, g, height, width), "num_frames": 5},
+    output="frames",
+    splits=False,
+)
+MOTIF = Family(
+    "Motif-Video",
+    made(
+        "MotifVideoPipeline",
+        lambda: diffusers.MotifVideoTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, num_layers=1, num_single_layers=1, text_embed_dim=24,
+            rope_axes_dim=(4, 6, 6),
+        ),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+        scheduler=_dynamic,
+        guider=lambda: diffusers.ClassifierFreeGuidance(guidance_scale=4.0),
+    ),
+    _always_guided(prompts(("prompt_embeds", TEXT, 24), masks=("prompt_attention_mask",), guidance=None)),
+    output="frames",
+    size=FRAMES,
+)  # fmt: skip
+
+
+def _animated(name: str, **components: Any) -> Callable[[], Any]:
+    adapter = lambda large: seeded(  # noqa: E731
+        lambda: diffusers.MotionAdapter(
+            block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=2,
+            motion_num_attention_heads=2, use_motion_mid_block=not large,
+        )
+    )  # fmt: skip
+    return _unet_of(name, motion_adapter=adapter, **components)
+
+
+ANIMATED = Family(
+    "AnimateDiff", _animated("AnimateDiffPipeline"), _sd_prompt, output="frames", size=(("num_frames", 4),)
+)
+ANIMATED_PAG = Family(
+    "AnimateDiff perturbed attention",
+    _animated("AnimateDiffPAGPipeline", pag_applied_layers=["mid"]),
+    _sd_prompt,
+    output="frames",
+    size=ANIMATED.size,
+)
+ANIMATED_XL = Family(
+    "AnimateDiff XL", _animated("AnimateDiffSDXLPipeline"), _sdxl_prompt, output="frames", size=ANIMATED.size
+)
+ANIMATED_V2V = Family(
+    "AnimateDiff v2v",
+    _animated("AnimateDiffVideoToVideoPipeline"),
+    lambda b, g, height=128, width=128: {
+        **_sd_prompt(b, g),
+        "video": [[pil(i, height, width) for i in range(4)]] * b,
+        "strength": 0.8,
+    },
+    output="frames",
     splits=False,
 )
 

@@ -726,6 +726,7 @@ COGVIEW4 = Layout(  # 512 to 2048 by its model card
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
 SANA_VIDEO = Layout("wan", in_space, SPATIAL)
+MOTIF_VIDEO = replace(SANA_VIDEO, inputs=VIDEO)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
 PRX = Layout(
     "flux",
