@@ -33,7 +33,8 @@ ANIMATED: AnimateDiff AnimateDiffPAG AnimateDiffVideoToVideo
 ANIMATED_XL: AnimateDiffSDXL
 SD: StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionPAG StableDiffusionInstructPix2Pix
     StableDiffusionControlNet StableDiffusionControlNetImg2Img StableDiffusionControlNetInpaint
-    StableDiffusionPAGImg2Img StableDiffusionPAGInpaint StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
+    StableDiffusionDepth2Img StableDiffusionImageVariation StableDiffusionPAGImg2Img StableDiffusionPAGInpaint
+    StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
 SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLPAG
     StableDiffusionXLControlNet StableDiffusionXLControlNetImg2Img StableDiffusionXLControlNetInpaint
     StableDiffusionXLControlNetUnion StableDiffusionXLControlNetUnionImg2Img StableDiffusionXLControlNetUnionInpaint
@@ -131,8 +132,6 @@ DDPM* DDIM* DiT*: it takes no size, for its network has one grid; {denoiser}
 LDMSuperResolution*: it refines a picture that it is given, at four times the size; ride the pipeline that makes it
 StableDiffusion*Adapter: its adapter's features are made before the loop, for the full size, and added inside the
     network; use StableDiffusionControlNetPipeline or StableDiffusionXLControlNetPipeline
-StableDiffusionDepth2Img StableDiffusionImageVariation: a depth map, or an encoded picture, stands in the text's or a
-    mask's place; its network and loop are Stable Diffusion's: layout=LAYOUTS["StableDiffusionPipeline"]
 LEdits*: it begins with noise that an inversion found, a field a step; use StableDiffusionImg2ImgPipeline
 """
 
