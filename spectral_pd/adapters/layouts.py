@@ -745,7 +745,12 @@ MINIMAX_H3 = Layout(
     trained=768,  # the canvas it was released for
     networks=("transformer", "transformer_ref"),
 )
-LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(from_data)}, reads="x_embedder")
+LUMINA2 = Layout(
+    "flux",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)},
+    reads="x_embedder",
+)
 LUMINA = replace(LUMINA2, preset="sdxl", reads="")
 COGVIEW4 = Layout(  # 512 to 2048 by its model card
     "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
