@@ -5,7 +5,8 @@ packages that hold them download weights when first used:
 
     radial spectrum    root mean square over the radial bins of the log ratio of two sets' power
     sliced Wasserstein mean over random directions of the 1-D Wasserstein-1 distance between two sets' 7x7 patches, at every
-                       level of a pyramid of 2x2 means, in units of the reference's standard deviation on that level
+                       level of a pyramid of 2x2 means, in units of the reference's standard deviation on that level; or of
+                       whole pictures' features
     naturalness        NIQE's 36 features (generalised Gaussian fits of locally normalised grey levels and of their neighbour
                        products, two scales; Mittal, Soundararajan and Bovik 2013) on 32x32 blocks; the distance between the two
                        sets' Gaussians. Not comparable with published NIQE scores: the pristine set and the blocks differ.
@@ -33,7 +34,7 @@ Rows = NDArray[np.float64]
 def ssim(a: Tensor, b: Tensor) -> Rows:
     """Structural similarity of every pair of pictures in [-1, 1]: (batch,), with the settings of Wang et al. 2004.
 
-    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1] (:mod:`compare_small`).
+    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1].
     """
     options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
@@ -105,6 +106,12 @@ class SlicedWasserstein:
             return flat[..., (at * flat.shape[-1]).astype(int)]
 
         return float(np.abs(quantiles(rows) - quantiles(reference)).mean())
+
+
+def projections(features: Rows, directions: int = 64) -> Rows:
+    """Features (batch, width) on fixed random directions, for :meth:`SlicedWasserstein.distance`: (batch, 1, 1, directions)."""
+    turned = np.random.default_rng(0).standard_normal((features.shape[1], directions))
+    return (features @ (turned / np.linalg.norm(turned, axis=0)))[:, None, None]
 
 
 _SHAPES = np.arange(0.2, 10.0, 0.001)
