@@ -22,8 +22,8 @@ from tiny_pipelines import FLUX, WAN, Z_IMAGE, generator
 
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, progressive
-from spectral_pd.adapters.stage_lora import StageLora, loaded
 from spectral_pd.agreement import SizeAgreement, size_agreement
+from spectral_pd.stage_lora import StageLora, loaded
 from spectral_pd.training import schedule_metadata
 
 DELTA = 0.03

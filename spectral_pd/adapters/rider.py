@@ -32,12 +32,12 @@ from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
-from spectral_pd.adapters.stage_lora import StageLora, loaded
-from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
+from spectral_pd.stage_lora import StageLora, loaded
+from spectral_pd.stepwise import Query, Walk, planned
 from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
