@@ -11,12 +11,12 @@ do; and, of the pixel network, fine-tuned adapters (benchmarks/finetune.py) with
 repaired copy (benchmarks/tiny_dit/repair.py).
 
 It is :func:`spectral_pd.comparing.compare` with a sampler of its own: RUNS holds its pictures and report, and beside them
-the final states as float16, so that a stopped sweep goes on; all rows get their first 64 seeds, then all the next 64.
+the final states as float16, so that a stopped sweep goes on; all rows get their first 64 seeds (16 of the latent network), then all the next.
 Rows go to results/pareto.csv or pareto_latent.csv and the figure to docs/figures. With --only those whose name or curve has
 this in it are made, and all other rows of the file stay. A row has
 
     gflops     counted FLOPs of all network calls for one picture, attention included
-    seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, batch 64
+    seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, in batches
     speedup    the reference's seconds over the row's
     psnr, ssim to the reference picture of the same seed (median and mean over seeds); of the latent network flip as well
     *_full     distances to the set of reference pictures;   *_photos: to crops of the held-out photographs
@@ -67,15 +67,16 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from spectral_pd import DCT, Plan, expand_aligned
-from spectral_pd.adapters.stage_lora import InformedInput, features
 from spectral_pd.comparing import Comparison, NetworkSampler, Setting, compare, make_setting
 from spectral_pd.comparing.flops import Flops, count
 from spectral_pd.comparing.storage import Folder, read_features, read_picture, save_features
 from spectral_pd.inputs import comparisons
 from spectral_pd.measuring.demo import psnr
 from spectral_pd.solvers import dpmpp_2m
+from spectral_pd.stage_lora import InformedInput, features
 
-BATCH = 64
+BATCH, LATENT_BATCH = 64, 16
+"""Seeds that share a noise generator and are sampled at once."""
 FEWER = (15, 12, 10, 8, 6)
 DELTAS = (0.01, 0.05, 0.2)
 ADAPTERS = WEIGHTS.parent / "adapters"
@@ -168,6 +169,8 @@ class Ways(NetworkSampler):
         Its full run, and its file.
     fast
         Compile, and call in bfloat16.
+    batch
+        Seeds that share a noise generator and are sampled at once.
     keep
         Folder in which final states are kept.
     decode
@@ -180,11 +183,12 @@ class Ways(NetworkSampler):
         weights: Path,
         *,
         fast: bool = False,
+        batch: int = BATCH,
         keep: Path | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.network, self.weights, self.fast = network, weights, fast
-        self.batch, self.keep = BATCH, None if keep is None else Folder(keep)
+        self.batch, self.keep = batch, None if keep is None else Folder(keep)
         self.model = load(weights)
         self._states: dict[str | None, dict[str, Tensor]] = {}
         self._repaired: dict[str, Repaired] = {}
@@ -209,7 +213,7 @@ class Ways(NetworkSampler):
         return self.pictures(setting, [prompt], [seed])[0]
 
     def pictures(self, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        """Seed i starts from row i % 64 of the noise of a generator with the seed of its batch, 64 (i // 64)."""
+        """Seed i starts from row i % batch of the noise that its batch's generator draws, whose seed is i - i % batch."""
         made: dict[int, Tensor] = {}
         for begin in {seed - seed % self.batch for seed in seeds}:
             noise = torch.randn(self.batch, *self.shape, generator=torch.Generator().manual_seed(begin))
@@ -344,7 +348,8 @@ def main() -> None:
     precision = "bfloat16" if args.fast else "float32"
     about = {"model": network.name, "weights": fingerprint(weights), "precision": precision}
     torch.set_num_threads(args.threads)
-    sampler = Ways(network, weights, fast=args.fast, keep=args.folder, decode=decode)
+    batch = LATENT_BATCH if latent else BATCH
+    sampler = Ways(network, weights, fast=args.fast, batch=batch, keep=args.folder, decode=decode)
     options = {"metrics": ("psnr", "flip", "fid-lite") if latent else ("psnr",), "seeds": args.samples, "rounds": 0}
     found = compare(sampler, [""], settings, out=args.folder, about=about, progress=True, **options)
     if found is None:  # other processes have some left

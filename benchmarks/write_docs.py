@@ -166,27 +166,6 @@ def flux_reduced() -> str:
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
 
 
-def compare_small() -> str:
-    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
-    data = rows("compare_small")
-    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
-    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
-    body = []
-    for setting in dict.fromkeys(row["setting"] for row in data):
-        cells = {row["metric"]: row for row in data if row["setting"] == setting}
-        shown = [setting, cells["psnr"]["gflops"]]
-        for metric in names:
-            digits = 1 if metric == "psnr" else 2
-            for who in ("value", "pareto"):
-                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
-                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
-                shown.append(f"{value} [{least}, {most}]")
-        body.append(shown)
-    first = data[0]
-    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
-    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
-
-
 def evaluate_hours() -> str:
     """Seconds a picture and hours for a thousand of every setting, from the counted FLOPs at the measured rate."""
     measured = next(row for row in rows("full_size") if row["model"] == "FLUX.1-dev" and row["mode"] == "eager")
@@ -1150,7 +1129,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "comfyui": comfyui,
     "flux_reduced": flux_reduced,
-    "compare_small": compare_small,
     "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
