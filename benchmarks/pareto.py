@@ -11,9 +11,9 @@ do; and, of the pixel network, fine-tuned adapters (benchmarks/finetune.py) with
 repaired copy (benchmarks/tiny_dit/repair.py).
 
 It is :func:`spectral_pd.comparing.compare` with a sampler of its own: RUNS holds its pictures and report, and beside them
-the final states as float16, so that a stopped sweep goes on; all rows get their first 64 seeds (16 of the latent network), then all the next.
-Rows go to results/pareto.csv or pareto_latent.csv and the figure to docs/figures. With --only those whose name or curve has
-this in it are made, and all other rows of the file stay. A row has
+the final states as float16, so that a stopped sweep goes on; all rows get their first 64 seeds (the latent network's their
+first 16), then all the next. Rows go to results/pareto.csv or pareto_latent.csv and the figure to docs/figures. With --only
+those whose name or curve has this in it are made, and all other rows of the file stay. A row has
 
     gflops     counted FLOPs of all network calls for one picture, attention included
     seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, in batches
@@ -22,7 +22,7 @@ this in it are made, and all other rows of the file stay. A row has
     *_full     distances to the set of reference pictures;   *_photos: to crops of the held-out photographs
 
 each with a 95 % interval over seeds (metrics.py says what each is). Pictures of the pixel network are its states as they
-are; those of the latent one are decoded, 256x256 in eight bits, with patches of EfficientNet's features in place of pixels in
+are; those of the latent one are decoded, 256x256 in eight bits, with EfficientNet's features of them in place of patches in
 the Wasserstein distance, and ``spectrum_latents_full`` is of its latents. --fast compiles the network and calls it in bfloat16.
 """
 
