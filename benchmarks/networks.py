@@ -95,6 +95,7 @@ def decoder(vae: Path) -> Callable[[Tensor], Tensor]:
             f"{vae} holds no autoencoder: get madebyollin/taef1 from huggingface.co (MIT) and name its folder with --vae"
         )
     autoencoder = autoencoders.load(vae)
+    autoencoder.model.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def decode(x: Tensor) -> Tensor:
