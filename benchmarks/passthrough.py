@@ -7,9 +7,10 @@ time, for delta from 1e-4 to 0.3. For the Gaussian field the power lost has a cl
 results/passthrough_error.csv and results/passthrough.csv, the figure to docs/figures/passthrough.png.
 
 With --transformer the same sweep on the small trained transformer of benchmarks/tiny_dit instead, to
-results/passthrough_transformer.csv (a minute or two).
+results/passthrough_transformer.csv (a minute or two); with --model latent and --vae on that of benchmarks/latent_dit, to
+results/passthrough_latent.csv: power and RMS change of the latents, all else of the pictures they decode to (metrics.py).
 
-    python benchmarks/passthrough.py [--samples 128] [--transformer]
+    python benchmarks/passthrough.py [--samples 128] [--transformer [--model latent --vae TAEF1]]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
+from networks import LATENT_TRANSFORMER, decoder, latent_arguments
 from torch import Tensor
 from tqdm import tqdm
 
@@ -198,6 +200,27 @@ def run_transformer(out: Path, samples: int = 16) -> None:
         print("  ".join(map(str, row.values())))
 
 
+def run_latent(out: Path, vae: Path | None, samples: int = 32) -> None:
+    """The sweep on the latent network, from its own noise, over the times of its full run."""
+    from metrics import Decoded, interval
+
+    network, decode = LATENT_TRANSFORMER, decoder(vae)
+    options = {"steps": len(network.times) - 1, "shift": network.shift, "solver": "dpmpp_2m"}
+    rows, latents = sweep(
+        network.name, network.velocity("cpu"), network.start(samples, 1, "cpu"), network.law, **options
+    )
+    reference = decode(latents[0.0])
+    decoded = Decoded(reference)
+    for row, delta in zip(rows, DELTAS, strict=True):
+        pictures = decode(latents[delta])
+        same = interval(lambda r: float(r.mean()), (psnr(pictures, reference) > 30).double().numpy())
+        ends = zip(("", "_low", "_high"), same, strict=True)
+        row |= decoded.columns(pictures) | {f"same_picture{end}": f"{value:.3f}" for end, value in ends}
+        del row["psnr_median"]
+        print("  ".join(map(str, row.values())), flush=True)
+    write(out / "passthrough_latent.csv", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=128)
@@ -206,9 +229,13 @@ def main() -> None:
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "passthrough.png"
     )
     parser.add_argument("--transformer", action="store_true", help="only the small trained transformer's sweep")
+    latent_arguments(parser)
     args = parser.parse_args()
     if args.transformer:
-        run_transformer(args.out)
+        if args.model == "latent":
+            run_latent(args.out, args.vae)
+        else:
+            run_transformer(args.out)
         return
 
     rng = torch.Generator().manual_seed(0)
