@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from environment import environment
-from networks import LATENT_TRANSFORMER, decoder, latent_arguments
+from networks import LATENT_TRANSFORMER, decoder, in_bfloat16, latent_arguments
 from torch import Tensor
 from tqdm import tqdm
 
@@ -88,6 +89,7 @@ def sweep(
     steps: int = STEPS,
     shift: float = 3.0,
     solver: SolverName = "euler",
+    deltas: Sequence[float] = DELTAS,
 ) -> tuple[list[dict], dict[float, Tensor]]:
     """One row for each delta, and the pictures; delta 0 stands for plain sampling."""
     shape = (noise.shape[-2], noise.shape[-1])
@@ -98,7 +100,7 @@ def sweep(
     top = (frequency > min(shape) / 4) & (frequency <= min(shape) / 2)
     power = law(frequency[top])
     rows, pictures = [], {0.0: plain}
-    for delta in tqdm(DELTAS, desc=f"delta, {model}", unit="run"):
+    for delta in tqdm(deltas, desc=f"delta, {model}", unit="run"):
         x = passthrough(velocity, noise, whole, law, delta, solver=solver)
         pictures[delta] = x
         band = [float(DCT.forward(v.double())[..., top].square().sum()) for v in (x, plain)]
@@ -204,18 +206,18 @@ def run_latent(out: Path, vae: Path | None, samples: int = 32) -> None:
     """The sweep on the latent network, from its own noise, over the times of its full run."""
     from metrics import Decoded, interval
 
-    network, decode = LATENT_TRANSFORMER, decoder(vae)
+    network, decode = LATENT_TRANSFORMER, in_bfloat16(decoder(vae))
+    velocity, noise = in_bfloat16(network.velocity("cpu")), network.start(samples, 1, "cpu")
     options = {"steps": len(network.times) - 1, "shift": network.shift, "solver": "dpmpp_2m"}
-    rows, latents = sweep(
-        network.name, network.velocity("cpu"), network.start(samples, 1, "cpu"), network.law, **options
-    )
+    rows, latents = sweep(network.name, velocity, noise, network.law, deltas=SHOWN_DELTAS[1:], **options)
     reference = decode(latents[0.0])
     decoded = Decoded(reference)
-    for row, delta in zip(rows, DELTAS, strict=True):
-        pictures = decode(latents[delta])
+    for row in rows:
+        pictures = decode(latents[float(row["delta"])])
         same = interval(lambda r: float(r.mean()), (psnr(pictures, reference) > 30).double().numpy())
         ends = zip(("", "_low", "_high"), same, strict=True)
         row |= decoded.columns(pictures) | {f"same_picture{end}": f"{value:.3f}" for end, value in ends}
+        row["precision"] = "bfloat16"
         del row["psnr_median"]
         print("  ".join(map(str, row.values())), flush=True)
     write(out / "passthrough_latent.csv", rows)
