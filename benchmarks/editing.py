@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -298,8 +297,20 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
     plt.close(figure)
 
 
+MOSAIC_METHODS = (
+    ("sdedit", 1 / 4, "SDEdit"),
+    ("noised", 1 / 8, "edit, noised, band 1/8"),
+    ("noised", 1 / 4, "edit, noised, band 1/4"),
+    ("clean", 1 / 4, "edit, clean, band 1/4"),
+)
+
+
 class Mosaics:
     """Mosaics of photographs that a small transformer has not seen, what it makes of them, and how these are judged."""
+
+    starts, methods = MOSAIC_STARTS, MOSAIC_METHODS
+    shown = (0.65, 0.35)
+    """Starts in the figure."""
 
     def __init__(self, samples: int) -> None:
         self.network: Network = TRANSFORMER
@@ -357,6 +368,9 @@ class Mosaics:
 class DecodedMosaics(Mosaics):
     """The same of the latent transformer: states are latents, and what is judged are the pictures they decode to."""
 
+    starts = shown = LATENT_STARTS
+    methods = tuple(one for one in MOSAIC_METHODS if one[:2] != ("noised", 1 / 8))
+
     def __init__(self, samples: int, vae: Path | None) -> None:
         autoencoder(vae)  # says at once what is missing
         self.network = LATENT_TRANSFORMER
@@ -390,15 +404,7 @@ def columns(name: str, values: tuple[float, float, float], digits: int) -> dict[
     return {name + end: f"{v:.{digits}f}" for end, v in zip(("", "_low", "_high"), values, strict=True)}
 
 
-MOSAIC_METHODS = (
-    ("sdedit", 1 / 4, "SDEdit"),
-    ("noised", 1 / 8, "edit, noised, band 1/8"),
-    ("noised", 1 / 4, "edit, noised, band 1/4"),
-    ("clean", 1 / 4, "edit, clean, band 1/4"),
-)
-
-
-def sweep_mosaics(mosaics: Mosaics, starts: Sequence[float]) -> list[dict[str, object]]:
+def sweep_mosaics(mosaics: Mosaics) -> list[dict[str, object]]:
     """Rows of the mosaics: what is compared with, then every method from every start."""
     rows: list[dict[str, object]] = []
 
@@ -410,8 +416,8 @@ def sweep_mosaics(mosaics: Mosaics, starts: Sequence[float]) -> list[dict[str, o
     for name, pictures in mosaics.others().items():
         add(name, "-", "-", "-", pictures)
     add("own samples", "-", "1.000", len(mosaics.times) - 1, mosaics.free())
-    for start in tqdm(starts, desc="mosaics", unit="start"):
-        for method, cut, _ in MOSAIC_METHODS:
+    for start in tqdm(mosaics.starts, desc="mosaics", unit="start"):
+        for method, cut, _ in mosaics.methods:
             pictures, plan = mosaics.edited(method, cut, start)
             entered = plan.stages[1].start
             kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
@@ -419,9 +425,7 @@ def sweep_mosaics(mosaics: Mosaics, starts: Sequence[float]) -> list[dict[str, o
     return rows
 
 
-def draw_mosaics(
-    path: Path, rows: list[dict[str, object]], mosaics: Mosaics, starts: tuple[float, float] = (0.65, 0.35)
-) -> None:
+def draw_mosaics(path: Path, rows: list[dict[str, object]], mosaics: Mosaics) -> None:
     """Left: the pictures. Right: geometry against style, a line for each method, a point for each T."""
     import matplotlib as mpl
 
@@ -432,9 +436,9 @@ def draw_mosaics(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
     strips = [("photograph\n(not seen)", mosaics.photographs), ("mosaic", mosaics.inputs)]
-    for method, cut, label in MOSAIC_METHODS:
+    for method, cut, label in mosaics.methods:
         if (method, cut) != ("noised", 1 / 8):
-            for start in starts if method != "clean" else starts[1:]:
+            for start in mosaics.shown if method != "clean" else mosaics.shown[1:]:
                 pictures, plan = mosaics.edited(method, cut, start)
                 name = label.replace(", band", "\nband")
                 strips.append((f"{name}\nT = {plan.times[plan.stages[1].start]:.2f}", pictures))
@@ -442,7 +446,7 @@ def draw_mosaics(
     shown = spread.argsort(descending=True)[:8].sort().values
     plot_strips([(name, pictures[shown]) for name, pictures in strips], ax=left)
     left.set_title("Mosaics into photographs, same noise")
-    for k, (method, cut, label) in enumerate(MOSAIC_METHODS):
+    for k, (method, cut, label) in enumerate(mosaics.methods):
         kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
         chosen = [row for row in rows if (row["method"], row["kept"]) == (method, kept)]
         points = [(float(str(row["style_distance"])), float(str(row["low_band_psnr"]))) for row in chosen]
@@ -490,14 +494,14 @@ def run_textures(*, redraw: bool, samples: int = 12) -> None:
 
 def run_transformer(*, redraw: bool, samples: int = 24) -> None:
     mosaics, path = Mosaics(samples), RESULTS / "editing_transformer.csv"
-    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics, MOSAIC_STARTS))
+    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics))
     draw_mosaics(FIGURES / "editing_transformer.png", rows, mosaics)
 
 
 def run_latent(vae: Path | None, *, redraw: bool, samples: int = 32) -> None:
     mosaics, path = DecodedMosaics(samples, vae), RESULTS / "editing_latent.csv"
-    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics, LATENT_STARTS))
-    draw_mosaics(FIGURES / "editing_latent.jpg", rows, mosaics, LATENT_STARTS)
+    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics))
+    draw_mosaics(FIGURES / "editing_latent.jpg", rows, mosaics)
 
 
 def main() -> None:
