@@ -6,8 +6,7 @@ download weights when first used:
 
     radial spectrum    root mean square over the radial bins of the log ratio of two sets' power
     sliced Wasserstein mean over random directions of the 1-D Wasserstein-1 distance between two sets' 7x7 patches, at every
-                       level of a pyramid of 2x2 means, in units of the reference's standard deviation on that level; or of
-                       whole pictures' features
+                       level of a pyramid of 2x2 means, in units of the reference's standard deviation on that level
     naturalness        NIQE's 36 features (generalised Gaussian fits of locally normalised grey levels and of their neighbour
                        products, two scales; Mittal, Soundararajan and Bovik 2013) on 32x32 blocks; the distance between the two
                        sets' Gaussians. Not comparable with published NIQE scores: the pristine set and the blocks differ.
@@ -110,12 +109,6 @@ class SlicedWasserstein:
             return flat[..., (at * flat.shape[-1]).astype(int)]
 
         return float(np.abs(quantiles(rows) - quantiles(reference)).mean())
-
-
-def projections(features: Rows, directions: int = 64) -> Rows:
-    """Features (batch, width) on fixed random directions, for :meth:`SlicedWasserstein.distance`: (batch, 1, 1, directions)."""
-    turned = np.random.default_rng(0).standard_normal((features.shape[1], directions))
-    return (features @ (turned / np.linalg.norm(turned, axis=0)))[:, None, None]
 
 
 _SHAPES = np.arange(0.2, 10.0, 0.001)

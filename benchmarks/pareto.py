@@ -18,12 +18,12 @@ those whose name or curve has this in it are made, and all other rows of the fil
     gflops     counted FLOPs of all network calls for one picture, attention included
     seconds    CPU seconds of the same calls and of the transitions: medians over interleaved rounds, one thread, in batches
     speedup    the reference's seconds over the row's
-    psnr, ssim to the reference picture of the same seed (median and mean over seeds); of the latent network flip as well
+    psnr, ssim to the reference picture of the same seed (median and mean over seeds)
     *_full     distances to the set of reference pictures;   *_photos: to crops of the held-out photographs
 
-each with a 95 % interval over seeds (metrics.py says what each is). Pictures of the pixel network are its states as they
-are; those of the latent one are decoded, 256x256 in eight bits, with EfficientNet's features of them in place of patches in
-the Wasserstein distance, and ``spectrum_latents_full`` is of its latents. --fast compiles the network and calls it in bfloat16.
+each with a 95 % interval over seeds (metrics.py says what each is). Of the latent network, whose pictures are decoded, in eight
+bits, the columns are those of ``metrics.Decoded``, and ``spectrum_latents`` of the latents. --fast compiles the network and
+calls it in bfloat16.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ import torch
 from environment import environment
 from finetune import load_lora
 from metrics import (
+    Decoded,
     Rows,
     SlicedWasserstein,
     interval,
     natural_distance,
     natural_rows,
-    projections,
     radial_rows,
     spectrum_distance,
     ssim,
     worst_bin,
 )
-from networks import LATENT, LATENT_TRANSFORMER, STEPS, TRANSFORMER, Network, Velocity, decoder
+from networks import LATENT, LATENT_TRANSFORMER, STEPS, TRANSFORMER, Network, Velocity, decoder, latent_arguments
 from peft.tuners.lora import LoraLayer
 from tiny_dit.data import load_photographs
 from tiny_dit.model import WEIGHTS, Config, TinyDiT, load
@@ -324,8 +324,7 @@ def pixel() -> Ways:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the comparison; a stopped one goes on")
-    parser.add_argument("--model", choices=("pixel", "latent"), default="pixel")
-    parser.add_argument("--vae", type=Path, default=Path("taef1"), help="TAEF1's folder, for the latent network")
+    latent_arguments(parser)
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="part of a curve's or row's name")
     parser.add_argument("--samples", type=int, default=512, help="seeds")
     parser.add_argument("--weights", type=Path, help="of another network of this form")
@@ -350,8 +349,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     batch = LATENT_BATCH if latent else BATCH
     sampler = Ways(network, weights, fast=args.fast, batch=batch, keep=args.folder, decode=decode)
-    options = {"metrics": ("psnr", "flip", "fid-lite") if latent else ("psnr",), "seeds": args.samples, "rounds": 0}
-    found = compare(sampler, [""], settings, out=args.folder, about=about, progress=True, **options)
+    options = {"metrics": ("psnr",), "seeds": args.samples, "rounds": 0, "progress": True}
+    found = compare(sampler, [""], settings, out=args.folder, about=about, **options)
     if found is None:  # other processes have some left
         return
     torch.set_num_threads(1)
@@ -381,59 +380,16 @@ def merged(known: list[dict[str, str]], made: list[dict[str, str]], curves: list
 
 def evaluate(found: Comparison, sampler: Ways, settings: Sequence[Setting], *, yardstick: bool) -> list[dict[str, str]]:
     """One row a setting, the reference first, and last the yardstick: training crops against held-out crops."""
-    latent, folder, pairs = sampler.network == LATENT_TRANSFORMER, found.folder, found.pairs
-
-    def kept(name: str, what: str) -> Rows:
-        return read_features([folder.features(what, name, *pair) for pair in pairs])
-
-    def pictures(name: str) -> Tensor:
-        if not latent:
-            return torch.from_numpy(kept(name, "state")).float()
-        return torch.cat([2 * read_picture(folder.picture(name, *pair)) - 1 for pair in pairs])
-
-    full = settings[0].name
-    reference = pictures(full)
-    sets = {"full": reference}
-    if not latent:
-        held_out = load_photographs(None, held_out=True).crops(
-            len(reference), generator=torch.Generator().manual_seed(1)
-        )
-        sets["photos"] = held_out
-        wasserstein = SlicedWasserstein(held_out)
-    else:
-        scale = float(kept(full, "fid-lite").std(0).mean())
-
-    def reduced(x: Tensor, name: str = "") -> dict[str, tuple[Callable[..., float], Rows]]:
-        """What set distances compare, and by which statistic."""
-        radial = radial_rows(x)
-        sliced = projections(kept(name, "fid-lite") / scale) if latent else wasserstein.rows(x)
-        found = {
-            "spectrum": (spectrum_distance, radial),
-            "worst_bin": (worst_bin, radial),
-            "wasserstein": (SlicedWasserstein.distance, sliced),
-            "natural": (natural_distance, np.concatenate([natural_rows(part) for part in x.split(64)])),
-        }
-        if latent:
-            states = torch.from_numpy(kept(name, "state")).float()
-            found["spectrum_latents"] = (spectrum_distance, radial_rows(states))
-        return found
-
-    known = {of: reduced(x, full) for of, x in sets.items()}
-    surroundings = {"samples": str(len(reference)), "precision": found.record["about"]["precision"], **environment()}
-
-    def distances(own: dict[str, tuple[Callable[..., float], Rows]]) -> dict[str, str]:
-        out: dict[str, str] = {}
-        for of, theirs in known.items():
-            for measure, (statistic, rows) in own.items():
-                draws = 8 if measure == "wasserstein" and not latent else 40
-                said = interval(partial(statistic, reference=theirs[measure][1]), rows, draws=draws)
-                out |= columns(f"{measure}_{of}", said)
-        return out
-
-    whole, values = sampler.cpu_seconds(settings[0]), folder.values()
+    distances = decoded_distances(found) if sampler.network == LATENT_TRANSFORMER else pixel_distances(found)
+    surroundings = {
+        "samples": str(len(found.pairs)),
+        "precision": found.record["about"]["precision"],
+        **environment(),
+    }
+    whole = sampler.cpu_seconds(settings[0])
     rows = []
     for setting in tqdm(settings, desc="metrics", mininterval=5):
-        x, plan, cpu = pictures(setting.name), sampler.plan(setting, ""), sampler.cpu_seconds(setting)
+        plan, cpu = sampler.plan(setting, ""), sampler.cpu_seconds(setting)
         row = {
             "curve": setting.family,
             "delta": "" if len(plan.stages) == 1 else f"{setting.delta:g}",
@@ -442,17 +398,65 @@ def evaluate(found: Comparison, sampler: Ways, settings: Sequence[Setting], *, y
             "seconds": f"{cpu:.4f}",
             "speedup": f"{whole / cpu:.3f}",
         }
-        row |= columns("psnr", interval(lambda r: float(np.median(r)), psnr(x, reference).numpy()), digits=2)
-        row |= columns("ssim", interval(lambda r: float(r.mean()), ssim(x, reference)))
-        if latent:
-            seen = np.array([values.get((setting.name, *pair, "flip"), 0.0) for pair in pairs])  # of itself: none
-            row |= columns("flip", interval(lambda r: float(r.mean()), seen))
-        rows.append(row | distances(reduced(x, setting.name)) | surroundings)
-    if not yardstick:
-        return rows
-    train = load_photographs(None).crops(len(reference), generator=torch.Generator().manual_seed(2))
-    blank = dict.fromkeys(rows[0], "")
-    return [*rows, blank | {"curve": YARDSTICK, **distances(reduced(train)), **surroundings}]
+        rows.append(row | distances(setting.name) | surroundings)
+    if yardstick:
+        rows.append(dict.fromkeys(rows[0], "") | {"curve": YARDSTICK, **distances(YARDSTICK), **surroundings})
+    return rows
+
+
+def states(found: Comparison, name: str) -> Tensor:
+    """Final states of a setting."""
+    places = [found.folder.features("state", name, *pair) for pair in found.pairs]
+    return torch.from_numpy(read_features(places)).float()
+
+
+def decoded_distances(found: Comparison) -> Callable[[str], dict[str, str]]:
+    """Columns of a setting's decoded pictures, and of its latents' spectrum, to those of the full run."""
+
+    def pictures(name: str) -> Tensor:
+        return torch.cat([2 * read_picture(found.folder.picture(name, *pair)) - 1 for pair in found.pairs])
+
+    full = found.record["reference"]
+    decoded = Decoded(pictures(full))
+    apart = partial(spectrum_distance, reference=radial_rows(states(found, full)))
+
+    def distances(name: str) -> dict[str, str]:
+        return decoded.columns(pictures(name)) | columns(
+            "spectrum_latents", interval(apart, radial_rows(states(found, name)))
+        )
+
+    return distances
+
+
+def pixel_distances(found: Comparison) -> Callable[[str], dict[str, str]]:
+    """Columns of a setting's states to the full run's and to held-out crops; of the yardstick, training crops."""
+    reference = states(found, found.record["reference"])
+    held_out = load_photographs(None, held_out=True).crops(len(reference), generator=torch.Generator().manual_seed(1))
+    wasserstein = SlicedWasserstein(held_out)
+
+    def reduced(x: Tensor) -> tuple[Rows, Rows, Rows]:
+        return radial_rows(x), wasserstein.rows(x), natural_rows(x)
+
+    known = {of: reduced(x) for of, x in {"full": reference, "photos": held_out}.items()}
+
+    def distances(name: str) -> dict[str, str]:
+        out: dict[str, str] = {}
+        if name == YARDSTICK:
+            x = load_photographs(None).crops(len(reference), generator=torch.Generator().manual_seed(2))
+        else:
+            x = states(found, name)
+            out |= columns("psnr", interval(lambda r: float(np.median(r)), psnr(x, reference).numpy()), digits=2)
+            out |= columns("ssim", interval(lambda r: float(r.mean()), ssim(x, reference)))
+        radial, sliced, natural = reduced(x)
+        for of, (radial0, sliced0, natural0) in known.items():
+            out |= columns(f"spectrum_{of}", interval(partial(spectrum_distance, reference=radial0), radial))
+            out |= columns(f"worst_bin_{of}", interval(partial(worst_bin, reference=radial0), radial))
+            measure = partial(wasserstein.distance, reference=sliced0)
+            out |= columns(f"wasserstein_{of}", interval(measure, sliced, draws=8))
+            out |= columns(f"natural_{of}", interval(partial(natural_distance, reference=natural0), natural))
+        return out
+
+    return distances
 
 
 def columns(name: str, values: tuple[float, float, float], *, digits: int = 4) -> dict[str, str]:
@@ -464,9 +468,11 @@ PANELS = {
     "psnr": "PSNR to the same seed's full run (dB)",
     "flip": "FLIP to the same seed's full run",
     "spectrum_full": "spectrum: log RMS to the full runs",
+    "spectrum": "spectrum: log RMS to the full runs",
     "wasserstein_full": "sliced Wasserstein to the full runs",
+    "features": "features: sliced Wasserstein to the full runs",
     "natural_photos": "naturalness: distance to held-out crops",
-    "natural_full": "naturalness: distance to the full runs",
+    "natural": "naturalness: distance to the full runs",
 }
 COMBINATIONS = [f"{clock} clock, {coupling}" for clock in ("full", "stage") for coupling in ("coupled", "fresh")]
 TWO, THREE = (f"S={count}, {COMBINATIONS[0]}" for count in (2, 3))
@@ -493,8 +499,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     questions = {q: curves for q, curves in asked.items() if {*curves} - {TWO, THREE}}
     if not questions:
         return
-    # Of the pixel network, naturalness beside photographs.
-    panels = [n for n in PANELS if n in rows[0] and not (n == "natural_full" and "natural_photos" in rows[0])]
+    panels = [name for name in PANELS if name in rows[0]]
     size = (4.2 * len(questions), 3.1 * len(panels))
     figure, axes = plt.subplots(
         len(panels), len(questions), figsize=size, layout="constrained", sharex=True, sharey="row", squeeze=False
