@@ -615,16 +615,16 @@ def latent_dit_agreement() -> str:
     return f"{table}\n{first['latents']} held-out latents; {first['device']}; commit {first['commit']}.\n"
 
 
+def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
+    if not row.get(name):
+        return ""
+    half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+    return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
-
-    def cell(row: dict[str, str], name: str, digits: int) -> str:
-        if not row[name]:
-            return ""
-        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
-        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
-
     columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
     header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
     header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
@@ -632,7 +632,7 @@ def pareto() -> str:
         header,
         [
             [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
-            + [cell(row, name, digits) for name, digits in columns.items()]
+            + [_plus_minus(row, name, digits) for name, digits in columns.items()]
             for row in data
         ],
     )
@@ -640,9 +640,36 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def pareto_latent() -> str:
+    """The same ways on both small networks: what they cost and how far they are from the full runs."""
+    pixel = {(row["curve"], row["delta"], row["split"]): row for row in rows("pareto")}
+    by_way = {key[:2]: row for key, row in pixel.items() if key[1]}
+    data, body = rows("pareto_latent"), []
+    for row in data[1:]:
+        # The two laws differ, and so do the steps of one delta.
+        theirs = by_way.get((row["curve"], row["delta"])) or pixel.get((row["curve"], "", row["split"]), {})
+        told = [row["curve"], row["delta"]]
+        told += [theirs.get("split", ""), theirs.get("speedup", "")]
+        told += [_plus_minus(theirs, n, d) for n, d in {"psnr": 1, "ssim": 3, "spectrum_full": 2}.items()]
+        told += [row["split"], row["speedup"]]
+        names = {"psnr": 1, "ssim": 3, "spectrum": 2, "flip": 3, "features": 2, "natural": 2, "spectrum_latents": 2}
+        body.append(told + [_plus_minus(row, name, digits) for name, digits in names.items()])
+    header = ["way", "delta", "pixel: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum"]
+    header += ["latent: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum", "FLIP", "features", "naturalness"]
+    header += ["spectrum of latents"]
+    first = data[0]
+    note = (
+        f"Latent network: {first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}."
+    )
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+TRAINED = ("control", "fine-tuned", "repaired", "repaired, informed")
+
+
 def pareto_best() -> str:
     """For each measured speedup and metric the training-free way that comes closest, and what it leaves behind."""
-    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(("control", "fine-tuned"))]
+    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(TRAINED)]
     metrics = {
         "psnr": "PSNR",
         "spectrum_full": "spectrum",
@@ -1155,6 +1182,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
     "pareto": pareto,
+    "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
     "two_grids_faces": two_grids_faces,
