@@ -26,7 +26,7 @@ from spectral_pd.__main__ import main
 from spectral_pd.adapters import progressive
 from spectral_pd.comparing import PipelineSampler, compare, load_table, make_setting
 from spectral_pd.comparing.command import find_sampler
-from spectral_pd.comparing.flops import count
+from spectral_pd.comparing.flops import Flops, count
 from spectral_pd.comparing.layouts import lay_out
 from spectral_pd.comparing.report import Comparison
 from spectral_pd.comparing.samplers import NetworkSampler
@@ -415,6 +415,7 @@ def test_a_sampler_may_make_several_pictures_at_once(tmp_path, monkeypatch):
         return 0.5 * x
 
     times = {"times": lambda steps: shift_times(steps, shift=2.0), "spectrum": PRESETS["flux"]}
+    times["cost"] = lambda grid: Flops(float(grid[0] * grid[1]))
     single, asked = NetworkSampler(velocity, (3, 32, 32), **times), []
 
     class Several(NetworkSampler):
