@@ -165,27 +165,6 @@ def flux_reduced() -> str:
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
 
 
-def compare_small() -> str:
-    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
-    data = rows("compare_small")
-    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
-    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
-    body = []
-    for setting in dict.fromkeys(row["setting"] for row in data):
-        cells = {row["metric"]: row for row in data if row["setting"] == setting}
-        shown = [setting, cells["psnr"]["gflops"]]
-        for metric in names:
-            digits = 1 if metric == "psnr" else 2
-            for who in ("value", "pareto"):
-                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
-                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
-                shown.append(f"{value} [{least}, {most}]")
-        body.append(shown)
-    first = data[0]
-    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
-    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
-
-
 def evaluate_hours() -> str:
     """Seconds a picture and hours for a thousand of every setting, from the counted FLOPs at the measured rate."""
     measured = next(row for row in rows("full_size") if row["model"] == "FLUX.1-dev" and row["mode"] == "eager")
@@ -635,16 +614,16 @@ def latent_dit_agreement() -> str:
     return f"{table}\n{first['latents']} held-out latents; {first['device']}; commit {first['commit']}.\n"
 
 
+def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
+    if not row.get(name):
+        return ""
+    half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+    return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
-
-    def cell(row: dict[str, str], name: str, digits: int) -> str:
-        if not row[name]:
-            return ""
-        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
-        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
-
     columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
     header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
     header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
@@ -652,7 +631,7 @@ def pareto() -> str:
         header,
         [
             [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
-            + [cell(row, name, digits) for name, digits in columns.items()]
+            + [_plus_minus(row, name, digits) for name, digits in columns.items()]
             for row in data
         ],
     )
@@ -660,9 +639,36 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def pareto_latent() -> str:
+    """The same ways on both small networks: what they cost and how far they are from the full runs."""
+    pixel = {(row["curve"], row["delta"], row["split"]): row for row in rows("pareto")}
+    by_way = {key[:2]: row for key, row in pixel.items() if key[1]}
+    data, body = rows("pareto_latent"), []
+    for row in data[1:]:
+        # The two laws differ, and so do the steps of one delta.
+        theirs = by_way.get((row["curve"], row["delta"])) or pixel.get((row["curve"], "", row["split"]), {})
+        told = [row["curve"], row["delta"]]
+        told += [theirs.get("split", ""), theirs.get("speedup", "")]
+        told += [_plus_minus(theirs, n, d) for n, d in {"psnr": 1, "ssim": 3, "spectrum_full": 2}.items()]
+        told += [row["split"], row["speedup"]]
+        names = {"psnr": 1, "ssim": 3, "spectrum": 2, "flip": 3, "features": 2, "natural": 2, "spectrum_latents": 2}
+        body.append(told + [_plus_minus(row, name, digits) for name, digits in names.items()])
+    header = ["way", "delta", "pixel: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum"]
+    header += ["latent: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum", "FLIP", "features", "naturalness"]
+    header += ["spectrum of latents"]
+    first = data[0]
+    note = (
+        f"Latent network: {first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}."
+    )
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+TRAINED = ("control", "fine-tuned", "repaired", "repaired, informed")
+
+
 def pareto_best() -> str:
     """For each measured speedup and metric the training-free way that comes closest, and what it leaves behind."""
-    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(("control", "fine-tuned"))]
+    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(TRAINED)]
     metrics = {
         "psnr": "PSNR",
         "spectrum_full": "spectrum",
@@ -1149,7 +1155,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "comfyui": comfyui,
     "flux_reduced": flux_reduced,
-    "compare_small": compare_small,
     "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
@@ -1176,6 +1181,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
     "pareto": pareto,
+    "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
     "two_grids_faces": two_grids_faces,
