@@ -734,7 +734,8 @@ def both_passthrough() -> str:
         body.append([row["delta"]])
         for one in (pixel[row["delta"]], row):
             told = _interval(row, "psnr", ".1f") if one is row else one["psnr_median"]
-            lost, same = f"{float(one['top_octave_power_lost']):.3f}", f"{float(one['same_picture']):.2f}"
+            lost = f"{float(one['top_octave_power_lost']):.3f}"
+            same = _interval(row, "same_picture", ".2f") if one is row else f"{float(one['same_picture']):.2f}"
             body[-1] += [one["held"], lost, told, same]
         body[-1] += [_interval(row, "flip", ".3f"), _interval(row, "features", ".2f")]
     return _both(header, body, data[0])
