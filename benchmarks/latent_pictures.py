@@ -77,7 +77,7 @@ def draw(path: Path, pictures: dict[str, Tensor], rows: list[dict[str, str]]) ->
         ax.spines[:].set_visible(False)
         facts = f"{float(row['speedup']):.2f}x" + (f", {float(row['psnr']):.1f} dB" if row["way"] != "full run" else "")
         ax.set_ylabel(f"{row['way'].replace(', ', chr(10))}\n{facts}", rotation=0, ha="right", va="center", fontsize=10)
-    figure.savefig(path, dpi=150, pil_kwargs={"quality": 82})
+    figure.savefig(path, dpi=140, pil_kwargs={"quality": 80})
     plt.close(figure)
 
 

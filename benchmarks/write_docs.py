@@ -696,6 +696,104 @@ def pareto_best() -> str:
     return markdown(header, body) + "\n"
 
 
+def _nearest(data: list[dict[str, str]], speedup: str) -> dict[str, str]:
+    return min(data, key=lambda row: abs(float(row["speedup"]) - float(speedup)))
+
+
+def _both(header: str, body: list[list[str]], first: dict[str, str], what: str = "seeds") -> str:
+    """A table of both networks, and what the latent one's rows were made with."""
+    return (
+        f"{markdown(header.split(' | '), body)}\nLatent network: {first['samples']} {what}; torch {first['torch']}, commit "
+        f"{first['commit']}.\n"
+    )
+
+
+def both_pictures() -> str:
+    """Ways to make the same picture for about half the cost on both small networks, latents decoded."""
+    full = float(rows("pareto")[0]["gflops"])
+    stages = [{**row, "speedup": str(full / float(row["gflops"]))} for row in rows("pareto") if row["gflops"]]
+    of_pixels = {
+        "two grids": [row for row in _two_grids("small transformer", "chosen") if row["way"] == "chosen"],
+        "fewer steps, best grid": _two_grids("small transformer", "fewer steps, best grid"),
+    } | {f"progressive, S={n}": [r for r in stages if r["curve"] == f"S={n}, full clock, coupled"] for n in (2, 3)}
+    forms = {"psnr": ".1f", "ssim": ".3f", "flip": ".3f", "spectrum": ".2f", "features": ".2f", "natural": ".2f"}
+    body, data = [], rows("latent_pictures")
+    for row in data[1:]:
+        mine = _nearest(of_pixels[row["way"]], row["speedup"])
+        for network, one in (("pixel", mine), ("latent", row)):
+            told = one | {name.replace("_full", ""): one[name] for name in one if name.startswith("spectrum_full")}
+            calls = one["calls"] if "calls" in one else f"{one['split']}, delta {one['delta']}"
+            cells = [_interval(told, name, form) if name in told else "" for name, form in forms.items()]
+            body.append([row["way"], network, calls, f"{float(one['speedup']):.2f}x", *cells])
+    header = "way | network | calls | speedup | PSNR, dB | SSIM | FLIP | spectrum | features | naturalness"
+    return _both(header, body, data[0])
+
+
+def both_passthrough() -> str:
+    """What passthrough costs by delta on both small networks."""
+    pixel, data = {row["delta"]: row for row in rows("passthrough_transformer")}, rows("passthrough_latent")
+    header = "delta | pixel: held | power lost | PSNR, dB | same picture"
+    header += " | latent: held | power lost | PSNR, dB | same picture | FLIP | features"
+    body = []
+    for row in data:
+        body.append([row["delta"]])
+        for one in (pixel[row["delta"]], row):
+            told = _interval(row, "psnr", ".1f") if one is row else one["psnr_median"]
+            lost = f"{float(one['top_octave_power_lost']):.3f}"
+            same = _interval(row, "same_picture", ".2f") if one is row else f"{float(one['same_picture']):.2f}"
+            body[-1] += [one["held"], lost, told, same]
+        body[-1] += [_interval(row, "flip", ".3f"), _interval(row, "features", ".2f")]
+    return _both(header, body, data[0])
+
+
+def both_editing() -> str:
+    """Mosaics into photographs on both small networks."""
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean"}
+    key, names = ("method", "kept", "start"), ("low_band_psnr", "low_band_correlation", "style_distance")
+    pixel = {tuple(row[k] for k in key): row for row in rows("editing_transformer")}
+    header = "method | band kept | T | pixel: low-band PSNR, dB | correlation | style"
+    header += " | latent: low-band PSNR, dB | correlation | style | style, features"
+    body, data = [], rows("editing_latent")
+    for row in data:
+        theirs = pixel.get(tuple(row[k] for k in key), {})
+        first = [label.get(row["method"], f"({row['method']})"), row["kept"], row["start"]]
+        mine = [
+            _interval(row, "low_band_psnr", ".1f"),
+            f"{float(row['low_band_correlation']):.3f}",
+            row["style_distance"],
+        ]
+        body.append([*first, *(theirs.get(name, "") for name in names), *mine, _interval(row, "features", ".2f")])
+    return _both(header, body, data[0], "mosaics")
+
+
+def both_optimal() -> str:
+    """Plans of equal cost on both small networks."""
+    data, facts = rows("optimal_plans_latent"), ("solver", "budget", "rule")
+    pixel = [row for row in rows("optimal_plans_transformer") if (row["solver"], row["budget"]) == ("dpmpp_2m", "8")]
+    header = "rule | pixel: split | sizes | predicted | PSNR, dB | spectrum"
+    header += " | latent: split | sizes | predicted | PSNR, dB | spectrum | SSIM | FLIP | features"
+    body = []
+    for theirs, row in zip(pixel, data, strict=True):
+        if [theirs[k] for k in facts] != [row[k] for k in facts]:
+            raise ValueError(
+                f"{row['rule']} stands beside {theirs['rule']}: optimal_plans.py made other rules of one network"
+            )
+        names = ("split", "sizes", "predicted_w2")
+        mine = [
+            _interval(row, name, ".1f" if name == "psnr" else ".2f")
+            for name in ("psnr", "spectrum", "ssim", "flip", "features")
+        ]
+        body.append(
+            [
+                row["rule"],
+                *(theirs[k] for k in (*names, "psnr_median", "spectrum_error")),
+                *(row[k] for k in names),
+                *mine,
+            ]
+        )
+    return _both(header, body, data[0])
+
+
 def trained_network() -> str:
     """What to expect of a trained network: progressive, against as fast runs of fewer steps and of calls left out."""
 
@@ -1177,6 +1275,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "tiny_dit": tiny_dit,
     "latent_dit": latent_dit,
     "latent_dit_done": latent_dit_done,
+    "both_pictures": both_pictures,
+    "both_passthrough": both_passthrough,
+    "both_editing": both_editing,
+    "both_optimal": both_optimal,
     "latent_dit_bins": latent_dit_bins,
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
