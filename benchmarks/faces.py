@@ -23,6 +23,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,27 @@ from spectral_pd.measuring.demo import psnr
 RESULTS = Path(__file__).parent / "results" / "faces.csv"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "faces.png"
 STARTS = {"within its noise": FACES.first, "far above": 0.98}
-DELTAS = (0.05, 0.01, 0.2, 0.02, 0.1)
-FEWER, SHIFTS = (16, 11, 8), (0.5, 1.0, 2.0)
+DELTAS, FAR = (0.05, 0.01, 0.2, 0.02, 0.1), (0.05,)
+FEWER, SHIFTS = (16, 11, 8), (0.5, 1.0)
 TEST, OTHERS, OTHER_SEEDS, TOGETHER = 0, 10**6, 16, 16
+
+
+def pictures(
+    network: Network, velocity: Velocity, plan: Plan, seeds: range, folder: Path, *, exact: bool = False
+) -> Tensor:
+    """Of one plan, each batch made once."""
+    parts = []
+    for batch in (seeds[i : i + TOGETHER] for i in range(0, len(seeds), TOGETHER)):
+        split = "+".join(map(str, plan.split))
+        name = f"{network.first:.4f}_{network.side}_{split}_{plan.times[1]:.6f}_{exact}_{batch[0]}_{len(batch)}.npy"
+        if not (folder / name).exists():
+            noise, start = (make(len(batch), batch[0], "cpu") for make in (network.noise, network.start))
+            found = sample(velocity, noise, plan, start=start, solver="dpmpp_2m")
+            with (folder / "part").open("wb") as file:
+                np.save(file, found.numpy())
+            (folder / "part").rename(folder / name)
+        parts.append(torch.from_numpy(np.load(folder / name)))
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,8 @@ class Runs:
     start: str
     seeds: int
     folder: Path
+    law: PowerLaw
+    deltas: tuple[float, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,29 +83,12 @@ class Runs:
         return plan_at(times, (), self.size, scales=(1,))
 
     def pictures(self, velocity: Velocity, plan: Plan, *, exact: bool = False, others: bool = False) -> Tensor:
-        """Of one plan, from the test's seeds or the others, each batch made once."""
+        """Of one plan, from the test's seeds or the others."""
         first, count = (OTHERS, OTHER_SEEDS) if others else (TEST, self.seeds)
-        parts = []
-        for seed in range(first, first + count, TOGETHER):
-            key = f"{self.network.first:.4f}_{self.network.side}_{plan.split}_{plan.times[1]:.6f}_{exact}_{seed}"
-            file = self.folder / f"{key.replace(' ', '')}.npy"
-            if not file.exists():
-                few = min(TOGETHER, first + count - seed)
-                noise, start = (make(few, seed, "cpu") for make in (self.network.noise, self.network.start))
-                found = sample(velocity, noise, plan, start=start, solver="dpmpp_2m")
-                part = file.with_suffix(".part")
-                with part.open("wb") as handle:
-                    np.save(handle, found.numpy())
-                part.rename(file)
-            parts.append(torch.from_numpy(np.load(file)))
-        return torch.cat(parts)
+        return pictures(self.network, velocity, plan, range(first, first + count), self.folder, exact=exact)
 
-    def law(self, velocity: Velocity) -> PowerLaw:
-        """Of the network's own pictures, in the units of the path."""
-        return fit_spectrum(self.pictures(velocity, self.whole(self.network.times), others=True))
-
-    def progressive(self, law: PowerLaw, delta: float) -> Plan:
-        return make_plan(self.network.times, law, self.size, scales=(1 / 2, 1), delta=delta)
+    def progressive(self, delta: float) -> Plan:
+        return make_plan(self.network.times, self.law, self.size, scales=(1 / 2, 1), delta=delta)
 
     def best_shift(self, velocity: Velocity, steps: int) -> float:
         """The one whose run of so few steps keeps the other seeds' pictures best."""
@@ -97,24 +101,21 @@ class Runs:
         return max(SHIFTS, key=kept)
 
     def rows(self, velocity: Velocity) -> Iterator[dict[str, Any]]:
-        network, law = self.network, self.law(velocity)
-        field = GaussianField(law, self.size).velocity
+        network, field = self.network, GaussianField(self.law, self.size).velocity
         full = self.pictures(velocity, self.whole(network.times))
         exact = self.pictures(field, self.whole(network.times), exact=True)
-        yield self.row("full run", self.whole(network.times), law, full, full)
-        for delta in DELTAS:
-            plan = self.progressive(law, delta)
-            yield self.row("progressive", plan, law, self.pictures(velocity, plan), full)
-            yield self.row("exact", plan, law, self.pictures(field, plan, exact=True), exact)
+        yield self.row("full run", self.whole(network.times), full, full)
+        for delta in self.deltas:
+            plan = self.progressive(delta)
+            yield self.row("progressive", plan, self.pictures(velocity, plan), full)
+            yield self.row("exact", plan, self.pictures(field, plan, exact=True), exact)
         if network.first == FACES.first:
             for steps in FEWER:
                 shift = self.best_shift(velocity, steps)
                 plan = self.whole(network.grid(steps, shift))
-                yield self.row("fewer steps", plan, law, self.pictures(velocity, plan), full, shift)
+                yield self.row("fewer steps", plan, self.pictures(velocity, plan), full, shift)
 
-    def row(
-        self, way: str, plan: Plan, law: PowerLaw, found: Tensor, full: Tensor, shift: float = FACES.shift
-    ) -> dict[str, Any]:
+    def row(self, way: str, plan: Plan, found: Tensor, full: Tensor, shift: float = FACES.shift) -> dict[str, Any]:
         out: dict[str, Any] = {
             "start": self.start,
             "first": f"{self.network.first:.4f}",
@@ -139,6 +140,7 @@ class Runs:
             out |= {f"{name}{end}": f"{value:.4f}" for end, value in zip(ends, three, strict=True)}
         stds = {name: float(x.flatten(1).std(1).mean()) / 2 for name, x in (("std", found), ("std_full", full))}
         out |= {name: f"{value:.4f}" for name, value in stds.items()}
+        law = self.law
         out |= {"amplitude": f"{law.amplitude:.3f}", "exponent": f"{law.exponent:.3f}", "r2": f"{law.r2:.4f}"}
         return out | {"seeds": len(found)} | environment()
 
@@ -153,14 +155,13 @@ def draw(within: Runs, above: Runs, velocity: Velocity, count: int = 8) -> None:
     from spectral_pd.plotting import plot_strips
 
     strips = []
-    for runs, deltas in ((within, (0.01, 0.2)), (above, (0.2,))):
-        origin, law = f"from t = {runs.network.first:.2f}", runs.law(velocity)
-        plans = [(f"full size, {origin}", runs.whole(runs.network.times))]
-        for delta in deltas:
-            plan = runs.progressive(law, delta)
-            plans.append((f"{'+'.join(map(str, plan.split))} steps, {plan.speedup():.2f}x, {origin}", plan))
-        strips += [(label, runs.pictures(velocity, plan)[:count]) for label, plan in plans]
-    figure, ax = plt.subplots(figsize=(10, 4.4), layout="constrained")
+    for runs, deltas in ((within, (0.01, 0.2)), (above, FAR)):
+        plans = [("full size", runs.whole(runs.network.times))]
+        for plan in map(runs.progressive, deltas):
+            plans.append((f"{'+'.join(map(str, plan.split))} steps, {plan.speedup():.2f}x", plan))
+        origin = f"from t = {runs.network.first:.2f}"
+        strips += [(f"{label}\n{origin}", runs.pictures(velocity, plan)[:count]) for label, plan in plans]
+    figure, ax = plt.subplots(figsize=(10, 5.6), layout="constrained")
     plot_strips(strips, ax=ax)
     figure.savefig(FIGURE, dpi=100, bbox_inches="tight")
     plt.close(figure)
@@ -177,25 +178,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
-    networks = {
-        start: face_denoiser(args.weights, first=first, side=args.side)
-        for start, first in STARTS.items()
-        if args.side == FACES.side or first == FACES.first
-    }
-    runs = {start: Runs(network, start, args.seeds, args.folder) for start, network in networks.items()}
-    velocity = torch.no_grad()(networks["within its noise"].velocity("cpu"))
-    bar = tqdm((row for each in runs.values() for row in each.rows(velocity)), unit="row")
-    found = []
-    for row in bar:
-        bar.write(" ".join(str(row[name]) for name in ("start", "way", "delta", "split", "psnr", "contrast", "std")))
-        found.append(row)
+    near, far = (face_denoiser(args.weights, first=first, side=args.side) for first in STARTS.values())
+    velocity = torch.no_grad()(near.velocity("cpu"))
+    whole = plan_at(near.times, (), (args.side,) * 2, scales=(1,))
+    law = fit_spectrum(pictures(near, velocity, whole, range(OTHERS, OTHERS + OTHER_SEEDS), args.folder))
+    within, above = (
+        Runs(network, start, args.seeds, args.folder, law, deltas)
+        for network, start, deltas in zip((near, far), STARTS, (DELTAS, FAR), strict=True)
+    )
     kept = list(csv.DictReader(RESULTS.open(newline=""))) if RESULTS.exists() else []
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([row for row in kept if row["side"] != str(args.side)] + found)
+    found = [row for row in kept if row["side"] != str(args.side)]
+    for row in tqdm(chain(within.rows(velocity), above.rows(velocity)), unit="row"):
+        found.append(row)
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
     if args.side == FACES.side:
-        draw(*runs.values(), velocity)
+        draw(within, above, velocity)
 
 
 if __name__ == "__main__":
