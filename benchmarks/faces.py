@@ -8,6 +8,7 @@ from far above it, at t = 0.98. Against the full run of the same seed:
 
     progressive    half size, then full, over delta; the law of make_plan is that of other seeds' full runs, in the same units
     fewer steps    full size at about the same costs, on the best of a few shifts, chosen on those other seeds
+    float32        the full run once more: every other one calls the network in bfloat16, and this is what its rounding costs
     exact          the Gaussian field of that law with the same plans and the same starts: the control of the method itself
 
 A row has the median PSNR, the contrast (mean over pictures of the standard deviation over the full run's), the log RMS and the
@@ -47,13 +48,13 @@ TEST, OTHERS, OTHER_SEEDS, TOGETHER = 0, 10**6, 16, 16
 
 
 def pictures(
-    network: Network, velocity: Velocity, plan: Plan, seeds: range, folder: Path, *, exact: bool = False
+    network: Network, velocity: Velocity, plan: Plan, seeds: range, folder: Path, *, kind: str = "bfloat16"
 ) -> Tensor:
     """Of one plan, each batch made once."""
     parts = []
     for batch in (seeds[i : i + TOGETHER] for i in range(0, len(seeds), TOGETHER)):
         split = "+".join(map(str, plan.split))
-        name = f"{network.first:.4f}_{network.side}_{split}_{plan.times[1]:.6f}_{exact}_{batch[0]}_{len(batch)}.npy"
+        name = f"{network.first:.4f}_{network.side}_{split}_{plan.times[1]:.6f}_{kind}_{batch[0]}_{len(batch)}.npy"
         if not (folder / name).exists():
             noise, start = (make(len(batch), batch[0], "cpu") for make in (network.noise, network.start))
             found = sample(velocity, noise, plan, start=start, solver="dpmpp_2m")
@@ -82,10 +83,10 @@ class Runs:
     def whole(self, times: Sequence[float]) -> Plan:
         return plan_at(times, (), self.size, scales=(1,))
 
-    def pictures(self, velocity: Velocity, plan: Plan, *, exact: bool = False, others: bool = False) -> Tensor:
+    def pictures(self, velocity: Velocity, plan: Plan, *, kind: str = "bfloat16", others: bool = False) -> Tensor:
         """Of one plan, from the test's seeds or the others."""
         first, count = (OTHERS, OTHER_SEEDS) if others else (TEST, self.seeds)
-        return pictures(self.network, velocity, plan, range(first, first + count), self.folder, exact=exact)
+        return pictures(self.network, velocity, plan, range(first, first + count), self.folder, kind=kind)
 
     def progressive(self, delta: float) -> Plan:
         return make_plan(self.network.times, self.law, self.size, scales=(1 / 2, 1), delta=delta)
@@ -103,17 +104,22 @@ class Runs:
     def rows(self, velocity: Velocity) -> Iterator[dict[str, Any]]:
         network, field = self.network, GaussianField(self.law, self.size).velocity
         full = self.pictures(velocity, self.whole(network.times))
-        exact = self.pictures(field, self.whole(network.times), exact=True)
+        exact = self.pictures(field, self.whole(network.times), kind="exact")
         yield self.row("full run", self.whole(network.times), full, full)
         for delta in self.deltas:
             plan = self.progressive(delta)
             yield self.row("progressive", plan, self.pictures(velocity, plan), full)
-            yield self.row("exact", plan, self.pictures(field, plan, exact=True), exact)
+            yield self.row("exact", plan, self.pictures(field, plan, kind="exact"), exact)
         if network.first == FACES.first:
             for steps in FEWER:
                 shift = self.best_shift(velocity, steps)
                 plan = self.whole(network.grid(steps, shift))
                 yield self.row("fewer steps", plan, self.pictures(velocity, plan), full, shift)
+
+    def rounding(self, velocity: Velocity, precise: Velocity) -> Iterator[dict[str, Any]]:
+        plan = self.whole(self.network.times)
+        full = self.pictures(velocity, plan)
+        yield self.row("full run, float32", plan, self.pictures(precise, plan, kind="float32"), full)
 
     def row(self, way: str, plan: Plan, found: Tensor, full: Tensor, shift: float = FACES.shift) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -142,7 +148,7 @@ class Runs:
         out |= {name: f"{value:.4f}" for name, value in stds.items()}
         law = self.law
         out |= {"amplitude": f"{law.amplitude:.3f}", "exponent": f"{law.exponent:.3f}", "r2": f"{law.r2:.4f}"}
-        return out | {"seeds": len(found)} | environment()
+        return out | {"seeds": len(found), "precision": "bfloat16"} | environment()
 
 
 def draw(within: Runs, above: Runs, velocity: Velocity, count: int = 8) -> None:
@@ -179,7 +185,8 @@ def main() -> None:
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     near, far = (face_denoiser(args.weights, first=first, side=args.side) for first in STARTS.values())
-    velocity = torch.no_grad()(near.velocity("cpu"))
+    precise = torch.no_grad()(near.velocity("cpu"))
+    velocity = torch.autocast("cpu", dtype=torch.bfloat16)(precise)
     whole = plan_at(near.times, (), (args.side,) * 2, scales=(1,))
     law = fit_spectrum(pictures(near, velocity, whole, range(OTHERS, OTHERS + OTHER_SEEDS), args.folder))
     within, above = (
@@ -188,7 +195,7 @@ def main() -> None:
     )
     kept = list(csv.DictReader(RESULTS.open(newline=""))) if RESULTS.exists() else []
     found = [row for row in kept if row["side"] != str(args.side)]
-    for row in tqdm(chain(within.rows(velocity), above.rows(velocity)), unit="row"):
+    for row in tqdm(chain(within.rows(velocity), above.rows(velocity), within.rounding(velocity, precise)), unit="row"):
         found.append(row)
         with RESULTS.open("w", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
