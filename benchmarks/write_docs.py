@@ -639,7 +639,11 @@ def latent_dit_agreement() -> str:
 def faces() -> str:
     """The pretrained face denoiser: progressive over delta, the exact control, fewer steps, and a start from far above."""
     data = [row for row in rows("faces") if row["way"] != "full run"]
-    ways = {"progressive": "progressive", "fewer steps": "fewer steps, shift {shift}", "full run, float32": "same, in float32"}
+    ways = {
+        "progressive": "progressive",
+        "fewer steps": "fewer steps, shift {shift}",
+        "full run, float32": "same, in float32",
+    }
     exact = {(row["start"], row["side"], row["delta"]): row for row in data if row["way"] == "exact"}
     order = sorted(data, key=lambda row: (row["start"] == "far above", int(row["side"]), float(row["speedup"])))
     body = []

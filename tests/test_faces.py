@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from importlib import import_module
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from spectral_pd import DCT, GaussianField
+from spectral_pd import DCT, GaussianField, PowerLaw, make_plan
 
 for name in ("accelerate", "diffusers", "scipy", "skimage"):
     pytest.importorskip(name)
@@ -96,3 +97,37 @@ def test_it_denoises():
 def test_absent_weights_are_named():
     with pytest.raises(SystemExit, match="local-probability-models-of-images"):
         networks.face_denoiser(Path("nowhere.safetensors"))
+
+
+def rows():
+    with (ROOT / "benchmarks" / "results" / "faces.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_committed_rows_are_of_these_plans():
+    """Splits and speedups follow from the law in the rows; at least 64 seeds; a smaller delta keeps more of the picture."""
+    kept = {}
+    for row in rows():
+        side, first = int(row["side"]), float(row["first"])
+        assert int(row["seeds"]) >= 64
+        if row["way"] == "progressive":
+            law = PowerLaw(float(row["amplitude"]), float(row["exponent"]), shape=(side, side))
+            times = networks.Network("", 1, 1.0, first=first).times
+            plan = make_plan(times, law, side, scales=(1 / 2, 1), delta=float(row["delta"]))
+            assert "+".join(map(str, plan.split)) == row["split"]
+            assert abs(plan.speedup() - float(row["speedup"])) < 1e-3
+            kept.setdefault((row["start"], side), []).append((float(row["delta"]), float(row["psnr"])))
+    assert kept
+    for pairs in kept.values():
+        values = [psnr for _, psnr in sorted(pairs)]
+        assert values == sorted(values, reverse=True)
+
+
+def test_an_exact_denoiser_loses_less():
+    """The control of the rows: consistent sizes, the same plans and starts. What is lost beyond it is the network's."""
+    by_plan = {(row["start"], row["side"], row["delta"], row["way"]): row for row in rows()}
+    for (*plan, way), row in by_plan.items():
+        if way == "progressive":
+            exact = by_plan[(*plan, "exact")]
+            assert float(exact["psnr_low"]) > float(row["psnr_high"])
+            assert abs(float(exact["contrast"]) - 1) < 0.02
