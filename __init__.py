@@ -7,4 +7,4 @@ from pathlib import Path
 if find_spec("spectral_pd") is None:  # not installed by pip: from here, in plain torch
     sys.path.append(str(Path(__file__).parent))
 
-from spectral_pd.adapters.comfyui.nodes import comfy_entrypoint as comfy_entrypoint
+from spectral_pd.comfyui.nodes import comfy_entrypoint as comfy_entrypoint

@@ -47,10 +47,10 @@ from tqdm import tqdm
 from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.adapters.layouts import FLUX
 from spectral_pd.adapters.rider import own_solver
-from spectral_pd.adapters.stage_lora import StageLora, features
 from spectral_pd.bases import Basis
 from spectral_pd.restriction import restrict_noise, restrict_signal
 from spectral_pd.solvers import Solver, dpmpp_2m
+from spectral_pd.stage_lora import StageLora, features
 from spectral_pd.training import (
     StageSample,
     agreement_sample,

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from environment import environment  # noqa: E402
 
-from spectral_pd.adapters.comfyui.command import install, uninstall  # noqa: E402
+from spectral_pd.comfyui.command import install, uninstall  # noqa: E402
 
 TRIAL = "spectral_pd_trial"
 DEFAULTS = {

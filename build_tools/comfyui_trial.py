@@ -16,9 +16,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.taesd.taesd import TAESD
 from comfy_api.latest import ComfyExtension, io
 
-from spectral_pd.adapters.comfyui.sampler import path_of
 from spectral_pd.adapters.k_diffusion import local_level
 from spectral_pd.bases import DCT, size_ratio
+from spectral_pd.comfyui.sampler import path_of
 from spectral_pd.theory import align_scale
 
 TEXT = 32

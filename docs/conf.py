@@ -62,7 +62,7 @@ nitpick_ignore_regex = [
 
 
 INTERNAL = re.compile(
-    r"spectral_pd\.(_.*|inputs.*|philox|adapters\.(walk|unipc|command|comfyui\.nodes)|measuring\.(command|stream|sources)|comparing\..*)"
+    r"spectral_pd\.(_.*|inputs.*|philox|unipc|stepwise|comfyui\.nodes|measuring\.(command|stream|sources)|comparing\..*)"
 )
 """Modules without a page: what is behind the public functions. What others keep to themselves, their `__all__` says."""
 

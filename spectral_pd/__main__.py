@@ -17,11 +17,9 @@ from typing import Any
 
 import torch
 
-from spectral_pd import __version__
-from spectral_pd.adapters import agree
-from spectral_pd.adapters.comfyui import command as comfyui
-from spectral_pd.adapters.command import add_calibrate
+from spectral_pd import __version__, pipeline_commands
 from spectral_pd.calibrate import Calibration, choose_pattern
+from spectral_pd.comfyui import command as comfyui
 from spectral_pd.comparing import command as comparing
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
@@ -180,8 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_number(demo, "--steps", "N", 50, "solver steps")
     add_number(demo, "--seed", "N", 0, "of crops and noise")
     demo.set_defaults(run=run_demo)
-    agree.add_parser(commands, HelpFormatter)
-    add_calibrate(commands, HelpFormatter)
+    pipeline_commands.add(commands, HelpFormatter)
     comfyui.add_parser(commands)
     return parser
 

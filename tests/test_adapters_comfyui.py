@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from spectral_pd import DCT, PRESETS, GaussianField, restrict_noise, restrict_signal, shift_times
 from spectral_pd.__main__ import main
-from spectral_pd.adapters.comfyui.command import NODE, install, uninstall
-from spectral_pd.adapters.comfyui.sampler import (
+from spectral_pd.comfyui.command import NODE, install, uninstall
+from spectral_pd.comfyui.sampler import (
     Settings,
     SpectralSampler,
     multiples_of,
@@ -149,7 +149,7 @@ def comfy(monkeypatch):
     modules["comfy"].samplers = modules["comfy.samplers"]
     for name, module in {**modules, **node_api()}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "spectral_pd.adapters.comfyui.nodes", raising=False)
+    monkeypatch.delitem(sys.modules, "spectral_pd.comfyui.nodes", raising=False)
     return made
 
 
@@ -414,7 +414,7 @@ def test_errors_are_in_the_words_of_the_nodes():
 @pytest.fixture
 def nodes(comfy, tmp_path):
     sys.modules["folder_paths"].get_output_directory = lambda: str(tmp_path)
-    return importlib.import_module("spectral_pd.adapters.comfyui.nodes")
+    return importlib.import_module("spectral_pd.comfyui.nodes")
 
 
 def defaults(node):
@@ -512,7 +512,7 @@ def test_measured_spectrum_is_saved_and_read(nodes, tmp_path):
 
 def test_importing_touches_neither_comfyui_nor_diffusers():
     code = (
-        "import sys, spectral_pd.__main__, spectral_pd.adapters.comfyui.sampler, spectral_pd.adapters\n"
+        "import sys, spectral_pd.__main__, spectral_pd.comfyui.sampler, spectral_pd.adapters\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'comfy', 'comfy_api', 'diffusers', 'folder_paths'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -526,7 +526,7 @@ import test_adapters_comfyui as here
 for name, module in here.node_api().items(): sys.modules[name] = module
 for name in ("comfy", "comfy.samplers", "folder_paths"): sys.modules[name] = types.ModuleType(name)
 sys.modules["comfy"].samplers = sys.modules["comfy.samplers"]
-import spectral_pd.adapters.comfyui.nodes
+import spectral_pd.comfyui.nodes
 print("diffusers" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
@@ -541,6 +541,9 @@ def test_install_and_uninstall(tmp_path, capsys):
     (tmp_path / "custom_nodes").mkdir()
     folder = tmp_path / "custom_nodes" / "spectral_pd"
     assert main(["comfyui", "install", str(tmp_path)]) == 0
+    older = NODE.replace("spectral_pd.comfyui", "spectral_pd.adapters.comfyui")
+    assert older != NODE
+    (folder / "__init__.py").write_text(older)
     assert main(["comfyui", "install", str(tmp_path)]) == 0  # again: an update
     assert str(folder) in capsys.readouterr().out
     assert (folder / "__init__.py").read_text() == NODE

@@ -30,9 +30,9 @@ from spectral_pd import (
 )
 from spectral_pd.adapters import sample_spectral
 from spectral_pd.adapters.k_diffusion import flow_times
-from spectral_pd.adapters.walk import Walk
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm, flow_from_vp, vp_from_flow
 from spectral_pd.solvers import find_solver
+from spectral_pd.stepwise import Walk
 from spectral_pd.two_grids import anchored, held
 
 X0, EPS = (torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))

@@ -46,8 +46,8 @@ from spectral_pd import GaussianField, plan_at, pretrained, restrict_noise, samp
 from spectral_pd.adapters import LAYOUTS, adapt, find_layout, progressive, progressive_block
 from spectral_pd.adapters.families import REFUSED
 from spectral_pd.adapters.layouts import own_rows
-from spectral_pd.adapters.unipc import unipc
 from spectral_pd.pretrained import PRETRAINED
+from spectral_pd.unipc import unipc
 
 FIRST = (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
 families = pytest.mark.parametrize("family", FIRST, ids=str)

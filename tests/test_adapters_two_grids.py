@@ -14,10 +14,10 @@ from tiny_pipelines import FLUX, LONGCAT, SD3, generator, result
 from spectral_pd import DCT, Plan, sample
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, calibrate, progressive
-from spectral_pd.adapters.walk import Walk
 from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.calibrate import calibrate as of_velocity
 from spectral_pd.solvers import SOLVERS
+from spectral_pd.stepwise import Walk
 from spectral_pd.theory import align_time
 from spectral_pd.two_grids import Pattern, Predictor, anchored, held, weights_shape
 

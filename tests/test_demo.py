@@ -33,21 +33,25 @@ def test_demo_prints_the_comparison_and_draws_it(tmp_path):
     lines = [
         line
         for line in report.splitlines()
-        if re.match(r"(full resolution|progressive|fewer steps|two grids) .* \d", line)
+        if re.match(r"(full resolution|progressive|fewer steps|two grids|repaired) .* \d", line)
     ]
-    assert len(lines) == 13
+    assert len(lines) == 14
     for group in (lines[:4], lines[4:8]):
         reference, ours, paper, fewer = (line.split() for line in group)
         assert reference[-1] == "-"
         assert float(ours[-3]) > float(paper[-3]) + 10, "coupled noise on the full clock stays closest to the same seed"
         assert float(ours[-3]) > float(fewer[-3]) + 10, "and closer than fewer full-size steps of the same cost"
-    reference, ours, paper, fewer, two = (line.split() for line in lines[8:])
+    reference, ours, paper, fewer, two, repaired = (line.split() for line in lines[8:])
     assert float(ours[-3]) > float(paper[-3]), "also with a trained network"
     assert float(two[-3]) > float(fewer[-3]) + 3, "calibrated calls keep its picture best"
     assert float(two[3]) <= float(ours[-5]) * 1.001 or float(two[-5]) <= float(ours[-5]) * 1.001, "at no more cost"
+    assert float(repaired[-3]) > float(ours[-3]) + 1, "coarse calls that agree keep more of it"
+    assert repaired[1] == ours[-6], "on the same plan"
     told = " ".join(report.partition("The last model is a trained network")[2].split())
     shown = (
-        [lines[k].split()[-3] for k in (9, 1, 5)] + [lines[k].split()[-1] for k in (9, 11)] + [lines[12].split()[-3]]
+        [lines[k].split()[-3] for k in (9, 1, 5)]
+        + [lines[k].split()[-1] for k in (9, 11)]
+        + [lines[k].split()[-3] for k in (12, 13)]
     )
     assert re.findall(r"\d+\.\d+", told) == shown, "the closing sentences repeat the tables"
 

@@ -63,10 +63,15 @@ def first_gradient(run):
     return torch.cat([state[i]["exp_avg"].flatten() for i in sorted(state)]) / 0.1
 
 
-def test_two_processes_compute_the_gradient_of_one(small, tmp_path):
+REPAIR = ("--objective", "agree", "--informed", "--own", "4", "--scales", "1/2", "1")
+
+
+@pytest.mark.parametrize("objective", [(), REPAIR], ids=["stage", "agree"])
+def test_two_processes_compute_the_gradient_of_one(small, tmp_path, objective):
     one, two = tmp_path / "one", tmp_path / "two"
-    train_here(small, one, "--steps", "1")
-    subprocess.run(command(small, two, "--steps", "1", processes=2), env=ENVIRONMENT, check=True, timeout=300)
+    options = (*objective, "--steps", "1")
+    train_here(small, one, *options)
+    subprocess.run(command(small, two, *options, processes=2), env=ENVIRONMENT, check=True, timeout=300)
     expected = first_gradient(one)
     assert expected.abs().max() > 0
     torch.testing.assert_close(first_gradient(two), expected, rtol=1e-3, atol=1e-6 * float(expected.abs().max()))

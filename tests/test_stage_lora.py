@@ -15,6 +15,7 @@ pytest.importorskip("accelerate", reason="accelerate is not installed: pip insta
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import finetune
+import tiny_pipelines
 from accelerate.state import AcceleratorState, GradientState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,12 +23,16 @@ from tiny_pipelines import FLUX, WAN, Z_IMAGE, generator
 
 from spectral_pd.__main__ import main
 from spectral_pd.adapters import adapt, progressive
-from spectral_pd.adapters.stage_lora import StageLora, loaded
 from spectral_pd.agreement import SizeAgreement, size_agreement
+from spectral_pd.stage_lora import InformedInput, StageLora, features, loaded
 from spectral_pd.training import schedule_metadata
 
 DELTA = 0.03
 FAMILIES = {"flux": FLUX, "z_image": Z_IMAGE, "wan": WAN}
+READING = (
+    "FLUX FLUX2 KLEIN_REF KONTEXT CHROMA QWEN QWEN_EDIT Z_IMAGE WAN WAN_I2V "
+    "SD3 SD SDXL HUNYUAN LTX LTX_I2V AURA_FLOW LUMINA2 SANA"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,10 +147,47 @@ def test_zero_weights_change_nothing_and_others_stay_active(informed, tmp_path):
     assert not torch.allclose(torch.as_tensor(moved[0]), torch.as_tensor(plain[0]), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", READING.split())
+def test_the_high_band_is_told_where_the_state_is(name):
+    """A folded plane that is not 0 at one point, and a state that differs there: the first layer sees both at one place."""
+    family = getattr(tiny_pipelines, name)
+    pipe = family.build()
+    ride = adapt(pipe, **call(family, generator=generator())[0])
+    network, full = getattr(pipe, ride.layout.networks[0]), ride.shape[-2:]
+    layer = network.get_submodule(ride.layout.reads)
+    channels = ride.shape[1]
+    width = features(layer, channels, 2, ride.layout.patch)
+    informed = InformedInput(layer, {2: width})
+    torch.nn.init.normal_(informed.maps["2"], generator=generator(1))
+    seen = []
+    layer.register_forward_hook(lambda layer, args, output: seen.append(output.detach().clone()))
+    half = (*ride.shape[:-2], *(n // 2 for n in full))
+    x, there, elsewhere = (torch.zeros(half) for _ in range(3))
+    there[..., 3, 4] = elsewhere[..., 1, 1] = 1.0
+
+    def first_layer(x, planes):
+        told = None if planes is None else ride.read(planes.repeat(1, 4, *[1] * (planes.ndim - 2)))
+        informed.tell(told, 2, last=ride.layout.last)
+        seen.clear()
+        ride.velocity(x, 0.7)
+        return seen[0]
+
+    def changed(a, b):
+        difference = (a - b).abs()
+        return difference.amax(-1 if difference.ndim < 4 else 1) > 1e-5
+
+    nothing = first_layer(x, None)
+    assert torch.equal(nothing, first_layer(x, torch.zeros(half)))
+    told = changed(first_layer(x, there), nothing)
+    assert 0 < told.sum() < told.numel() / 2
+    assert torch.equal(told, changed(first_layer(there, None), nothing))
+    assert not torch.equal(told, changed(first_layer(elsewhere, None), nothing))
+
+
 @pytest.mark.parametrize("name", ["z_image", "wan"])
 def test_the_recipe_repairs_other_families(name, tmp_path):
     family = FAMILIES[name]
-    finetune.train(recipe(family, tmp_path, *(["--informed"] if name == "wan" else [])))
+    finetune.train(recipe(family, tmp_path, "--informed"))
     pipe = family.build()
     stage = {"delta": DELTA, "stage_lora": tmp_path / "lora.safetensors"}
     result = progressive(pipe, **call(family, generator=generator())[0], **stage)[0]
@@ -167,7 +209,7 @@ def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_canno
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     with pytest.raises(ValueError, match="--informed is not supported"):
-        finetune.train(recipe(Z_IMAGE, tmp_path / "z", "--informed"))
+        finetune.train(recipe(tiny_pipelines.COGVIEW4, tmp_path / "other", "--informed"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         loaded(FLUX.build().transformer, tmp_path / "other.safetensors")

@@ -36,8 +36,8 @@ else:
 
 from spectral_pd import DCT, Plan, PowerLaw, make_plan, sample, shift_times
 from spectral_pd.adapters.layouts import FLUX
-from spectral_pd.adapters.stage_lora import InformedInput, features
 from spectral_pd.restriction import folded_noise, high_band, restrict_aligned, restrict_signal
+from spectral_pd.stage_lora import InformedInput, features
 from spectral_pd.training import step_weights
 
 STEPS, SHIFT, FULL = 20, 2.0, (64, 64)

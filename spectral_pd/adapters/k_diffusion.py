@@ -28,7 +28,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral_pd import inputs
-from spectral_pd.adapters.walk import planned
 from spectral_pd.bases import Basis, size_ratio
 from spectral_pd.expansion import Grow, Source, white_noise
 from spectral_pd.inputs import door, refuse, working_dtype
@@ -36,6 +35,7 @@ from spectral_pd.noise import NoiseField
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm
 from spectral_pd.plan import Plan, Stage, Step
 from spectral_pd.solvers import Solver, SolverName, find_solver
+from spectral_pd.stepwise import planned
 from spectral_pd.theory import align_scale, align_time
 
 Path = Literal["flow", "edm"]

@@ -17,7 +17,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectral_pd.plan import Plan
@@ -123,6 +123,8 @@ class Layout:
         Pixels of the smallest side the family's networks were trained at, or their makers name; 0 where no source says.
     reads
         Name of the first layer of the networks where it is one map from the latents' patches, for informed coarse stages.
+    padded
+        What that layer fills up a picture's tokens to a multiple of.
     networks
         Attributes of the pipeline that hold networks called with the latents.
     begin
@@ -146,6 +148,7 @@ class Layout:
     channels: str = ""
     trained: int = 0
     reads: str = ""
+    padded: int = 1
     networks: tuple[str, ...] = ("transformer", "transformer_2", "controlnet")
     begin: Callable[[Plan, Any, Any], None] = field(default=lambda plan, pipe, scheduler: None)
     note: Callable[[Plan, Any], tuple[str, ...]] = field(default=lambda plan, pipe: ())
@@ -165,6 +168,16 @@ class Layout:
         x = x.reshape(batch, channels, frames, height // p, p, width // p, p)
         order = (0, 2, 3, 5, 4, 6, 1) if self.patch_first else (0, 2, 3, 5, 1, 4, 6)
         return x.permute(order).reshape(batch, -1, channels * p * p)
+
+    def read(self, planes: Tensor, seat: Seat, network: nn.Module) -> Tensor:
+        """Planes (batch, channels, [frames,] height, width) as `network`'s first layer reads latents; 0 in given frames."""
+        if seat.given:
+            planes = F.pad(planes, (0, 0, 0, 0, seat.given, 0))
+        weight: Any = network.get_submodule(self.reads).weight
+        if weight.ndim > 2:  # a convolution
+            return planes
+        tokens = self.pack(planes)
+        return F.pad(tokens, (0, 0, 0, -tokens.shape[1] % self.padded))
 
     def unpack(self, tokens: Tensor, frames: int, size: Grid) -> Tensor:
         """Inverse of :meth:`pack` on a latent grid; one frame has no axis of its own."""
@@ -606,7 +619,7 @@ VIDEO: Mapping[str, Exchange] = {
 in_space = spatial("hidden_states")
 
 FLUX = Layout("flux", by_ids(), PACKED, reads="x_embedder")
-FLUX2 = Layout("flux2", by_ids(), PACKED, trained=256)  # Black Forest Labs' help page
+FLUX2 = Layout("flux2", by_ids(), PACKED, reads="x_embedder", trained=256)  # Black Forest Labs' help page
 FLUX3 = replace(
     FLUX2,
     inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)},
@@ -641,7 +654,13 @@ QWEN_IMAGE21 = Layout(
     multiple=2,
     last=True,
 )
-Z_IMAGE = Layout("z-image", spatial("x"), {"x": items, "t": time(from_data), "control_context": picture_mask_picture})
+Z_IMAGE = Layout(
+    "z-image",
+    spatial("x"),
+    {"x": items, "t": time(from_data), "control_context": picture_mask_picture},
+    reads="all_x_embedder.2-1",
+    padded=32,
+)
 WAN = Layout(
     "wan",
     in_space,
@@ -651,20 +670,26 @@ WAN = Layout(
     begin=local_experts,
     note=expert_order,
 )
-SD3 = Layout("sd3", in_space, SPATIAL)
+SD3 = Layout("sd3", in_space, SPATIAL, reads="pos_embed.proj")
 SD = Layout(
     "sd",
     spatial("sample"),
     {"sample": latents(), "timestep": time(), "controlnet_cond": control},
     patch=1,
     multiple=2,
+    reads="conv_in",
     preserving=True,
     networks=("unet", "controlnet"),
     trained=512,  # of XL says diffusers: "anything below 512 pixels won't work well"
 )
 SDXL = replace(SD, preset="sdxl")
 HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
-    "wan", in_space, VIDEO, borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents", trained=544
+    "wan",
+    in_space,
+    VIDEO,
+    reads="x_embedder.proj",
+    borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents",
+    trained=544,
 )
 HUNYUAN_VIDEO15 = replace(
     HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents", trained=480
@@ -689,6 +714,7 @@ LTX = Layout(
     },
     output=cornered,
     patch=1,
+    reads="proj_in",
     borrowed="WAN 2.1's fit, not measured on LTX-Video's latents of 32x32 pixels a point",
 )
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
@@ -715,12 +741,17 @@ MINIMAX_H3 = Layout(
     trained=768,  # the canvas it was released for
     networks=("transformer", "transformer_ref"),
 )
-LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)})
+LUMINA2 = Layout(
+    "flux",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)},
+    reads="x_embedder",
+)
 COGVIEW4 = Layout(  # 512 to 2048 by its model card
     "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
 )
-AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)})
-SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1)
+AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)}, reads="pos_embed.proj")
+SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1, reads="patch_embed.proj")
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
 PRX = Layout(
     "flux",

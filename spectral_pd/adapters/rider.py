@@ -32,12 +32,12 @@ from torch import Tensor
 
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
-from spectral_pd.adapters.stage_lora import StageLora, loaded
-from spectral_pd.adapters.walk import Query, Walk, planned
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
+from spectral_pd.stage_lora import StageLora, loaded
+from spectral_pd.stepwise import Query, Walk, planned
 from spectral_pd.training import check_metadata
 from spectral_pd.two_grids import anchored
 
@@ -119,7 +119,7 @@ class Ride:
 
     def read(self, planes: Tensor) -> Tensor:
         """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
-        return self.layout.pack(planes) if self._found[1].packed else planes
+        return self.layout.read(planes, self._found[1], getattr(self.pipe, self.layout.networks[0]))
 
     def plan(self, **options: Any) -> Plan:
         """The plan of this call: :func:`spectral_pd.make_plan` on the pipeline's own time grid and latent size.
@@ -467,8 +467,9 @@ class _Seated:
         self.seat = replace(seat, state=state, stage=query.grid, time=time, until=query.until, clock=clock)
         self.inputs = inputs
         if self.stage_lora is not None:
-            pack, basis = (layout.pack if seat.packed else lambda planes: planes), walk.plan.basis
-            self.stage_lora.enter(walk.white, query.grid, query.time, basis=basis, pack=pack, last=layout.last)
+            lora, basis = self.stage_lora, walk.plan.basis
+            pack = partial(layout.read, seat=seat, network=lora.network)
+            lora.enter(walk.white, query.grid, query.time, basis=basis, pack=pack, last=layout.last)
         if self.gradients:  # pipelines turn them off before they call their network, and back when they end
             torch.set_grad_enabled(True)
         return {

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_pd.adapters.unipc import unipc
-from spectral_pd.adapters.walk import evaluation_times
 from spectral_pd.parametrisation import edm_from_flow, velocity_from_vp, vp_from_flow
 from spectral_pd.solvers import Solver, Velocity, dpmpp_2m, euler, heun
+from spectral_pd.stepwise import evaluation_times
+from spectral_pd.unipc import unipc
 
 
 @dataclass(frozen=True)

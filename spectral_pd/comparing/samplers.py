@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spectral_pd.adapters import Layout, Ride, adapt, find_layout
 from spectral_pd.adapters.schedulers import own_solver
-from spectral_pd.adapters.walk import planned
 from spectral_pd.bases import BASES
 from spectral_pd.comparing.flops import Calls, Flops, synchronise
 from spectral_pd.comparing.settings import Setting
@@ -27,6 +26,7 @@ from spectral_pd.plan import Plan
 from spectral_pd.power import PowerLaw
 from spectral_pd.sampling import sample
 from spectral_pd.solvers import SOLVERS, Solver, Velocity, find_solver
+from spectral_pd.stepwise import planned
 from spectral_pd.training import check_metadata
 
 

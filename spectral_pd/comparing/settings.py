@@ -114,7 +114,7 @@ class Setting:
 
     @property
     def plan_options(self) -> dict[str, Any]:
-        """What its plan is made with (:func:`spectral_pd.adapters.walk.planned`), but for the spectrum."""
+        """What its plan is made with (:func:`spectral_pd.stepwise.planned`), but for the spectrum."""
         options: dict[str, Any] = {"scales": self.scales, "clock": self.clock, "basis": BASES[self.basis]}
         if self.anchors is not None:
             return {**options, "anchors": self.anchors}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
-from spectral_pd.adapters.comfyui.sampler import Settings, SpectralSampler, points_of
 from spectral_pd.bases import BASES
+from spectral_pd.comfyui.sampler import Settings, SpectralSampler, points_of
 from spectral_pd.fit import fit_spectrum
 from spectral_pd.inputs import one_delta, plans
 from spectral_pd.power import PRESETS, AnySpectrum, Spectrum, load_spectrum

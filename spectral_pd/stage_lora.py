@@ -65,6 +65,8 @@ class InformedInput(nn.Module):
             return output
         weight = self.maps[str(self.ratio)]
         planes = self.planes.to(weight.dtype)
+        if weight.ndim == 2 and output.ndim == 2:  # the tokens of all pictures in one row
+            return self._add(layer, args, output.unflatten(0, (-1, planes.shape[1]))).flatten(0, 1)
         planes = planes.repeat(output.shape[0] // planes.shape[0], *[1] * (planes.ndim - 1))
         if weight.ndim == 2:
             added = functional.linear(planes, weight).to(output.dtype)

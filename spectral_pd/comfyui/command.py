@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 NODE = '''"""The nodes of spectral_pd; written by "spectral-pd comfyui install", removed by "spectral-pd comfyui uninstall"."""
-from spectral_pd.adapters.comfyui.nodes import comfy_entrypoint as comfy_entrypoint
+from spectral_pd.comfyui.nodes import comfy_entrypoint as comfy_entrypoint
 '''
 FOLDER = "spectral_pd"
 
@@ -46,7 +46,7 @@ def _custom_nodes(path: Path) -> Path:
 
 def _ours(folder: Path) -> bool:
     file = folder / "__init__.py"
-    return file.is_file() and file.read_text() == NODE
+    return file.is_file() and file.read_text().splitlines()[:1] == NODE.splitlines()[:1]
 
 
 def run(args: argparse.Namespace) -> None:
