@@ -621,6 +621,33 @@ def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
     return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
 
 
+def faces() -> str:
+    """The pretrained face denoiser: progressive over delta, the exact control, fewer steps, and a start from far above."""
+    data = [row for row in rows("faces") if row["way"] != "full run"]
+    ways = {
+        "progressive": "progressive",
+        "fewer steps": "fewer steps, shift {shift}",
+        "full run, float32": "same, in float32",
+    }
+    exact = {(row["start"], row["side"], row["delta"]): row for row in data if row["way"] == "exact"}
+    order = sorted(data, key=lambda row: (row["start"] == "far above", int(row["side"]), float(row["speedup"])))
+    body = []
+    for row in (row for row in order if row["way"] in ways):
+        control = exact.get((row["start"], row["side"], row["delta"]))
+        body.append(
+            [row["start"], f"{row['side']}x{row['side']}", ways[row["way"]].format(**row), row["delta"], row["split"]]
+            + [f"{float(row['speedup']):.2f}x", _interval(row, "psnr", ".1f")]
+            + [f"{float(control['psnr']):.1f}" if control else ""]
+            + [_interval(row, name, form) for name, form in (("contrast", ".3f"), ("spectrum", ".3f"))]
+            + [f"{float(row['worst_bin']):.0%}", f"{float(row['std']):.3f} of {float(row['std_full']):.3f}"]
+        )
+    header = ["start", "size", "way", "delta", "steps", "speedup", "PSNR, dB", "exact field", "contrast", "spectrum"]
+    header += ["worst bin", "standard deviation"]
+    first = data[0]
+    note = f"{first['seeds']} seeds; {first['precision']}; {first['device']}; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
@@ -921,11 +948,6 @@ def _two_grids_chosen(network: str) -> str:
 def two_grids() -> str:
     """Two grids against fewer steps on the small transformer."""
     return _two_grids_chosen("small transformer")
-
-
-def two_grids_faces() -> str:
-    """The same on the pretrained face denoiser."""
-    return _two_grids_chosen("face denoiser")
 
 
 def two_grids_latent() -> str:
@@ -1282,11 +1304,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "latent_dit_bins": latent_dit_bins,
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
+    "faces": faces,
     "pareto": pareto,
     "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
-    "two_grids_faces": two_grids_faces,
     "two_grids_latent": two_grids_latent,
     "two_grids_models": two_grids_models,
     "two_grids_parts": two_grids_parts,
