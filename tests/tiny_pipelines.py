@@ -2041,6 +2041,25 @@ ANIMATED_V2V = Family(
     output="frames",
     splits=False,
 )
+LATTE = Family(
+    "Latte",
+    made(
+        "LattePipeline",
+        lambda: diffusers.LatteTransformer3DModel(
+            sample_size=32, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3,
+            caption_channels=8, in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True,
+            activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single",
+            norm_elementwise_affine=False, video_length=4,
+        ),
+        scheduler=lambda: diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ),
+    ),
+    prompts(("prompt_embeds", TEXT, 8), negative_prompt=None),
+    output="frames",
+    size=(("video_length", 4), ("clean_caption", False), ("mask_feature", False)),
+    adapts=False,
+)  # fmt: skip
 SD_DEPTH = Family(
     "Stable Diffusion depth to image",
     _unet_of("StableDiffusionDepth2ImgPipeline", 5),

@@ -40,7 +40,7 @@ SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint Stable
     StableDiffusionXLControlNetUnion StableDiffusionXLControlNetUnionImg2Img StableDiffusionXLControlNetUnionInpaint
     StableDiffusionXLPAGImg2Img StableDiffusionXLPAGInpaint StableDiffusionXLControlNetPAG
     StableDiffusionXLControlNetPAGImg2Img StableDiffusionXLInstructPix2Pix StableDiffusionXLModular
-PIXART_ALPHA: PixArtAlpha
+PIXART_ALPHA: PixArtAlpha Latte
 PIXART_SIGMA: PixArtSigma PixArtSigmaPAG
 HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
 HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
@@ -121,7 +121,6 @@ AnimateDiff*: its control network is called with frames as a batch of pictures, 
     AnimateDiffPipeline
 HunyuanDiT*: a table of rotary positions, resized from one fixed grid, goes in with each call; a coarse stage wants one
     made anew{by_hand}
-Latte*: its answer holds a variance beside the noise, and its default schedulers step with it{by_hand}
 Marigold*: it makes a map of a picture that it is given, in one to four steps; call the pipeline itself
 ShapE*: its states are weights of a network that draws a shape, not a field on a grid: nothing has a spectrum to grow
     along
