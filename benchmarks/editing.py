@@ -12,17 +12,36 @@ photographs it has not seen, reduced to 8x8 squares of one colour. Geometry: PSN
 mosaic says. Style: sliced Wasserstein distance to crops of the training photographs (metrics.py). Solver DPM-Solver++(2M).
 Rows go to results/editing_transformer.csv, the figure to docs/figures/editing_transformer.png.
 
-    python benchmarks/editing.py [--redraw] [textures transformer]
+With --model latent the transformer is that of benchmarks/latent_dit, the pictures are crops at 256 pixels of those of the
+photographs in scikit-image and scikit-learn that it has not seen, encoded by TAEF1; both measures are taken of the decoded
+pictures, and style is the sliced Wasserstein distance of pretrained features too. Rows go to results/editing_latent.csv, the
+figure to docs/figures/editing_latent.jpg.
+
+    python benchmarks/editing.py [--redraw] [textures transformer [--model latent --vae TAEF1]]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from environment import environment
+from metrics import SlicedWasserstein, feature_distance, feature_rows, interval
+from networks import (
+    LATENT_TRANSFORMER,
+    TRANSFORMER,
+    Network,
+    autoencoder,
+    decoder,
+    encoder,
+    in_bfloat16,
+    latent_arguments,
+)
+from tiny_dit.data import HELD_OUT, load_photographs
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -56,6 +75,7 @@ FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 SQUARE = 8
 """Side of a mosaic's squares, and of the grid whose band they say."""
 MOSAIC_STARTS = (0.8, 0.65, 0.5, 0.35, 0.2)
+LATENT_STARTS = (0.8, 0.5)
 
 
 def textures() -> dict[str, tuple[Tensor, Tensor]]:
@@ -121,12 +141,17 @@ def style_distance(pictures: Tensor, reference: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def geometry(pictures: Tensor, inputs: Tensor, low: tuple[int, int] = LOW) -> tuple[float, float]:
-    """Median PSNR and median correlation of the low bands."""
+def low_bands(pictures: Tensor, inputs: Tensor, low: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """PSNR and correlation of the low bands, (batch,) each."""
     a, b = (restrict_signal(x, low) for x in (pictures, inputs))
     flat = [(x - x.mean((-2, -1), keepdim=True)).flatten(1) for x in (a, b)]
-    correlation = functional.cosine_similarity(*flat)
-    return float(psnr(a, b).median()), float(correlation.median())
+    return psnr(a, b), functional.cosine_similarity(*flat)
+
+
+def geometry(pictures: Tensor, inputs: Tensor, low: tuple[int, int] = LOW) -> tuple[float, float]:
+    """Median PSNR and median correlation of the low bands."""
+    kept, correlation = low_bands(pictures, inputs, low)
+    return float(kept.median()), float(correlation.median())
 
 
 def two_stages(cut: float, start: float) -> Plan:
@@ -272,47 +297,6 @@ def draw(path: Path, rows: list[dict[str, object]], strips: list[tuple[str, Tens
     plt.close(figure)
 
 
-class Mosaics:
-    """Mosaics of photographs that the small transformer has not seen, what it makes of them, and how these are judged."""
-
-    def __init__(self, samples: int) -> None:
-        from metrics import SlicedWasserstein
-        from tiny_dit.data import load_photographs
-
-        from spectral_pd.measuring.demo import small_transformer
-
-        found = small_transformer()
-        if found is None:
-            raise FileNotFoundError("benchmarks/tiny_dit has no weights.safetensors: train it first")
-        self.velocity, _ = found
-        generator = torch.Generator().manual_seed(0)
-        self.photographs = load_photographs(None, held_out=True).crops(samples, generator=generator)
-        small = functional.avg_pool2d(self.photographs, SQUARE)
-        self.inputs = functional.interpolate(small, scale_factor=SQUARE, mode="nearest")
-        training = load_photographs(None).crops(512, generator=generator)
-        self._distance = SlicedWasserstein(training)
-        self._training = self._distance.rows(training)
-        self.times, self.noise = shift_times(20, shift=2.0), NoiseField(SEED)
-
-    def style(self, pictures: Tensor) -> float:
-        return self._distance.distance(self._distance.rows(pictures), self._training)
-
-    def edited(self, method: str, cut: float, start: float) -> tuple[Tensor, Plan]:
-        """What a method makes of the mosaics, and the plan of two stages it entered (its first stage does not run)."""
-        plan = plan_at(self.times, (start,), (SIZE, SIZE), scales=(cut, 1))
-        if method == "sdedit":
-            rest = plan.times[plan.stages[1].start :]
-            return sdedit(self.velocity, self.inputs, rest, noise=self.noise, solver="dpmpp_2m"), plan
-        mode: EditMode = "clean" if method == "clean" else "noised"
-        options = {"stage": 1, "mode": mode, "noise": self.noise, "solver": "dpmpp_2m"}
-        return edit(self.velocity, self.inputs, plan, **options), plan
-
-    def free(self) -> Tensor:
-        """The model's own samples, from the same noise."""
-        plan = plan_at(self.times, (), (SIZE, SIZE), scales=(1,))
-        return sample(self.velocity, self.noise, plan, leading=self.inputs.shape[:2], solver="dpmpp_2m")
-
-
 MOSAIC_METHODS = (
     ("sdedit", 1 / 4, "SDEdit"),
     ("noised", 1 / 8, "edit, noised, band 1/8"),
@@ -321,30 +305,119 @@ MOSAIC_METHODS = (
 )
 
 
+class Mosaics:
+    """Mosaics of photographs that a small transformer has not seen, what it makes of them, and how these are judged."""
+
+    starts, methods = MOSAIC_STARTS, MOSAIC_METHODS
+    shown = (0.65, 0.35)
+    """Starts in the figure."""
+
+    def __init__(self, samples: int) -> None:
+        self.network: Network = TRANSFORMER
+        self.velocity = self.network.velocity("cpu")
+        generator = torch.Generator().manual_seed(0)
+        self.photographs = load_photographs(None, held_out=True).crops(samples, generator=generator)
+        training = load_photographs(None).crops(512, generator=generator)
+        self._prepare(training)
+
+    def _prepare(self, training: Tensor) -> None:
+        side = self.photographs.shape[-1] // SQUARE
+        small = functional.avg_pool2d(self.photographs, side)
+        self.inputs = functional.interpolate(small, scale_factor=side, mode="nearest")
+        self._distance = SlicedWasserstein(training)
+        self._training = self._distance.rows(training)
+        self.times, self.noise = self.network.times, NoiseField(SEED)
+        self.edited = cache(self._edited)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """The state that stands for pictures."""
+        return pictures
+
+    def decode(self, state: Tensor) -> Tensor:
+        return state
+
+    def style(self, pictures: Tensor) -> dict[str, str]:
+        return {"style_distance": f"{self._distance.distance(self._distance.rows(pictures), self._training):.4f}"}
+
+    def geometry(self, pictures: Tensor) -> dict[str, str]:
+        kept, correlation = geometry(pictures, self.inputs, (SQUARE, SQUARE))
+        return {"low_band_psnr": f"{kept:.2f}", "low_band_correlation": f"{correlation:.3f}"}
+
+    def others(self) -> dict[str, Tensor]:
+        """What edits are compared with."""
+        return {"photographs": self.photographs, "mosaics": self.inputs}
+
+    def _edited(self, method: str, cut: float, start: float) -> tuple[Tensor, Plan]:
+        """What a method makes of the mosaics, and the plan of two stages it entered (its first stage does not run)."""
+        plan = plan_at(self.times, (start,), (self.network.side,) * 2, scales=(cut, 1))
+        state = self.encode(self.inputs)
+        if method == "sdedit":
+            rest = plan.times[plan.stages[1].start :]
+            return self.decode(sdedit(self.velocity, state, rest, noise=self.noise, solver="dpmpp_2m")), plan
+        mode: EditMode = "clean" if method == "clean" else "noised"
+        options = {"stage": 1, "mode": mode, "noise": self.noise, "solver": "dpmpp_2m"}
+        return self.decode(edit(self.velocity, state, plan, **options)), plan
+
+    def free(self) -> Tensor:
+        """The model's own samples, from the same noise."""
+        plan = plan_at(self.times, (), (self.network.side,) * 2, scales=(1,))
+        leading = (len(self.inputs), self.network.channels)
+        return self.decode(sample(self.velocity, self.noise, plan, leading=leading, solver="dpmpp_2m"))
+
+
+class DecodedMosaics(Mosaics):
+    """The same of the latent transformer: states are latents, and what is judged are the pictures they decode to."""
+
+    starts = shown = LATENT_STARTS
+    methods = tuple(one for one in MOSAIC_METHODS if one[:2] != ("noised", 1 / 8))
+
+    def __init__(self, samples: int, vae: Path | None) -> None:
+        autoencoder(vae)  # says at once what is missing
+        self.network = LATENT_TRANSFORMER
+        self.velocity = in_bfloat16(self.network.velocity("cpu"))
+        self.encode, self.decode = cache(in_bfloat16(encoder(vae))), in_bfloat16(decoder(vae))
+        generator = torch.Generator().manual_seed(0)
+        seen, unseen = ([x for n, x in photographs().items() if (n in HELD_OUT) == held] for held in (False, True))
+        self.photographs = random_crops(unseen, samples, 256, generator=generator)
+        training = random_crops(seen, 128, 256, generator=generator)
+        self._prepare(training)
+        self._features = feature_rows(training)
+
+    def style(self, pictures: Tensor) -> dict[str, str]:
+        measure = partial(feature_distance, reference=self._features)
+        return super().style(pictures) | columns("features", interval(measure, feature_rows(pictures)), 4)
+
+    def geometry(self, pictures: Tensor) -> dict[str, str]:
+        kept, correlation = (x.numpy() for x in low_bands(pictures, self.inputs, (SQUARE, SQUARE)))
+        middle = partial(np.median, axis=0)
+        return columns("low_band_psnr", interval(middle, kept), 2) | columns(
+            "low_band_correlation", interval(middle, correlation), 3
+        )
+
+    def others(self) -> dict[str, Tensor]:
+        decoded = {f"{name}, decoded": self.decode(self.encode(x)) for name, x in super().others().items()}
+        return super().others() | decoded
+
+
+def columns(name: str, values: tuple[float, float, float], digits: int) -> dict[str, str]:
+    """Value and interval."""
+    return {name + end: f"{v:.{digits}f}" for end, v in zip(("", "_low", "_high"), values, strict=True)}
+
+
 def sweep_mosaics(mosaics: Mosaics) -> list[dict[str, object]]:
     """Rows of the mosaics: what is compared with, then every method from every start."""
     rows: list[dict[str, object]] = []
 
     def add(method: str, kept: str, start: str, steps: object, pictures: Tensor) -> None:
-        psnr_low, correlation = geometry(pictures, mosaics.inputs, (SQUARE, SQUARE))
-        rows.append(
-            {
-                "method": method,
-                "kept": kept,
-                "start": start,
-                "steps": steps,
-                "low_band_psnr": f"{psnr_low:.2f}",
-                "low_band_correlation": f"{correlation:.3f}",
-                "style_distance": f"{mosaics.style(pictures):.4f}",
-                "samples": len(pictures),
-            }
-        )
+        facts = {"method": method, "kept": kept, "start": start, "steps": steps}
+        measured = mosaics.geometry(pictures) | mosaics.style(pictures)
+        rows.append(facts | measured | {"samples": len(pictures)})
 
-    add("photographs", "-", "-", "-", mosaics.photographs)
-    add("mosaics", "-", "-", "-", mosaics.inputs)
+    for name, pictures in mosaics.others().items():
+        add(name, "-", "-", "-", pictures)
     add("own samples", "-", "1.000", len(mosaics.times) - 1, mosaics.free())
-    for start in tqdm(MOSAIC_STARTS, desc="mosaics", unit="start"):
-        for method, cut, _ in MOSAIC_METHODS:
+    for start in tqdm(mosaics.starts, desc="mosaics", unit="start"):
+        for method, cut, _ in mosaics.methods:
             pictures, plan = mosaics.edited(method, cut, start)
             entered = plan.stages[1].start
             kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
@@ -363,9 +436,9 @@ def draw_mosaics(path: Path, rows: list[dict[str, object]], mosaics: Mosaics) ->
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
     strips = [("photograph\n(not seen)", mosaics.photographs), ("mosaic", mosaics.inputs)]
-    for method, cut, label in MOSAIC_METHODS:
+    for method, cut, label in mosaics.methods:
         if (method, cut) != ("noised", 1 / 8):
-            for start in (0.65, 0.35) if method != "clean" else (0.35,):
+            for start in mosaics.shown if method != "clean" else mosaics.shown[1:]:
                 pictures, plan = mosaics.edited(method, cut, start)
                 name = label.replace(", band", "\nband")
                 strips.append((f"{name}\nT = {plan.times[plan.stages[1].start]:.2f}", pictures))
@@ -373,7 +446,7 @@ def draw_mosaics(path: Path, rows: list[dict[str, object]], mosaics: Mosaics) ->
     shown = spread.argsort(descending=True)[:8].sort().values
     plot_strips([(name, pictures[shown]) for name, pictures in strips], ax=left)
     left.set_title("Mosaics into photographs, same noise")
-    for k, (method, cut, label) in enumerate(MOSAIC_METHODS):
+    for k, (method, cut, label) in enumerate(mosaics.methods):
         kept = "-" if method == "sdedit" else f"1/{round(1 / cut)}"
         chosen = [row for row in rows if (row["method"], row["kept"]) == (method, kept)]
         points = [(float(str(row["style_distance"])), float(str(row["low_band_psnr"]))) for row in chosen]
@@ -387,7 +460,7 @@ def draw_mosaics(path: Path, rows: list[dict[str, object]], mosaics: Mosaics) ->
         own = next(row for row in rows if row["method"] == name)
         right.axvline(float(str(own["style_distance"])), color="0.6", lw=1, ls=style, label=f"{name}, unedited")
     right.set(xlabel="style: distance to photographs (left is closer)", ylabel="geometry: PSNR of the 8x8 low band, dB")
-    right.set_title("The small trained transformer")
+    right.set_title(f"The {mosaics.network.name}, trained here")
     right.grid(alpha=0.25)
     right.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
@@ -425,16 +498,23 @@ def run_transformer(*, redraw: bool, samples: int = 24) -> None:
     draw_mosaics(FIGURES / "editing_transformer.png", rows, mosaics)
 
 
-PARTS = {"textures": run_textures, "transformer": run_transformer}
+def run_latent(vae: Path | None, *, redraw: bool, samples: int = 32) -> None:
+    mosaics, path = DecodedMosaics(samples, vae), RESULTS / "editing_latent.csv"
+    rows = stored(path) if redraw else written(path, sweep_mosaics(mosaics))
+    draw_mosaics(FIGURES / "editing_latent.jpg", rows, mosaics)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which of {list(PARTS)}; default both")
+    parts = {"textures": run_textures, "transformer": run_transformer}
+    parser.add_argument("parts", nargs="*", default=list(parts), help=f"which of {list(parts)}; default both")
     parser.add_argument("--redraw", action="store_true", help="the figures alone, from the rows there are")
+    latent_arguments(parser)
     args = parser.parse_args()
+    if args.model == "latent":
+        parts["transformer"] = partial(run_latent, args.vae)
     for part in args.parts:
-        PARTS[part](redraw=args.redraw)
+        parts[part](redraw=args.redraw)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 r"""How good are pictures? Distances to the same pictures made otherwise, and between sets of pictures.
 
-PSNR comes from the library's demo, SSIM from scikit-image. The others are small implementations of our own, because the
-packages that hold them download weights when first used:
+PSNR comes from the library's demo, SSIM from scikit-image, FLIP and the features of EfficientNet-Lite0 from the packages of
+:mod:`spectral_pd.comparing.metrics`. The others are small implementations of our own, because the packages that hold them
+download weights when first used:
 
     radial spectrum    root mean square over the radial bins of the log ratio of two sets' power
     sliced Wasserstein mean over random directions of the 1-D Wasserstein-1 distance between two sets' 7x7 patches, at every
@@ -16,6 +17,7 @@ Every set metric first reduces each picture to a row of numbers, so that its int
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from spectral_pd import DCT
+from spectral_pd.comparing.metrics import Features, Measure, load
+from spectral_pd.measuring.demo import psnr
 
 Rows = NDArray[np.float64]
 
@@ -33,7 +37,7 @@ Rows = NDArray[np.float64]
 def ssim(a: Tensor, b: Tensor) -> Rows:
     """Structural similarity of every pair of pictures in [-1, 1]: (batch,), with the settings of Wang et al. 2004.
 
-    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1] (:mod:`compare_small`).
+    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1].
     """
     options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
@@ -149,6 +153,61 @@ def natural_distance(rows: Rows, reference: Rows) -> float:
     gap = a.mean(0) - b.mean(0)
     spread = (np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) / 2
     return float(np.sqrt(gap @ np.linalg.pinv(spread) @ gap))
+
+
+@cache
+def _measure(name: str) -> Measure | Features:
+    return load(name)
+
+
+def flip(a: Tensor, b: Tensor) -> Rows:
+    """FLIP of every pair of pictures in [-1, 1], the reference second: (batch,), 0 for the same, at most 1."""
+    pairs = zip((a.clamp(-1, 1) + 1) / 2, (b.clamp(-1, 1) + 1) / 2, strict=True)
+    return np.array([_measure("flip")(x, "", y) for x, y in pairs])
+
+
+def feature_rows(x: Tensor) -> Rows:
+    """Pooled features of EfficientNet-Lite0, trained on ImageNet, of pictures in [-1, 1]: (batch, 1280)."""
+    return np.stack([_measure("fid-lite")(picture) for picture in (x.clamp(-1, 1) + 1) / 2])
+
+
+def feature_distance(rows: Rows, reference: Rows) -> float:
+    """Sliced Wasserstein-1 distance of two sets of features, in the reference's standard deviations on each direction."""
+    directions = np.random.default_rng(0).standard_normal((rows.shape[1], 256))
+    mine, theirs = rows @ directions, reference @ directions
+    at = (np.arange(min(len(rows), len(reference))) + 0.5) / min(len(rows), len(reference))
+    a, b = (np.sort(x, axis=0)[(at * len(x)).astype(int)] for x in (mine, theirs))
+    return float((np.abs(a - b) / theirs.std(0)).mean())
+
+
+class Decoded:
+    """How decoded pictures in [-1, 1] differ from those of the full runs of the same seeds, as columns of a row.
+
+    psnr (median), ssim and flip (means) compare pictures of one seed; spectrum, features and natural compare the two sets.
+    Each has a 95 % interval over seeds, that of a set's distance from the same seeds drawn again in both.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        self.reference = reference
+        self.known = (radial_rows(reference), feature_rows(reference), natural_rows(reference))
+
+    def columns(self, x: Tensor) -> dict[str, str]:
+        one_by_one = {"ssim": ssim(x, self.reference), "flip": flip(x, self.reference)}
+        found = {"psnr": interval(lambda r: float(np.median(r)), psnr(x, self.reference).numpy())}
+        found |= {name: interval(lambda r: float(r.mean()), values) for name, values in one_by_one.items()}
+        sets = {
+            "spectrum": (spectrum_distance, radial_rows),
+            "features": (feature_distance, feature_rows),
+            "natural": (natural_distance, natural_rows),
+        }
+        for (name, (distance, reduced)), reference in zip(sets.items(), self.known, strict=True):
+            both = np.stack([reduced(x), reference], 1)
+            found[name] = interval(lambda r, distance=distance: distance(r[:, 0], r[:, 1]), both)
+        return {
+            name + end: f"{value:.{2 if name == 'psnr' else 4}f}"
+            for name, values in found.items()
+            for end, value in zip(("", "_low", "_high"), values, strict=True)
+        }
 
 
 def interval(statistic: Callable[[Rows], float], rows: Rows, *, draws: int = 40) -> tuple[float, float, float]:

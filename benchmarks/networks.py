@@ -4,18 +4,20 @@ pretrained denoiser of grey faces that nobody here trained.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tiny_dit.model import SPECTRUM, WEIGHTS, load
+from tiny_dit.model import SPECTRUM, WEIGHTS, TinyDiT, load
 from torch import Tensor
 from torch.nn import functional
 
 from spectral_pd import GaussianField, PowerLaw, autoencoders, shift_times
+from spectral_pd.autoencoders import Autoencoder
 
 STEPS = 20
 LATENT = Path(__file__).parent / "latent_dit"
@@ -61,10 +63,12 @@ class Network:
         noise = self.noise(count, seed, device)
         return noise if self.first == 1 else GaussianField(self.law, (self.side,) * 2).solve(noise, self.first)
 
+    def transformer(self) -> TinyDiT:
+        return load(LATENT / "weights.safetensors" if self == LATENT_TRANSFORMER else WEIGHTS)
+
     def velocity(self, device: str) -> Velocity:
         if self.weights is None:
-            latent = self == LATENT_TRANSFORMER
-            network = load(LATENT / "weights.safetensors" if latent else WEIGHTS).to(device)
+            network = self.transformer().to(device)
             return lambda x, t: network.velocity(x, torch.full((len(x),), t, device=x.device))
         layers = load_file(self.weights)
         return partial(face_velocity, [layer.to(device) for layer in face_layers(layers)])
@@ -110,19 +114,42 @@ def face_velocity(layers: list[Tensor], x: Tensor, t: float) -> Tensor:
     return (x - denoised) / t
 
 
-def decoder(vae: Path) -> Callable[[Tensor], Tensor]:
-    """Pictures (batch, 3, 256, 256) in [-1, 1] of latents (batch, 16, 32, 32), a few at a time; `vae`: TAEF1's folder.
+def latent_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model latent --vae PATH`` of the scripts that sample either transformer."""
+    parser.add_argument("--model", choices=("pixel", "latent"), default="pixel", help="which of the two transformers")
+    parser.add_argument("--vae", type=Path, help="TAEF1's folder, for the latent one: madebyollin/taef1 (MIT)")
 
-    TAEF1 is ``madebyollin/taef1`` (MIT), as diffusers' AutoencoderTiny reads it.
-    """
-    if not (vae / "config.json").exists():
+
+@cache
+def autoencoder(vae: Path | None) -> Autoencoder:
+    """TAEF1, ``madebyollin/taef1`` (MIT), as diffusers' AutoencoderTiny reads it."""
+    if vae is None or not (vae / "config.json").exists():
         raise SystemExit(
-            f"{vae} holds no autoencoder: get madebyollin/taef1 from huggingface.co (MIT) and name its folder with --vae"
+            f"{vae or 'no --vae'} holds no autoencoder: get madebyollin/taef1 from huggingface.co (MIT) and name its folder "
+            f"with --vae"
         )
-    autoencoder = autoencoders.load(vae)
+    found = autoencoders.load(vae)
+    found.model.to(memory_format=torch.channels_last)
+    return found
 
-    @torch.no_grad()
-    def decode(x: Tensor) -> Tensor:
-        return torch.cat([autoencoder.decode(part) for part in x.split(8)]).clamp(-1, 1)
 
-    return decode
+def decoder(vae: Path | None) -> Callable[[Tensor], Tensor]:
+    """Pictures (batch, 3, 256, 256) in [-1, 1] of latents (batch, 16, 32, 32), a few at a time; `vae`: TAEF1's folder."""
+    decode = autoencoder(vae).decode
+    return torch.no_grad()(lambda x: torch.cat([decode(part) for part in x.split(8)]).clamp(-1, 1))
+
+
+def encoder(vae: Path | None) -> Callable[[Tensor], Tensor]:
+    """Latents of pictures, as :func:`decoder` takes them."""
+    encode = autoencoder(vae).encode
+    return torch.no_grad()(lambda x: torch.cat([encode(part) for part in x.split(8)]))
+
+
+def in_bfloat16(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same with products in bfloat16, which a CPU that has them makes twice as fast; the answer is float32."""
+
+    def called(*args: Tensor | float) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return function(*args).float()
+
+    return called

