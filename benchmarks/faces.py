@@ -14,7 +14,7 @@ from far above it, at t = 0.98. Against the full run of the same seed:
 A row has the median PSNR, the contrast (mean over pictures of the standard deviation over the full run's), the log RMS and the
 worst relative deviation of the spectrum's bins, with 95 % intervals (bootstrap over seeds, of both sets at once); `std` is that
 of the pictures, `std_full` of the full runs', in units of pictures in [0, 1]. A convolution's cost is exactly that of its
-pixels. Pictures are kept in RUNS, so that a stopped run goes on. Rows of other sides stay; the figure is drawn from those at 64.
+pixels. Pictures are kept in RUNS, so that a stopped run goes on; rows of other sides stay; the figure is of those at 64.
 """
 
 from __future__ import annotations
