@@ -80,7 +80,7 @@ def draw(path: Path, pictures: dict[str, Tensor], rows: list[dict[str, str]]) ->
             facts += f"; median PSNR to the full run {float(row['psnr']):.1f} dB"
         ax.set_ylabel(row["way"].replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=10)
         ax.set_xlabel(facts, fontsize=9, labelpad=2)
-    figure.savefig(path, dpi=140, pil_kwargs={"quality": 80})
+    figure.savefig(path, dpi=140, bbox_inches="tight", pil_kwargs={"quality": 80})
     plt.close(figure)
 
 
