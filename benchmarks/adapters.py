@@ -1,8 +1,9 @@
-"""What the tests of every pipeline say, as rows: ``python benchmarks/adapters.py``.
+"""What the tests of every pipeline say, as rows: ``python benchmarks/adapters.py [CALL ...]``.
 
 Runs ``tests/test_adapters_families.py`` and writes one row for each way a pipeline is called there: whether one scale is the
-stock result bit for bit, whether several scales gave a finite result of the full size, and whether an item of a batch is a
-batch of one ("" where diffusers makes no such batch). docs/adapters.md shows results/adapters.csv.
+stock result bit for bit, whether several scales gave a finite result of the full size, whether an item of a batch is a batch
+of one ("" where diffusers makes no such batch), and whether a LoRA counts as in the stock call ("" where diffusers' network
+takes none). Names of calls, as the rows have them, try only these again. docs/adapters.md shows results/adapters.csv.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,25 @@ CHECKS = {
     "one_scale": "test_one_scale_is_the_stock_pipeline",
     "several_scales": "test_several_scales_give_a_full_size_result",
     "batch": "test_an_item_of_a_batch_is_a_batch_of_one",
+    "lora": "test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several",
 }
+TEST = re.compile(r"::(\w+)\[(?:plain-|guided-)?(.*)\]$")
+FILE = ROOT / "benchmarks" / "results" / "adapters.csv"
 
 
 class Outcomes:
-    """Outcome of every test by function and family, collected by pytest."""
+    """Outcome of every test by function and family, collected by pytest; of these families only, where some are named."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: Collection[str]) -> None:
+        self.only = only
         self.by_family: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
 
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self.only:
+            items[:] = [item for item in items if (found := TEST.search(item.nodeid)) and found[2] in self.only]
+
     def pytest_runtest_logreport(self, report: Any) -> None:
-        found = re.search(r"::(\w+)\[(?:plain-|guided-)?(.*)\]$", report.nodeid)
+        found = TEST.search(report.nodeid)
         if report.when == "call" and found:
             self.by_family[found[2]][found[1]].add(report.outcome)
 
@@ -48,7 +58,10 @@ def main() -> int:
 
     from spectral_pd.adapters import LAYOUTS
 
-    outcomes = Outcomes()
+    outcomes, before = Outcomes(sys.argv[1:]), dict[str, dict[str, str]]()
+    if outcomes.only:
+        with FILE.open(newline="") as file:
+            before = {row["call"]: row for row in csv.DictReader(file)}
     pytest.main(
         [
             "-q",
@@ -64,6 +77,9 @@ def main() -> int:
     )
     rows = []
     for family in FAMILIES:
+        if outcomes.only and family.name not in outcomes.only:
+            rows.append(before[family.name])
+            continue
         pipeline = type(family.pipe).__name__
         rows.append(
             {
@@ -75,7 +91,7 @@ def main() -> int:
                 **environment(),
             }
         )
-    with (ROOT / "benchmarks" / "results" / "adapters.csv").open("w", newline="") as file:
+    with FILE.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -37,7 +37,7 @@ Rows = NDArray[np.float64]
 def ssim(a: Tensor, b: Tensor) -> Rows:
     """Structural similarity of every pair of pictures in [-1, 1]: (batch,), with the settings of Wang et al. 2004.
 
-    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1] (:mod:`compare_small`).
+    Of these values as they are, whose means are near 0: lower than that of the same pictures in [0, 1].
     """
     options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)

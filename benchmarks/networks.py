@@ -16,7 +16,7 @@ from tiny_dit.model import SPECTRUM, WEIGHTS, TinyDiT, load
 from torch import Tensor
 from torch.nn import functional
 
-from spectral_pd import PowerLaw, autoencoders, shift_times
+from spectral_pd import GaussianField, PowerLaw, autoencoders, shift_times
 from spectral_pd.autoencoders import Autoencoder
 
 STEPS = 20
@@ -44,16 +44,24 @@ class Network:
 
     @property
     def law(self) -> PowerLaw:
-        """Of the pictures, or the latents, that a transformer was trained on, at full size."""
+        """Of what a transformer was trained on, at full size; the faces begin with that of the pictures, too."""
         return PowerLaw.load(LATENT / "spectrum.json" if self == LATENT_TRANSFORMER else SPECTRUM)
 
-    def start(self, count: int, seed: int, device: str) -> Tensor:
-        """Starting states of the seeds from `seed`, each of a generator of its own."""
+    def noise(self, count: int, seed: int, device: str) -> Tensor:
+        """White fields of the seeds from `seed`, each of a generator of its own."""
         noise = [
             torch.randn(self.channels, self.side, self.side, generator=torch.Generator().manual_seed(seed + i))
             for i in range(count)
         ]
-        return (self.first * torch.stack(noise)).to(device)
+        return torch.stack(noise).to(device)
+
+    def start(self, count: int, seed: int, device: str) -> Tensor:
+        """Starting states of those seeds: the noise itself at time 1, below it what a Gaussian field of the law makes of it.
+
+        White noise alone would be no state of such a time: pictures' low frequencies stand far above the noise there.
+        """
+        noise = self.noise(count, seed, device)
+        return noise if self.first == 1 else GaussianField(self.law, (self.side,) * 2).solve(noise, self.first)
 
     def transformer(self) -> TinyDiT:
         return load(LATENT / "weights.safetensors" if self == LATENT_TRANSFORMER else WEIGHTS)
@@ -62,30 +70,47 @@ class Network:
         if self.weights is None:
             network = self.transformer().to(device)
             return lambda x, t: network.velocity(x, torch.full((len(x),), t, device=x.device))
-        layers = {name: value.float().to(device) for name, value in load_file(self.weights).items()}
-        return partial(face_velocity, layers)
+        layers = load_file(self.weights)
+        return partial(face_velocity, [layer.to(device) for layer in face_layers(layers)])
 
 
 TRANSFORMER = Network("small transformer", 3, 2.0)
 LATENT_TRANSFORMER = Network("latent transformer", 16, 2.0, side=32)
+FACE_WEIGHTS = (
+    "denoisers/flat/celebA_160x160_gray/noise_range_0to255_RF_43x43/model.pt from github.com/LabForComputationalVision/"
+    "local-probability-models-of-images (MIT), save its state dict as safetensors"
+)
 FACES = Network("face denoiser", 1, 1.0, first=2 / 3)
 
 
-def face_denoiser(weights: Path) -> Network:
-    """The pretrained denoiser, of local-probability-models-of-images, with its weights."""
-    return replace(FACES, weights=weights)
+def face_denoiser(weights: Path, *, first: float = FACES.first, side: int = FACES.side) -> Network:
+    """The pretrained denoiser, and its runs' first time and grid: it takes any.
+
+    It was trained on noise up to that of pictures' own range: t = 2/3 for values that span 2.
+    """
+    if not weights.exists():
+        raise SystemExit(f"{weights} is not there: get {FACE_WEIGHTS} and name the file")
+    return replace(FACES, weights=weights, first=first, side=side)
 
 
-def face_velocity(layers: dict[str, Tensor], x: Tensor, t: float) -> Tensor:
-    """Of the pretrained denoiser, for data in [-1, 1]: its input is a picture in [0, 1] plus noise, its output the noise."""
-    y = (x / (1 - t) + 1) / 2
-    for i in range(21):
-        y_next = functional.conv2d(y, layers[f"conv_layers.{i}.weight"], padding=1)
-        if 0 < i < 20:
-            sd, gamma = layers[f"BN_layers.{i - 1}.running_sd"], layers[f"BN_layers.{i - 1}.gammas"]
-            y_next = y_next / sd * gamma
-        y = functional.relu(y_next) if i < 20 else y_next
-    denoised = x / (1 - t) - 2 * y
+def face_layers(state: dict[str, Tensor]) -> list[Tensor]:
+    """Weights of its 21 convolutions: between first and last each has a scale of its own, stored apart."""
+    layers = [state[f"conv_layers.{i}.weight"].float() for i in range(21)]
+    for i in range(1, 20):
+        scale = state[f"BN_layers.{i - 1}.gammas"].float() / state[f"BN_layers.{i - 1}.running_sd"].float()
+        layers[i] = layers[i] * scale.reshape(-1, 1, 1, 1)
+    return [layer.contiguous(memory_format=torch.channels_last) for layer in layers]
+
+
+def face_velocity(layers: list[Tensor], x: Tensor, t: float) -> Tensor:
+    """Of the pretrained denoiser, for data in [-1, 1]: its input is a picture in [0, 1] plus noise, its output the noise.
+
+    First and last layer are linear, the others end in a ReLU.
+    """
+    y = functional.conv2d((x / (1 - t) + 1) / 2, layers[0], padding=1)
+    for layer in layers[1:-1]:
+        y = functional.conv2d(y, layer, padding=1).relu_()
+    denoised = x / (1 - t) - 2 * functional.conv2d(y, layers[-1], padding=1)
     return (x - denoised) / t
 
 

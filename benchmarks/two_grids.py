@@ -78,7 +78,7 @@ COSTS = {
     "latent transformer": {32: 1.0, 16: 0.247, 8: 0.0613},
     "face denoiser": {64: 1.0, 32: 0.25, 16: 0.0625},
 }
-"""FLOPs of a call over a full-size one's: counted by pareto.step_costs; of a convolution exactly the pixels."""
+"""FLOPs of a call over a full-size one's: counted by pareto.cost; of a convolution exactly the pixels."""
 
 
 @dataclass(frozen=True, eq=False)

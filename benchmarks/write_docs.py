@@ -115,14 +115,13 @@ def adapters() -> str:
         "one scale is the stock result",
         "several scales",
         "batch is its items",
+        "LoRA",
         "spectrum",
     ]
-    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "spectrum"]
+    names = ["pipeline", "call", "one_scale", "several_scales", "batch", "lora", "spectrum"]
     body = [[f"`{row['pipeline']}`", *(row[name] or "-" for name in names[1:])] for row in data]
-    first = data[0]
-    return (
-        f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {first['commit']}.\n"
-    )
+    first, commits = data[0], ", ".join(dict.fromkeys(row["commit"] for row in data))
+    return f"{markdown(header, body)}\ndiffusers {first['diffusers']}, torch {first['torch']}, commit {commits}.\n"
 
 
 def comfyui() -> str:
@@ -164,27 +163,6 @@ def flux_reduced() -> str:
         body.append([latent, str(len(rounds)), plan["split"], f"{predicted:.3f}x", *cells])
     first = data[0]
     return f"{markdown(header, body)}\n{first['device']}, one thread, float32; torch {first['torch']}.\n"
-
-
-def compare_small() -> str:
-    """What ``spectral-pd compare`` says of the small transformer, beside pareto.py's rows."""
-    data = rows("compare_small")
-    names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "spectrum": "spectrum"}
-    header = ["setting", "GFLOP", *(f"{label}, {who}" for label in names.values() for who in ("compare", "pareto.py"))]
-    body = []
-    for setting in dict.fromkeys(row["setting"] for row in data):
-        cells = {row["metric"]: row for row in data if row["setting"] == setting}
-        shown = [setting, cells["psnr"]["gflops"]]
-        for metric in names:
-            digits = 1 if metric == "psnr" else 2
-            for who in ("value", "pareto"):
-                low, high = ("low", "high") if who == "value" else ("pareto_low", "pareto_high")
-                value, least, most = (f"{float(cells[metric][key]):.{digits}f}" for key in (who, low, high))
-                shown.append(f"{value} [{least}, {most}]")
-        body.append(shown)
-    first = data[0]
-    note = f"{first['samples']} seeds against {first['pareto_samples']}; {first['device']}, torch {first['torch']}"
-    return f"{markdown(header, body)}\n{note}, commit {first['commit']}.\n"
 
 
 def evaluate_hours() -> str:
@@ -636,16 +614,43 @@ def latent_dit_agreement() -> str:
     return f"{table}\n{first['latents']} held-out latents; {first['device']}; commit {first['commit']}.\n"
 
 
+def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
+    if not row.get(name):
+        return ""
+    half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
+    return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+
+def faces() -> str:
+    """The pretrained face denoiser: progressive over delta, the exact control, fewer steps, and a start from far above."""
+    data = [row for row in rows("faces") if row["way"] != "full run"]
+    ways = {
+        "progressive": "progressive",
+        "fewer steps": "fewer steps, shift {shift}",
+        "full run, float32": "same, in float32",
+    }
+    exact = {(row["start"], row["side"], row["delta"]): row for row in data if row["way"] == "exact"}
+    order = sorted(data, key=lambda row: (row["start"] == "far above", int(row["side"]), float(row["speedup"])))
+    body = []
+    for row in (row for row in order if row["way"] in ways):
+        control = exact.get((row["start"], row["side"], row["delta"]))
+        body.append(
+            [row["start"], f"{row['side']}x{row['side']}", ways[row["way"]].format(**row), row["delta"], row["split"]]
+            + [f"{float(row['speedup']):.2f}x", _interval(row, "psnr", ".1f")]
+            + [f"{float(control['psnr']):.1f}" if control else ""]
+            + [_interval(row, name, form) for name, form in (("contrast", ".3f"), ("spectrum", ".3f"))]
+            + [f"{float(row['worst_bin']):.0%}", f"{float(row['std']):.3f} of {float(row['std_full']):.3f}"]
+        )
+    header = ["start", "size", "way", "delta", "steps", "speedup", "PSNR, dB", "exact field", "contrast", "spectrum"]
+    header += ["worst bin", "standard deviation"]
+    first = data[0]
+    note = f"{first['seeds']} seeds; {first['precision']}; {first['device']}; torch {first['torch']}, commit {first['commit']}."
+    return f"{markdown(header, body)}\n{note}\n"
+
+
 def pareto() -> str:
     """Quality against compute, one line a way of sampling."""
     data = rows("pareto")
-
-    def cell(row: dict[str, str], name: str, digits: int) -> str:
-        if not row[name]:
-            return ""
-        half = (float(row[name + "_high"]) - float(row[name])) if row[name] != "inf" else 0.0
-        return f"{float(row[name]):.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
-
     columns = {"psnr": 1, "ssim": 3, "spectrum_full": 3, "wasserstein_full": 3, "natural_full": 2, "natural_photos": 2}
     header = ["way", "delta", "steps", "GFLOP", "speedup", "PSNR (dB)", "SSIM"]
     header += ["spectrum", "Wasserstein", "naturalness to full runs", "to photographs"]
@@ -653,7 +658,7 @@ def pareto() -> str:
         header,
         [
             [row["curve"], row["delta"], row["split"], row["gflops"], row["speedup"]]
-            + [cell(row, name, digits) for name, digits in columns.items()]
+            + [_plus_minus(row, name, digits) for name, digits in columns.items()]
             for row in data
         ],
     )
@@ -661,9 +666,36 @@ def pareto() -> str:
     return f"{table}\n{first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}.\n"
 
 
+def pareto_latent() -> str:
+    """The same ways on both small networks: what they cost and how far they are from the full runs."""
+    pixel = {(row["curve"], row["delta"], row["split"]): row for row in rows("pareto")}
+    by_way = {key[:2]: row for key, row in pixel.items() if key[1]}
+    data, body = rows("pareto_latent"), []
+    for row in data[1:]:
+        # The two laws differ, and so do the steps of one delta.
+        theirs = by_way.get((row["curve"], row["delta"])) or pixel.get((row["curve"], "", row["split"]), {})
+        told = [row["curve"], row["delta"]]
+        told += [theirs.get("split", ""), theirs.get("speedup", "")]
+        told += [_plus_minus(theirs, n, d) for n, d in {"psnr": 1, "ssim": 3, "spectrum_full": 2}.items()]
+        told += [row["split"], row["speedup"]]
+        names = {"psnr": 1, "ssim": 3, "spectrum": 2, "flip": 3, "features": 2, "natural": 2, "spectrum_latents": 2}
+        body.append(told + [_plus_minus(row, name, digits) for name, digits in names.items()])
+    header = ["way", "delta", "pixel: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum"]
+    header += ["latent: steps", "speedup", "PSNR (dB)", "SSIM", "spectrum", "FLIP", "features", "naturalness"]
+    header += ["spectrum of latents"]
+    first = data[0]
+    note = (
+        f"Latent network: {first['samples']} seeds; {first['precision']}; {first['device']}; commit {first['commit']}."
+    )
+    return f"{markdown(header, body)}\n{note}\n"
+
+
+TRAINED = ("control", "fine-tuned", "repaired", "repaired, informed")
+
+
 def pareto_best() -> str:
     """For each measured speedup and metric the training-free way that comes closest, and what it leaves behind."""
-    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(("control", "fine-tuned"))]
+    data = [row for row in rows("pareto") if row["gflops"] and not row["curve"].endswith(TRAINED)]
     metrics = {
         "psnr": "PSNR",
         "spectrum_full": "spectrum",
@@ -916,11 +948,6 @@ def _two_grids_chosen(network: str) -> str:
 def two_grids() -> str:
     """Two grids against fewer steps on the small transformer."""
     return _two_grids_chosen("small transformer")
-
-
-def two_grids_faces() -> str:
-    """The same on the pretrained face denoiser."""
-    return _two_grids_chosen("face denoiser")
 
 
 def two_grids_latent() -> str:
@@ -1248,7 +1275,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "comfyui": comfyui,
     "flux_reduced": flux_reduced,
-    "compare_small": compare_small,
     "evaluate_hours": evaluate_hours,
     "savings": savings,
     "kernel_speed": kernel_speed,
@@ -1278,10 +1304,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "latent_dit_bins": latent_dit_bins,
     "latent_dit_neighbours": latent_dit_neighbours,
     "latent_dit_agreement": latent_dit_agreement,
+    "faces": faces,
     "pareto": pareto,
+    "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
-    "two_grids_faces": two_grids_faces,
     "two_grids_latent": two_grids_latent,
     "two_grids_models": two_grids_models,
     "two_grids_parts": two_grids_parts,

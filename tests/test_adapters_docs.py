@@ -59,6 +59,7 @@ def test_every_pipeline_is_tried_and_its_row_is_of_these_tests():
     for row, family in zip(rows, FAMILIES, strict=True):
         assert row["one_scale"] == row["several_scales"] == "yes"
         assert row["batch"] == ("yes" if family.splits else "")
+        assert row["lora"] == ("yes" if family.adapts else "")
         assert row["spectrum"] == LAYOUTS[row["pipeline"]].spectrum.kind
 
 

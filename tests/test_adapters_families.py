@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'spectral_pd[diffusers]'")
 
+import diffusers
 from tiny_pipelines import (
     COSMOS_I2V,
     FAMILIES,
@@ -30,6 +34,7 @@ from tiny_pipelines import (
 from spectral_pd.adapters import LAYOUTS, adapt, progressive
 
 FIRST = (FLUX, FLUX2, KLEIN, Z_IMAGE, WAN, QWEN, SD3)
+ATTENTION = re.compile(r"(^|\.)(to_q|to_v|to_query|to_qkv|qkv|img_qkv_proj)$")
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
 first = pytest.mark.parametrize("family", FIRST, ids=str)
 
@@ -60,18 +65,23 @@ def ours(family: Family, scales, *, generators=None, arguments=None, **changes) 
     )
 
 
-@families
-@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
-def test_one_scale_is_the_stock_pipeline(family: Family, guided: bool):
-    call = {"guided": guided, "height": 96, "width": 160, "num_inference_steps": 3}
-    expected, found = stock(family, **call), ours(family, (1,), **call)
+def assert_stock(family: Family, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """One scale is the stock call: the pipeline's own operations on the same numbers."""
     assert found.dtype == expected.dtype
     if LAYOUTS[type(family.pipe).__name__].preserving or family in (COSMOS_I2V, MINIMAX_H3):
         # The state moves on another path than the pipeline's, or by Euler's step written otherwise; Cosmos walks to its given
         # frame, which the ride keeps.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     else:
-        assert torch.equal(found, expected)  # the pipeline's own operations on the same numbers
+        assert torch.equal(found, expected)
+
+
+@families
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+def test_one_scale_is_the_stock_pipeline(family: Family, guided: bool):
+    call = {"guided": guided, "height": 96, "width": 160, "num_inference_steps": 3}
+    expected, found = stock(family, **call), ours(family, (1,), **call)
+    assert_stock(family, found, expected)
     assert expected.std() > 0.02  # the velocity did something
 
 
@@ -105,6 +115,53 @@ def test_an_item_of_a_batch_is_a_batch_of_one(family: Family):
             alone = ours(family, (1 / 2, 1), generators=[generator(seed)], arguments=one, coupling=coupling)
             n = alone.shape[0]
             torch.testing.assert_close(batch[i * n : (i + 1) * n], alone, rtol=0, atol=1e-4)
+
+
+@contextmanager
+def lora(family: Family) -> Iterator[torch.nn.Module]:
+    """The network with a LoRA of random weights on its attention: by the pipeline's own call, or by the network's."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    pipe, g = family.pipe, torch.Generator().manual_seed(1)
+    part = LAYOUTS[type(pipe).__name__].networks[0]
+    network, weights = getattr(pipe, part), {}
+    for name, layer in network.named_modules():
+        if ATTENTION.search(name) and isinstance(layer, torch.nn.Linear):
+            weights[f"{name}.lora_A.weight"] = torch.randn(2, layer.in_features, generator=g) / layer.in_features**0.5
+            weights[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 2, generator=g)
+    if hasattr(pipe, "load_lora_weights") and isinstance(pipe, diffusers.DiffusionPipeline):
+        pipe.load_lora_weights({f"{part}.{name}": value for name, value in weights.items()}, adapter_name="random")
+    else:  # modular pipelines load through blocks that these have not
+        layers = [name.removesuffix(".lora_A.weight") for name in weights if "lora_A" in name]
+        network.add_adapter(peft.LoraConfig(r=2, lora_alpha=2, target_modules=layers), adapter_name="random")
+        peft.set_peft_model_state_dict(network, weights, adapter_name="random")
+    try:
+        yield network
+    finally:
+        network.unload_lora()
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.adapts], ids=str)
+@pytest.mark.filterwarnings("ignore:scale:UserWarning")
+def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family: Family):
+    call = {"guided": False, "height": 96, "width": 160, "num_inference_steps": 2}
+    plain = ours(family, (1 / 2, 1), **call)
+    with lora(family) as network:
+        torch.manual_seed(5)
+        whole = result(family, family.pipe(generator=generator(), **family.arguments(**call)))
+        assert_stock(family, ours(family, (1,), **call), whole)
+        adapted = ours(family, (1 / 2, 1), **call)
+        network.set_adapters(["random"], 0.0)  # negative control
+        off = ours(family, (1 / 2, 1), **call)
+    assert torch.isfinite(adapted).all()
+    assert adapted.shape == whole.shape
+    assert (adapted - plain).abs().max() > 1e-4
+    assert torch.equal(off, plain)
+    assert torch.equal(ours(family, (1 / 2, 1), **call), plain)  # and no trace of it is left
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.adapts], ids=str)
+def test_the_others_take_none(family: Family):
+    assert not hasattr(family.pipe.transformer, "add_adapter")
 
 
 @first

@@ -34,7 +34,6 @@ from tiny_pipelines import (
     VERSION,
     WAN,
     WAN_5B,
-    WAN_I2V,
     Z_IMAGE,
     Family,
     embeddings,
@@ -391,22 +390,6 @@ def test_lora_changes_the_result_and_survives_the_transition():
     torch.testing.assert_close(run(FLUX, pipe), plain)
 
 
-@pytest.mark.parametrize("family", [*FIRST[1:], WAN_I2V, SDXL], ids=str)
-def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family):
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    pipe = fresh(family)
-    lora = peft.LoraConfig(r=2, lora_alpha=16, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        getattr(pipe, "unet" if family is SDXL else "transformer").add_adapter(lora)
-    call = {"num_inference_steps": 4, "guided": False}
-    one, whole = run(family, pipe, scales=(1,), transition_times=(), **call), stock(family, pipe, **call)
-    torch.testing.assert_close(one, whole, rtol=0, atol=1e-4 if family is SDXL else 0)
-    several = run(family, pipe, **call)
-    assert torch.isfinite(several).all()
-    assert (several - run(family, **call)).abs().max() > 1e-4
-
-
 @pytest.mark.parametrize("family", [FLUX, WAN, Z_IMAGE], ids=str)
 def test_offloaded_weights_are_fetched_at_every_stage(family):
     """Sequential offload: accelerate's hook keeps the weights off the device and brings them in for each forward."""
@@ -717,16 +700,21 @@ def named(name: str, module: str = "diffusers.pipelines"):
 
 @pytest.mark.skipif(VERSION < (0, 42), reason="the list is that of diffusers 0.42")
 def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_the_way():
-    names = [name for name in dir(diffusers) if name.endswith("Pipeline")]
+    names = [name for name in dir(diffusers) if re.search("Pipeline($|Stable)", name)]
     assert len(names) > 250
     assert set(LAYOUTS) <= set(names)
     used = set()
     for name in sorted(set(names) - set(LAYOUTS)):
+        module = getattr(diffusers, name).__module__
         with pytest.raises(ValueError, match=f"pipeline {name} cannot be ridden: ") as error:
-            find_layout(named(name))
+            find_layout(named(name, module))
         reason = str(error.value).split(" cannot be ridden: ")[1]
-        used.add(next(i for i, (_, text) in enumerate(REFUSED) if text == reason))
+        entries = [i for i, (_, text) in enumerate(REFUSED) if text == reason]
+        used.update(entries)
+        # What no entry speaks of has left diffusers, or is the base of all pipelines.
+        assert entries or ".deprecated." in module or name in ("DiffusionPipeline", "ModularPipeline")
         assert any(word in reason for word in (";", "by itself", "ride the", "nothing has"))  # something to follow
+        assert "not been tried; write" not in reason
         for named_in in re.findall(r"\w+Pipeline\b", reason.split(";")[-1]):
             assert named_in in LAYOUTS  # and it can be followed
     assert used == set(range(len(REFUSED)))  # no reason that fits nothing
@@ -739,9 +727,9 @@ def test_every_pipeline_of_diffusers_is_ridden_or_refused_with_what_stands_in_th
         ("FluxPriorReduxPipeline", "no frequencies"),
         ("HunyuanVideoFramepackPipeline", "one stretch of the video after another"),
         ("LatentConsistencyModelPipeline", "fresh noise"),
-        ("PixArtSigmaPipeline", "path='edm'"),
+        ("StableVideoDiffusionPipeline", "path='edm'"),
         ("StableAudioPipeline", "along time alone"),
-        ("BriaPipeline", "layout="),
+        ("BriaFiboPipeline", "layout="),
     ],
 )
 def test_a_refusal_says_why(name, needed):
@@ -751,7 +739,7 @@ def test_a_refusal_says_why(name, needed):
 
 
 def test_a_pipeline_of_ones_own_is_asked_for_its_layout():
-    with pytest.raises(ValueError, match="not one of diffusers; write its layout"):
+    with pytest.raises(ValueError, match="not one of diffusers that is known here; write its layout"):
         progressive(named("MinePipeline", "mine"))
 
 

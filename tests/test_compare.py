@@ -26,7 +26,7 @@ from spectral_pd.__main__ import main
 from spectral_pd.adapters import progressive
 from spectral_pd.comparing import PipelineSampler, compare, load_table, make_setting
 from spectral_pd.comparing.command import find_sampler
-from spectral_pd.comparing.flops import count
+from spectral_pd.comparing.flops import Flops, count
 from spectral_pd.comparing.layouts import lay_out
 from spectral_pd.comparing.report import Comparison
 from spectral_pd.comparing.samplers import NetworkSampler
@@ -406,6 +406,54 @@ def test_a_setting_runs_as_progressive_runs_it():
     options = {"scales": (1 / 2, 1), "delta": 0.05, "clock": "stage", "coupling": "fresh"}
     wanted = progressive(FLUX.pipe, generator=generator(7), **options, **call).images[0]
     torch.testing.assert_close(sampler.picture(setting, "a", 7), wanted.clamp(0, 1), rtol=0, atol=1e-6)
+
+
+def test_a_sampler_may_make_several_pictures_at_once(tmp_path, monkeypatch):
+    """The same pictures as one by one, at most `batch` a call, and only those that are missing."""
+
+    def velocity(x, t):
+        return 0.5 * x
+
+    times = {"times": lambda steps: shift_times(steps, shift=2.0), "spectrum": PRESETS["flux"]}
+    times["cost"] = lambda grid: Flops(float(grid[0] * grid[1]))
+    single, asked = NetworkSampler(velocity, (3, 32, 32), **times), []
+
+    class Several(NetworkSampler):
+        batch = 4
+
+        def pictures(self, setting, prompts, seeds):
+            asked.append((setting.name, list(prompts), list(seeds)))
+            return [self.picture(setting, *which) for which in zip(prompts, seeds, strict=True)]
+
+    several = Several(velocity, (3, 32, 32), **times)
+    options = {"metrics": ["psnr"], "seeds": 3, "rounds": 0}
+    assert compare(single, PROMPTS, SETTINGS, out=tmp_path / "single", **options) is not None
+    found = compare(several, PROMPTS, SETTINGS, out=tmp_path / "several", **options)
+    assert files(tmp_path / "several") == files(tmp_path / "single")
+    a, b = PROMPTS
+    for setting in SETTINGS:
+        first, second = [call[1:] for call in asked if call[0] == setting.name]
+        assert first == ([a, b, a, b], [0, 10_000, 1, 10_001])
+        assert second == ([a, b], [2, 10_002])
+    found.folder.picture("full", 1, 0).unlink()
+    asked.clear()
+    compare(several, PROMPTS, SETTINGS, out=tmp_path / "several", **options)
+    assert asked == [("full", [b], [10_000])]
+    assert files(tmp_path / "several") == files(tmp_path / "single")
+    # Two processes share whole batches.
+    asked.clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, seeds in (("1", [2, 10_002]), ("0", [0, 10_000, 1, 10_001])):
+        monkeypatch.setenv("RANK", rank)
+        compare(several, PROMPTS, SETTINGS[:1], out=tmp_path / "shared", **options)
+        assert asked[-1][2] == seeds
+    # One that has no batch is not asked for any.
+    monkeypatch.undo()
+    monkeypatch.delattr(Several, "batch")
+    asked.clear()
+    compare(several, PROMPTS, SETTINGS, out=tmp_path / "without", **options)
+    assert not asked
+    assert files(tmp_path / "without") == files(tmp_path / "single")
 
 
 def test_grids_at_once_are_a_setting():

@@ -301,7 +301,7 @@ def test_contributing_has_the_floors():
 
 
 def test_every_figure_is_on_a_page():
-    pictures = r"\]\(([^)]+\.(?:png|svg))\)"
+    pictures = r"\]\(([^)]+\.(?:png|svg|jpg))\)"
     shown = {path.name for page in PAGES for path in map(Path, re.findall(pictures, page.read_text()))}
     assert {path.name for path in (ROOT / "docs" / "figures").iterdir()} <= shown
 

@@ -78,6 +78,8 @@ class Family:
         Whether the call takes height and width.
     splits
         Whether a batch of two can be called as two batches of one, each with a generator.
+    adapts
+        Whether its network takes a LoRA in diffusers.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Family:
     size: tuple[tuple[str, Any], ...] = ()
     sized: bool = True
     splits: bool = True
+    adapts: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -541,7 +544,7 @@ SD3_INP1 = Family(
 )
 
 
-def _sd3_cn():
+def _sd3_cn(extra: int = 0):
     return seeded(
         lambda: diffusers.SD3ControlNetModel(
             sample_size=32,
@@ -555,6 +558,7 @@ def _sd3_cn():
             pooled_projection_dim=24,
             out_channels=4,
             pos_embed_max_size=24,
+            extra_conditioning_channels=extra,
         )
     )
 
@@ -1315,6 +1319,7 @@ PRX = Family(
     prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
     size=(("use_resolution_binning", False),),
     splits=False,
+    adapts=False,
 )
 
 
@@ -1336,6 +1341,7 @@ PRX_PIXEL = Family(
     prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)),
     size=(("use_resolution_binning", False),),
     splits=False,
+    adapts=False,
 )
 
 IDEO_CONFIG = dict(
@@ -1654,7 +1660,7 @@ def _unet_of(name: str, channels: int = 4, **components: Any) -> Callable[[], An
             ),
             vae=image_autoencoder(),
             unet=_unet("UNet2DConditionModel", channels, large=large),
-            **{**({} if large else {"requires_safety_checker": False}), **made},
+            **{**({} if large or "Animate" in name else {"requires_safety_checker": False}), **made},
         )
 
     return build
@@ -1743,6 +1749,180 @@ SD_CN_INP = Family(
 )
 
 
+PAG = {"pag_applied_layers": ["mid"]}
+SD_PAG_I2I = Family(
+    "Stable Diffusion perturbed attention, image to image",
+    _unet_of("StableDiffusionPAGImg2ImgPipeline", **PAG),
+    SD_I2I.prompt,
+    sized=False,
+)
+SD_PAG_INP = Family(
+    "Stable Diffusion perturbed attention, inpaint", _unet_of("StableDiffusionPAGInpaintPipeline", **PAG), SD_INP.prompt
+)
+SD_PAG_CN = Family(
+    "Stable Diffusion perturbed attention, ControlNet",
+    _unet_of("StableDiffusionControlNetPAGPipeline", controlnet=_unet_controlnet, **PAG),
+    SD_CN.prompt,
+)
+SD_PAG_CN_INP = Family(
+    "Stable Diffusion perturbed attention, ControlNet inpaint",
+    _unet_of("StableDiffusionControlNetPAGInpaintPipeline", controlnet=_unet_controlnet, **PAG),
+    SD_CN_INP.prompt,
+)
+SDXL_PAG_I2I = Family(
+    "Stable Diffusion XL perturbed attention, image to image",
+    _unet_of("StableDiffusionXLPAGImg2ImgPipeline", **PAG),
+    SDXL_I2I.prompt,
+    sized=False,
+)
+SDXL_PAG_INP = Family(
+    "Stable Diffusion XL perturbed attention, inpaint",
+    _unet_of("StableDiffusionXLPAGInpaintPipeline", **PAG),
+    SDXL_INP.prompt,
+)
+SDXL_PAG_CN = Family(
+    "Stable Diffusion XL perturbed attention, ControlNet",
+    _unet_of("StableDiffusionXLControlNetPAGPipeline", controlnet=_unet_controlnet, **PAG),
+    SDXL_CN.prompt,
+)
+SDXL_PAG_CN_I2I = Family(
+    "Stable Diffusion XL perturbed attention, ControlNet image to image",
+    _unet_of("StableDiffusionXLControlNetPAGImg2ImgPipeline", controlnet=_unet_controlnet, **PAG),
+    SDXL_CN_I2I.prompt,
+)
+SDXL_PIX2PIX = Family(
+    "Stable Diffusion XL InstructPix2Pix",
+    _unet_of("StableDiffusionXLInstructPix2PixPipeline", 8),
+    with_pictures(_sdxl_prompt, "image"),
+)
+
+
+def _unet_union(large: bool) -> Any:
+    return _unet(
+        "ControlNetUnionModel", large=large, conditioning_embedding_out_channels=(4, 4, 4, 4), num_trans_channel=16,
+        num_trans_head=2, num_proj_channel=16,
+    )  # fmt: skip
+
+
+SDXL_UNION = Family(
+    "Stable Diffusion XL ControlNet union",
+    _unet_of("StableDiffusionXLControlNetUnionPipeline", controlnet=_unet_union),
+    with_pictures(_sdxl_prompt, "control_image", control_mode=1),
+)
+SDXL_UNION_I2I = Family(
+    "Stable Diffusion XL ControlNet union, image to image",
+    _unet_of("StableDiffusionXLControlNetUnionImg2ImgPipeline", controlnet=_unet_union),
+    with_pictures(_sdxl_prompt, "image", "control_image", strength=0.8, control_mode=1),
+)
+SDXL_UNION_INP = Family(
+    "Stable Diffusion XL ControlNet union, inpaint",
+    _unet_of("StableDiffusionXLControlNetUnionInpaintPipeline", controlnet=_unet_union),
+    with_pictures(_sdxl_prompt, "image", "mask_image", "control_image", strength=0.8, control_mode=1),
+)
+
+
+SD3_PAG = Family("SD3 perturbed attention", _sd3_of("StableDiffusion3PAGPipeline"), _sd3_prompt)
+SD3_PAG_I2I = Family(
+    "SD3 perturbed attention, image to image", _sd3_of("StableDiffusion3PAGImg2ImgPipeline"), SD3_I2I.prompt
+)
+SD3_CN_INP = Family(
+    "SD3 ControlNet inpaint",
+    _sd3_of("StableDiffusion3ControlNetInpaintingPipeline", controlnet=lambda: _sd3_cn(1)),
+    with_pictures(_sd3_prompt, "control_image", "control_mask"),
+    splits=False,
+)
+
+
+def _skyreels_i2v() -> Any:
+    pipe = made(
+        "SkyReelsV2ImageToVideoPipeline",
+        lambda: diffusers.SkyReelsV2Transformer3DModel(**{**WAN_CONFIG, "in_channels": 36}, image_dim=12),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+    )()
+    pipe.encode_image = lambda image, device: embeddings(1, 3, 12, seed=9)
+    return pipe
+
+
+SKYREELS_I2V = Family("SkyReels V2 i2v", _skyreels_i2v, WAN_I2V.prompt, output="frames", size=FRAMES)
+
+
+def _pixart(name: str, **components: Any) -> Callable[[], Any]:
+    return made(
+        name,
+        lambda: diffusers.PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=16, sample_size=32,
+            caption_channels=8, use_additional_conditions=False,
+        ),
+        scheduler=lambda: diffusers.DPMSolverMultistepScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ),
+        **components,
+    )  # fmt: skip
+
+
+PIXART_ALPHA = Family(
+    "PixArt-alpha", _pixart("PixArtAlphaPipeline"), SANA.prompt, size=(("use_resolution_binning", False),), adapts=False
+)
+PIXART_SIGMA = Family("PixArt-Sigma", _pixart("PixArtSigmaPipeline"), SANA.prompt, size=PIXART_ALPHA.size, adapts=False)
+PIXART_PAG = Family(
+    "PixArt-Sigma perturbed attention",
+    _pixart("PixArtSigmaPAGPipeline", pag_applied_layers=["transformer_blocks.0"]),
+    SANA.prompt,
+    size=PIXART_ALPHA.size,
+    adapts=False,
+)
+BRIA = Family(
+    "Bria",
+    made(
+        "BriaPipeline",
+        lambda: diffusers.BriaTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=24, axes_dims_rope=[4, 6, 6],
+        ),
+        scheduler=_dynamic,
+    ),
+    prompts(("prompt_embeds", TEXT, 24)),
+)  # fmt: skip
+NUCLEUS = Family(
+    "NucleusMoE-Image",
+    made(
+        "NucleusMoEImagePipeline",
+        lambda: diffusers.NucleusMoEImageTransformer2DModel(
+            in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+            num_key_value_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 6, 6), moe_enabled=False,
+        ),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLQwenImage),
+        scheduler=_dynamic,
+    ),
+    prompts(("prompt_embeds", TEXT, 24), masks=("prompt_embeds_mask",)),
+)  # fmt: skip
+LUMINA = Family(
+    "Lumina",
+    made(
+        "LuminaPipeline",
+        lambda: diffusers.LuminaNextDiT2DModel(
+            sample_size=4, in_channels=4, hidden_size=24, num_layers=2, num_attention_heads=3, num_kv_heads=1,
+            multiple_of=16, cross_attention_dim=8,
+        ),
+    ),
+    prompts(("prompt_embeds", TEXT, 8), masks=("prompt_attention_mask",)), adapts=False)  # fmt: skip
+SANA_VIDEO = Family(
+    "Sana-Video",
+    made(
+        "SanaVideoPipeline",
+        lambda: diffusers.SanaVideoTransformer3DModel(
+            in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+            num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=8,
+        ),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+        scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ),
+    SANA.prompt,
+    output="frames",
+    size=(("frames", 5), ("use_resolution_binning", False)),
+)  # fmt: skip
+
+
 K5_I2I = Family(
     "Kandinsky 5 image to image",
     lambda: _k5_sized("Kandinsky5I2IPipeline", visual_cond=True),
@@ -1798,6 +1978,67 @@ COSMOS_I2V = Family(
     },
     output="frames",
     size=FRAMES,
+    splits=False,
+)
+
+
+LUCY = Family(
+    "Lucy Edit",
+    _wan_of("LucyEditPipeline", network=lambda: _wan_net(32), expand_timesteps=True),
+    lambda b, g, height=128, width=128: {**_video(b, g, height, width), "num_frames": 5},
+    output="frames",
+    splits=False,
+)
+MOTIF = Family(
+    "Motif-Video",
+    made(
+        "MotifVideoPipeline",
+        lambda: diffusers.MotifVideoTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, num_layers=1, num_single_layers=1, text_embed_dim=24,
+            rope_axes_dim=(4, 6, 6),
+        ),
+        vae=lambda: _video_autoencoder(diffusers.AutoencoderKLWan),
+        scheduler=_dynamic,
+        guider=lambda: diffusers.ClassifierFreeGuidance(guidance_scale=4.0),
+    ),
+    _always_guided(prompts(("prompt_embeds", TEXT, 24), masks=("prompt_attention_mask",), guidance=None)),
+    output="frames",
+    size=FRAMES,
+)  # fmt: skip
+
+
+def _animated(name: str, **components: Any) -> Callable[[], Any]:
+    adapter = lambda large: seeded(  # noqa: E731
+        lambda: diffusers.MotionAdapter(
+            block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=2,
+            motion_num_attention_heads=2, use_motion_mid_block=not large,
+        )
+    )  # fmt: skip
+    return _unet_of(name, motion_adapter=adapter, **components)
+
+
+ANIMATED = Family(
+    "AnimateDiff", _animated("AnimateDiffPipeline"), _sd_prompt, output="frames", size=(("num_frames", 4),)
+)
+ANIMATED_PAG = Family(
+    "AnimateDiff perturbed attention",
+    _animated("AnimateDiffPAGPipeline", pag_applied_layers=["mid"]),
+    _sd_prompt,
+    output="frames",
+    size=ANIMATED.size,
+)
+ANIMATED_XL = Family(
+    "AnimateDiff XL", _animated("AnimateDiffSDXLPipeline"), _sdxl_prompt, output="frames", size=ANIMATED.size
+)
+ANIMATED_V2V = Family(
+    "AnimateDiff v2v",
+    _animated("AnimateDiffVideoToVideoPipeline"),
+    lambda b, g, height=128, width=128: {
+        **_sd_prompt(b, g),
+        "video": [[pil(i, height, width) for i in range(4)]] * b,
+        "strength": 0.8,
+    },
+    output="frames",
     splits=False,
 )
 

@@ -17,21 +17,30 @@ FLUX: Flux FluxKontext FluxImg2Img FluxInpaint FluxFill FluxControl FluxControlI
 FLUX2: Flux2 Flux2Klein Flux2KleinInpaint Flux2Modular Flux2KleinModular Flux2KleinBaseModular
 FLUX2_KV: Flux2KleinKV
 FLUX3: Flux3Modular Flux3DistilledModular
+BRIA: Bria
 CHROMA: Chroma ChromaImg2Img ChromaInpaint
 KREA2: Krea2 Krea2Modular Krea2TurboModular
 IDEOGRAM4: Ideogram4
 QWEN_IMAGE: QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint
-    QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
+    NucleusMoEImage QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
 QWEN_IMAGE21: QwenImage21
 Z_IMAGE: ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular
-WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 WanModular Wan22Modular
+WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 SkyReelsV2ImageToVideo LucyEdit
+    WanModular Wan22Modular
 SD3: StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet
-    StableDiffusion3Modular
+    StableDiffusion3PAG StableDiffusion3PAGImg2Img StableDiffusion3ControlNetInpainting StableDiffusion3Modular
+ANIMATED: AnimateDiff AnimateDiffPAG AnimateDiffVideoToVideo
+ANIMATED_XL: AnimateDiffSDXL
 SD: StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionPAG StableDiffusionInstructPix2Pix
     StableDiffusionControlNet StableDiffusionControlNetImg2Img StableDiffusionControlNetInpaint
+    StableDiffusionPAGImg2Img StableDiffusionPAGInpaint StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
 SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLPAG
     StableDiffusionXLControlNet StableDiffusionXLControlNetImg2Img StableDiffusionXLControlNetInpaint
-    StableDiffusionXLModular
+    StableDiffusionXLControlNetUnion StableDiffusionXLControlNetUnionImg2Img StableDiffusionXLControlNetUnionInpaint
+    StableDiffusionXLPAGImg2Img StableDiffusionXLPAGInpaint StableDiffusionXLControlNetPAG
+    StableDiffusionXLControlNetPAGImg2Img StableDiffusionXLInstructPix2Pix StableDiffusionXLModular
+PIXART_ALPHA: PixArtAlpha
+PIXART_SIGMA: PixArtSigma PixArtSigmaPAG
 HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
 HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
 HUNYUAN_IMAGE: HunyuanImage
@@ -40,9 +49,12 @@ LTX2: LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular
 COSMOS: Cosmos2_5_PredictBase
 ANIMA: AnimaModular
 MINIMAX_H3: MiniMaxH3Modular
+LUMINA: Lumina
 LUMINA2: Lumina2
 COGVIEW4: CogView4 CogView4Control
 AURA_FLOW: AuraFlow
+SANA_VIDEO: SanaVideo
+MOTIF_VIDEO: MotifVideo
 SANA: Sana SanaControlNet SanaPAG
 KANDINSKY5: Kandinsky5T2I Kandinsky5I2I
 KANDINSKY5_VIDEO: Kandinsky5T2V Kandinsky5I2V
@@ -73,12 +85,55 @@ LTXCondition* LTX2Condition* LTX2HDR* LTX2InContext*: its condition frames are t
     mask after every step; use LTXPipeline, LTXImageToVideoPipeline or LTX2Pipeline
 VisualCloze*: it denoises a grid of several pictures in one latent, whose sizes and masks are the full size's, with
     FLUX.1 Fill's network; use FluxFillPipeline
-Bria* ErnieImage* GlmImage* JoyImage* NucleusMoE* OmniGen* EasyAnimate* Lumina* Lucy* DreamLite* MotifVideo* Cosmos*
-    SanaVideo* SanaImageToVideo* Kandinsky6* StableDiffusion3ControlNetInpainting* StableDiffusion3PAG*
-    SkyReelsV2ImageToVideo QwenImage* Wan* Ideogram4* HunyuanVideo15*: it follows a flow, and how its latents lie has
-    not been tried{by_hand}
-*: it denoises variance-preserving noise, and how its latents lie has not been tried{by_hand} with preserving=True,
-    or {denoiser}
+*Onnx*: its networks run in ONNX Runtime, where no hook reaches their inputs; use StableDiffusionPipeline
+Kolors*: its tokenizer wants sentencepiece, without which it could not be tried; its network and loop are Stable
+    Diffusion XL's: layout=LAYOUTS["StableDiffusionXLPipeline"]
+QwenImageEdit: its blocks have not been tried; use QwenImageEditPipeline
+QwenImageEditPlus: its blocks have not been tried; use QwenImageEditPlusPipeline
+QwenImageLayered: its blocks have not been tried; use QwenImageLayeredPipeline
+QwenImage21*: its blocks have not been tried; use QwenImage21Pipeline
+Ideogram4: its blocks have not been tried; use Ideogram4Pipeline
+HunyuanVideo15: its blocks have not been tried; use HunyuanVideo15Pipeline
+Wan*Image2Video: its blocks have not been tried; use WanImageToVideoPipeline
+Wan22Vace: its blocks have not been tried; use WanVACEPipeline
+Cosmos2_5_Transfer: it denoises a long video in chunks, one after another; use Cosmos2_5_PredictBasePipeline
+Cosmos3*: picture, sound and action are rows of one sequence, at places that indices of the full size name{by_hand}
+OmniGen*: latents and text share one sequence, with a mask and positions made for the full size{by_hand}
+BriaFibo BriaFiboEdit: its joint_attention_kwargs hold a mask over all pairs of tokens, of the full size{by_hand}
+BriaFibo2: pictures to edit, and the text drawn into some, go in as latents of their own sizes{by_hand}
+ErnieImage*: its latents hold patches of 2x2 points as channels in space, which must be unpacked to grow{by_hand}
+GlmImage*: tokens of an autoregressive model lie under its latents, one a place of the full size{sample}
+DreamLite*: a condition picture stands beside the latents along their width, and half of each answer is cut
+    off{by_hand}
+JoyImage*: its references are pictures of the state, set back before every step{by_hand}
+Kandinsky6*: its sound has a scheduler of its own, and a reference is a frame at the end of the state{by_hand}
+SanaImageToVideo*: the times of all places go in as a field of the full size, 0 at the first frame{by_hand}
+EasyAnimate* LDMTextToImage* Allegro*: no spectrum of its autoencoder's latents is known; measure one with fit_spectrum,
+    write its layout (docs/adapters.md) and pass both
+MotifVideoImage2Video*: its network is told the picture by an encoder of its own beside the first frame; use
+    MotifVideoPipeline
+StableVideoDiffusion*: its network is told log(sigma) / 4, of noise levels far above a table's (EDM), and its frames
+    stand before its channels; {denoiser}
+CogVideoX* ConsisID* CogView3*: its table of noise is shifted (snr_shift_scale) and ends without any signal, as only its
+    own schedulers' is; {denoiser}
+AnimateDiff*: its control network is called with frames as a batch of pictures, before the network that grows; use
+    AnimateDiffPipeline
+HunyuanDiT*: a table of rotary positions, resized from one fixed grid, goes in with each call; a coarse stage wants one
+    made anew{by_hand}
+Latte*: its answer holds a variance beside the noise, and its default schedulers step with it{by_hand}
+Marigold*: it makes a map of a picture that it is given, in one to four steps; call the pipeline itself
+ShapE*: its states are weights of a network that draws a shape, not a field on a grid: nothing has a spectrum to grow
+    along
+StableUnCLIP*: its network is told a picture's embedding with noise of a scheduler of its own{by_hand}
+BlipDiffusion*: its steps are PNDM's, which carry four answers of one size; {denoiser}
+IF* Kandinsky*: its steps are DDPM's, which draw noise, or use a variance that the network answers; {denoiser}
+DDPM* DDIM* DiT*: it takes no size, for its network has one grid; {denoiser}
+LDMSuperResolution*: it refines a picture that it is given, at four times the size; ride the pipeline that makes it
+StableDiffusion*Adapter: its adapter's features are made before the loop, for the full size, and added inside the
+    network; use StableDiffusionControlNetPipeline or StableDiffusionXLControlNetPipeline
+StableDiffusionDepth2Img StableDiffusionImageVariation: a depth map, or an encoded picture, stands in the text's or a
+    mask's place; its network and loop are Stable Diffusion's: layout=LAYOUTS["StableDiffusionPipeline"]
+LEdits*: it begins with noise that an inversion found, a field a step; use StableDiffusionImg2ImgPipeline
 """
 
 _ADVICE = {
@@ -119,8 +174,10 @@ def find_layout(pipe: Any) -> Layout:
             break  # its own call: whatever its bases do, this pipeline does something else
     name = type(pipe).__name__
     stem = name.removesuffix("Pipeline").removesuffix("Modular")
-    known = type(pipe).__module__.startswith("diffusers")
-    reason = next(text for patterns, text in REFUSED if any(fnmatchcase(stem, pattern) for pattern in patterns.split()))
-    if not known:
-        reason = "it is not one of diffusers" + _ADVICE["by_hand"]
+    reasons = (text for patterns, text in REFUSED if any(fnmatchcase(stem, pattern) for pattern in patterns.split()))
+    reason, module = next(reasons, ""), type(pipe).__module__
+    if not reason and ".deprecated." in module:
+        reason = "diffusers has deprecated it, and its loop is not followed here; use a pipeline of docs/adapters.md"
+    if not reason or not module.startswith("diffusers"):
+        reason = "it is not one of diffusers that is known here" + _ADVICE["by_hand"]
     raise ValueError(f"pipeline {name} cannot be ridden: {reason}")

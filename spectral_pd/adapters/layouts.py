@@ -628,6 +628,7 @@ FLUX3 = replace(
 )
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
 CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text()}, reads="x_embedder")
+BRIA = replace(FLUX, inputs={**PACKED, "timestep": time()}, borrowed="FLUX.1's fit, not measured on Bria's latents")
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
 IDEOGRAM4 = Layout(
     "flux2",
@@ -683,6 +684,9 @@ SD = Layout(
     trained=512,  # of XL says diffusers: "anything below 512 pixels won't work well"
 )
 SDXL = replace(SD, preset="sdxl")
+ANIMATED, ANIMATED_XL = replace(SD, reads=""), replace(SDXL, reads="")  # whose first layer sees frames as a batch
+PIXART_SIGMA = Layout("sdxl", in_space, SPATIAL, preserving=True)
+PIXART_ALPHA = replace(PIXART_SIGMA, preset="sd")
 HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
     "wan",
     in_space,
@@ -741,17 +745,15 @@ MINIMAX_H3 = Layout(
     trained=768,  # the canvas it was released for
     networks=("transformer", "transformer_ref"),
 )
-LUMINA2 = Layout(
-    "flux",
-    in_space,
-    {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)},
-    reads="x_embedder",
-)
+LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(from_data)}, reads="x_embedder")
+LUMINA = replace(LUMINA2, preset="sdxl", reads="")
 COGVIEW4 = Layout(  # 512 to 2048 by its model card
     "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
 )
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)}, reads="pos_embed.proj")
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1, reads="patch_embed.proj")
+SANA_VIDEO = Layout("wan", in_space, SPATIAL)
+MOTIF_VIDEO = replace(SANA_VIDEO, inputs=VIDEO)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
 PRX = Layout(
     "flux",

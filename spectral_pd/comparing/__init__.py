@@ -3,6 +3,7 @@ compare``)."""
 
 from spectral_pd.comparing.report import Comparison as Comparison
 from spectral_pd.comparing.run import compare as compare
+from spectral_pd.comparing.samplers import BatchSampler as BatchSampler
 from spectral_pd.comparing.samplers import NetworkSampler as NetworkSampler
 from spectral_pd.comparing.samplers import PipelineSampler as PipelineSampler
 from spectral_pd.comparing.samplers import Sampler as Sampler

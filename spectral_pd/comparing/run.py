@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from spectral_pd.comparing import report
 from spectral_pd.comparing.environment import environment
 from spectral_pd.comparing.flops import Flops
 from spectral_pd.comparing.metrics import METRICS, Features, Measure
-from spectral_pd.comparing.samplers import Sampler
+from spectral_pd.comparing.samplers import BatchSampler, Sampler
 from spectral_pd.comparing.settings import Setting, Table, named_once
 from spectral_pd.comparing.storage import (
     COSTS,
@@ -111,22 +112,21 @@ def compare(
         if sampler is not None:
             _costs(folder, sampler, table.settings, plans, entries[0]["prompt"])
             _latency(folder, sampler, table.settings, entries[0]["prompt"], rounds=rounds, progress=progress)
-    mine = every[rank::world]
+    size = sampler.batch if isinstance(sampler, BatchSampler) else 1
+    mine = [every[i : i + size] for i in range(0, len(every), size)][rank::world]
     # The reference first: others are measured against it.
     order = sorted(table.settings, key=lambda s: s is not reference)
     done = folder.values()
     values = Appended(folder.path / f"values-{rank}.csv", VALUES)
-    bar = tqdm(
-        total=len(mine) * len(order), desc="pictures", unit="picture", disable=not progress or rank > 0, smoothing=0
-    )
-    with bar:
-        for prompt, sample in mine:
-            for setting in order:
-                _one(folder, sampler, setting, entries[prompt]["prompt"], (prompt, sample))
+    texts, total = [entry["prompt"] for entry in entries], sum(map(len, mine)) * len(order)
+    with tqdm(total=total, desc="pictures", unit="picture", disable=not progress or rank > 0, smoothing=0) as bar:
+        for pairs, setting in product(mine, order):
+            _make(folder, sampler, setting, texts, pairs)
+            for prompt, sample in pairs:
                 against = None if reference is None else folder.picture(reference.name, prompt, sample)
                 wanted = {n: m for n, m in loaded.items() if (setting.name, prompt, sample, n) not in done}
                 wanted = {n: m for n, m in wanted.items() if setting is not reference or not METRICS[n].relative}
-                _measure(folder, setting, wanted, entries[prompt]["prompt"], (prompt, sample), against, values)
+                _measure(folder, setting, wanted, texts[prompt], (prompt, sample), against, values)
                 bar.update()
     values.close()
     complete = bool(folder.record()) and report.Comparison(folder).has([s.name for s in order], metrics)
@@ -214,11 +214,22 @@ def _latency(
     latency.close()
 
 
-def _one(folder: Folder, sampler: Sampler | None, setting: Setting, prompt: str, which: tuple[int, int]) -> None:
-    path = folder.picture(setting.name, *which)
-    if not path.suffix:
-        assert sampler is not None  # or every picture would be there
-        save_picture(path, sampler.picture(setting, prompt, which[0] * comparisons.MOST_SEEDS + which[1]))
+def _make(
+    folder: Folder, sampler: Sampler | None, setting: Setting, texts: Sequence[str], pairs: Sequence[tuple[int, int]]
+) -> None:
+    """The pictures of some (prompt, sample) that are not there, several at once where the sampler can."""
+    missing = [pair for pair in pairs if not folder.picture(setting.name, *pair).suffix]
+    if not missing:
+        return
+    assert sampler is not None  # or every picture would be there
+    prompts = [texts[prompt] for prompt, _ in missing]
+    seeds = [prompt * comparisons.MOST_SEEDS + sample for prompt, sample in missing]
+    if isinstance(sampler, BatchSampler):
+        made = sampler.pictures(setting, prompts, seeds)
+    else:
+        made = [sampler.picture(setting, text, seed) for text, seed in zip(prompts, seeds, strict=True)]
+    for pair, picture in zip(missing, made, strict=True):
+        save_picture(folder.picture(setting.name, *pair), picture)
 
 
 def _measure(

@@ -1,7 +1,8 @@
 """What is compared: something that makes one picture of a setting, a prompt and a seed, and says what it cost.
 
 :class:`PipelineSampler` rides a diffusers pipeline, :class:`NetworkSampler` calls a network of your own. Anything with
-the four methods of :class:`Sampler` can stand in their place.
+the methods of :class:`Sampler` can stand in their place; one that is a :class:`BatchSampler` as well makes several
+pictures at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +53,17 @@ class Sampler(Protocol):
 
     def once(self, setting: Setting, prompt: str) -> Flops:
         """FLOPs besides, of encoding the prompt and decoding the picture."""
+        ...
+
+
+@runtime_checkable
+class BatchSampler(Sampler, Protocol):
+    """A sampler that makes up to `batch` pictures of one setting at once; what it keeps besides is its own."""
+
+    batch: int
+
+    def pictures(self, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Tensor]:
+        """As :meth:`Sampler.picture`, one for each (prompt, seed)."""
         ...
 
 
@@ -170,6 +182,8 @@ class PipelineSampler:
 class NetworkSampler:
     """A network of your own, without prompts: ``velocity(x, t) = dx/dt`` of pictures in [-1, 1].
 
+    For ways of sampling that the library does not know, make a class of it with its own :meth:`plan` and :meth:`run`.
+
     Parameters
     ----------
     velocity
@@ -213,14 +227,12 @@ class NetworkSampler:
         return planned(self._times(setting.steps or self._steps), self.shape[1:], options)
 
     def picture(self, setting: Setting, prompt: str, seed: int) -> Tensor:
-        state = self._run(self._velocity, setting, seed)
-        made = state if self._decode is None else self._decode(state)
-        return made[0].detach().float().cpu().add(1).div(2).clamp(0, 1)
+        return self.shown(self.run(setting, *self._drawn(seed)))[0]
 
     def seconds(self, setting: Setting, prompt: str) -> float:
         synchronise()
         began = time.perf_counter()
-        self._run(self._velocity, setting, 0)
+        self.run(setting, *self._drawn(0))
         synchronise()
         return time.perf_counter() - began
 
@@ -232,19 +244,31 @@ class NetworkSampler:
             spent += Flops() if self._cost is None else self._cost(tuple(x.shape[-2:]))
             return x
 
-        self._run(velocity, setting, 0)
+        self.run(setting, *self._drawn(0), velocity=velocity)
         return spent
 
     def once(self, setting: Setting, prompt: str) -> Flops:
         return Flops()
 
-    def _run(self, velocity: Velocity, setting: Setting, seed: int) -> Tensor:
+    def run(
+        self, setting: Setting, noise: Tensor, fresh: torch.Generator, *, velocity: Velocity | None = None
+    ) -> Tensor:
+        """Final states of a setting, of starting noise (batch, *shape) and a source of fresh noise, by its network or
+        `velocity` in its place."""
         plan = self.plan(setting, "")
-        noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(seed)).to(self._device)
-        fresh = torch.Generator().manual_seed(2**32 + seed) if setting.coupling == "fresh" else None
         solver = self._solver if setting.solver is None else SOLVERS[setting.solver]
         solver = _held(solver, setting, plan, self._spectrum)
-        return sample(velocity, noise, plan, solver=solver, coupling=setting.coupling, seed=fresh)
+        seed = fresh if setting.coupling == "fresh" else None
+        return sample(velocity or self._velocity, noise, plan, solver=solver, coupling=setting.coupling, seed=seed)
+
+    def shown(self, states: Tensor) -> Tensor:
+        """Pictures of final states, in [0, 1] on the CPU."""
+        made = states if self._decode is None else self._decode(states)
+        return made.detach().float().cpu().add(1).div(2).clamp(0, 1)
+
+    def _drawn(self, seed: int) -> tuple[Tensor, torch.Generator]:
+        noise = torch.randn(1, *self.shape, generator=torch.Generator().manual_seed(seed)).to(self._device)
+        return noise, torch.Generator().manual_seed(2**32 + seed)
 
 
 def _held(solver: Solver, setting: Setting, plan: Plan, usual: PowerLaw) -> Solver:
