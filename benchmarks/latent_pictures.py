@@ -6,7 +6,7 @@ FOLDER is that of ``two_grids.py --only latent`` with the same --runs and --sear
 From the same noise: the full run, 20 steps of DPM-Solver++(2M); two grids, the calls chosen by calibration; fewer steps on
 their best grid; progressive sampling over two and three sizes, with the delta of those tried whose plan comes closest to the
 speedup without exceeding the cost. Speedup is by counted FLOPs. Rows, of all seeds, go to results/latent_pictures.csv
-(metrics.py, on the pictures that TAEF1 decodes), the first seeds to docs/figures/latent_pictures.jpg.
+(metrics.py, on the pictures that TAEF1 decodes, in bfloat16), the first seeds to docs/figures/latent_pictures.jpg.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from environment import environment
 from metrics import Decoded
-from networks import LATENT_TRANSFORMER, STEPS, decoder
+from networks import LATENT_TRANSFORMER, STEPS, decoder, in_bfloat16
 from optimal_plans import counted
 from torch import Tensor
 from two_grids import Task, best_grid, calibrated, choices, ran, reference_pictures, solved, text, velocity_on
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.set_defaults(device="cpu")
     args = parser.parse_args()
-    decode = decoder(args.vae)
+    decode = in_bfloat16(decoder(args.vae))
     args.folder.mkdir(parents=True, exist_ok=True)
 
     network = LATENT_TRANSFORMER
