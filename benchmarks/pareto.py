@@ -497,8 +497,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     present = {row["curve"] for row in rows}
     asked = {q: [c for c in curves if c in present] for q, curves in QUESTIONS.items()}
     questions = {q: curves for q, curves in asked.items() if {*curves} - {TWO, THREE}}
-    if not questions:
-        return
+    questions = questions or {"stages": [c for c in (TWO, THREE) if c in present]}
     panels = [name for name in PANELS if name in rows[0]]
     size = (4.2 * len(questions), 3.1 * len(panels))
     figure, axes = plt.subplots(
