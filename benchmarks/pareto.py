@@ -517,7 +517,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         column[0].legend(frameon=False, fontsize=7)
         column[-1].set_xlabel("measured speedup")
     for ax, name in zip(axes[:, 0], panels, strict=True):
-        ax.set_ylabel(PANELS[name])
+        ax.set_ylabel(PANELS[name], fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     plt.close(figure)
