@@ -497,8 +497,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     present = {row["curve"] for row in rows}
     asked = {q: [c for c in curves if c in present] for q, curves in QUESTIONS.items()}
     questions = {q: curves for q, curves in asked.items() if {*curves} - {TWO, THREE}}
-    if not questions:
-        return
+    questions = questions or {"stages": [c for c in (TWO, THREE) if c in present]}
     panels = [name for name in PANELS if name in rows[0]]
     size = (4.2 * len(questions), 3.1 * len(panels))
     figure, axes = plt.subplots(
@@ -518,7 +517,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         column[0].legend(frameon=False, fontsize=7)
         column[-1].set_xlabel("measured speedup")
     for ax, name in zip(axes[:, 0], panels, strict=True):
-        ax.set_ylabel(PANELS[name])
+        ax.set_ylabel(PANELS[name], fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     plt.close(figure)
