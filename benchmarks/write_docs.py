@@ -626,7 +626,7 @@ def faces() -> str:
     data = [row for row in rows("faces") if row["way"] != "full run"]
     ways = {
         "progressive": "progressive",
-        "fewer steps": "fewer steps, shift {shift}",
+        "fewer steps": "fewer steps",
         "full run, float32": "same, in float32",
     }
     exact = {(row["start"], row["side"], row["delta"]): row for row in data if row["way"] == "exact"}
@@ -635,7 +635,7 @@ def faces() -> str:
     for row in (row for row in order if row["way"] in ways):
         control = exact.get((row["start"], row["side"], row["delta"]))
         body.append(
-            [row["start"], f"{row['side']}x{row['side']}", ways[row["way"]].format(**row), row["delta"], row["split"]]
+            [row["start"], f"{row['side']}x{row['side']}", ways[row["way"]], row["delta"], row["split"]]
             + [f"{float(row['speedup']):.2f}x", _interval(row, "psnr", ".1f")]
             + [f"{float(control['psnr']):.1f}" if control else ""]
             + [_interval(row, name, form) for name, form in (("contrast", ".3f"), ("spectrum", ".3f"))]
