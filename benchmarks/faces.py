@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "faces.csv"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "faces.png"
 STARTS = {"within its noise": FACES.first, "far above": 0.98}
 DELTAS, FAR = (0.05, 0.01, 0.2, 0.02, 0.1), (0.05,)
-FEWER, FAR_SEEDS = (11, 8, 16), 32
+FEWER, FEW = (11, 8, 16), 32
 OTHERS, OTHER_SEEDS, TOGETHER = 10**6, 16, 16
 
 
@@ -180,12 +180,13 @@ def main() -> None:
     within, above = (
         Runs(network, start, seeds, args.folder, law, deltas)
         for network, start, seeds, deltas in zip(
-            (near, far), STARTS, (args.seeds, min(args.seeds, FAR_SEEDS)), (DELTAS, FAR), strict=True
+            (near, far), STARTS, (args.seeds, min(args.seeds, FEW)), (DELTAS, FAR), strict=True
         )
     )
     kept = list(csv.DictReader(RESULTS.open(newline=""))) if RESULTS.exists() else []
     found = [row for row in kept if row["side"] != str(args.side)]
-    jobs = (within.rows(velocity), above.rows(velocity), within.fewer(velocity), within.rounding(velocity, precise))
+    rounding = replace(within, seeds=above.seeds).rounding(velocity, precise)
+    jobs = (within.rows(velocity), above.rows(velocity), within.fewer(velocity), rounding)
     for row in tqdm(chain(*jobs), unit="row"):
         found.append(row)
         with RESULTS.open("w", newline="") as file:
