@@ -6,7 +6,7 @@ FOLDER is that of ``two_grids.py --only latent`` with the same --runs and --sear
 From the same noise: the full run, 20 steps of DPM-Solver++(2M); two grids, the calls chosen by calibration; fewer steps on
 their best grid; progressive sampling over two and three sizes, with the delta of those tried whose plan comes closest to the
 speedup without exceeding the cost. Speedup is by counted FLOPs. Rows, of all seeds, go to results/latent_pictures.csv
-(metrics.py, on the pictures that TAEF1 decodes), the first seeds to docs/figures/latent_pictures.jpg.
+(metrics.py, on the pictures that TAEF1 decodes, in bfloat16), the first seeds to docs/figures/latent_pictures.jpg.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from environment import environment
 from metrics import Decoded
-from networks import LATENT_TRANSFORMER, STEPS, decoder
+from networks import LATENT_TRANSFORMER, STEPS, decoder, in_bfloat16
 from optimal_plans import counted
 from torch import Tensor
 from two_grids import Task, best_grid, calibrated, choices, ran, reference_pictures, solved, text, velocity_on
@@ -75,9 +75,12 @@ def draw(path: Path, pictures: dict[str, Tensor], rows: list[dict[str, str]]) ->
         ax.imshow(((strip + 1) / 2).permute(1, 2, 0).numpy(), interpolation="none", aspect="equal")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        facts = f"{float(row['speedup']):.2f}x" + (f", {float(row['psnr']):.1f} dB" if row["way"] != "full run" else "")
-        ax.set_ylabel(f"{row['way'].replace(', ', chr(10))}\n{facts}", rotation=0, ha="right", va="center", fontsize=10)
-    figure.savefig(path, dpi=140, pil_kwargs={"quality": 80})
+        facts = f"{float(row['speedup']):.2f}x, by counted FLOPs"
+        if row["way"] != "full run":
+            facts += f"; median PSNR to the full run {float(row['psnr']):.1f} dB"
+        ax.set_ylabel(row["way"].replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=10)
+        ax.set_xlabel(facts, fontsize=9, labelpad=2)
+    figure.savefig(path, dpi=140, bbox_inches="tight", pil_kwargs={"quality": 80})
     plt.close(figure)
 
 
@@ -91,7 +94,7 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.set_defaults(device="cpu")
     args = parser.parse_args()
-    decode = decoder(args.vae)
+    decode = in_bfloat16(decoder(args.vae))
     args.folder.mkdir(parents=True, exist_ok=True)
 
     network = LATENT_TRANSFORMER

@@ -349,7 +349,7 @@ def transformer() -> None:
     write("transformer", sweep(TRANSFORMER, TRANSFORMER.velocity("cpu"), budgets, 16, measures))
 
 
-def latent(vae: Path | None, items: int = 32) -> None:
+def latent(vae: Path | None, items: int = 16) -> None:
     """The latent transformer, on decoded pictures."""
     from metrics import Decoded
 

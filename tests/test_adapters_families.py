@@ -156,7 +156,7 @@ def test_a_lora_is_the_stock_ones_at_one_scale_and_counts_at_several(family: Fam
     assert adapted.shape == whole.shape
     assert (adapted - plain).abs().max() > 1e-4
     assert torch.equal(off, plain)
-    assert torch.equal(ours(family, (1 / 2, 1), **call), plain)  # and no trace of it is left
+    assert not any("lora" in name for name, _ in network.named_modules())
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not f.adapts], ids=str)

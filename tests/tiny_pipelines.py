@@ -1660,7 +1660,7 @@ def _unet_of(name: str, channels: int = 4, **components: Any) -> Callable[[], An
             ),
             vae=image_autoencoder(),
             unet=_unet("UNet2DConditionModel", channels, large=large),
-            **{**({} if large or "Animate" in name else {"requires_safety_checker": False}), **made},
+            **{**({} if large or "Animate" in name or "Depth" in name else {"requires_safety_checker": False}), **made},
         )
 
     return build
@@ -2040,6 +2040,49 @@ ANIMATED_V2V = Family(
     },
     output="frames",
     splits=False,
+)
+LATTE = Family(
+    "Latte",
+    made(
+        "LattePipeline",
+        lambda: diffusers.LatteTransformer3DModel(
+            sample_size=32, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3,
+            caption_channels=8, in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True,
+            activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single",
+            norm_elementwise_affine=False, video_length=4,
+        ),
+        scheduler=lambda: diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ),
+    ),
+    prompts(("prompt_embeds", TEXT, 8), negative_prompt=None),
+    output="frames",
+    size=(("video_length", 4), ("clean_caption", False), ("mask_feature", False)),
+    adapts=False,
+)  # fmt: skip
+SD_DEPTH = Family(
+    "Stable Diffusion depth to image",
+    _unet_of("StableDiffusionDepth2ImgPipeline", 5),
+    lambda b, g, height=128, width=128: {
+        **SD_I2I.prompt(b, g, height, width),
+        "depth_map": picture(b, seed=7, height=height, width=width)[:, 0],
+    },
+    sized=False,
+)
+
+
+def _variation() -> Any:
+    pipe = _unet_of("StableDiffusionImageVariationPipeline")()
+    pipe._encode_image = lambda image, device, count, guided: torch.cat(
+        [0 * image[:, :1, 0, :24]] * guided + [image[:, :1, 0, :24]]
+    )
+    return pipe
+
+
+SD_VARIATION = Family(
+    "Stable Diffusion image variation",
+    _variation,
+    lambda b, g: {"image": picture(b, seed=1), "guidance_scale": 4.0 if g else 1.0},
 )
 
 

@@ -33,13 +33,14 @@ ANIMATED: AnimateDiff AnimateDiffPAG AnimateDiffVideoToVideo
 ANIMATED_XL: AnimateDiffSDXL
 SD: StableDiffusion StableDiffusionImg2Img StableDiffusionInpaint StableDiffusionPAG StableDiffusionInstructPix2Pix
     StableDiffusionControlNet StableDiffusionControlNetImg2Img StableDiffusionControlNetInpaint
-    StableDiffusionPAGImg2Img StableDiffusionPAGInpaint StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
+    StableDiffusionDepth2Img StableDiffusionImageVariation StableDiffusionPAGImg2Img StableDiffusionPAGInpaint
+    StableDiffusionControlNetPAG StableDiffusionControlNetPAGInpaint
 SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint StableDiffusionXLPAG
     StableDiffusionXLControlNet StableDiffusionXLControlNetImg2Img StableDiffusionXLControlNetInpaint
     StableDiffusionXLControlNetUnion StableDiffusionXLControlNetUnionImg2Img StableDiffusionXLControlNetUnionInpaint
     StableDiffusionXLPAGImg2Img StableDiffusionXLPAGInpaint StableDiffusionXLControlNetPAG
     StableDiffusionXLControlNetPAGImg2Img StableDiffusionXLInstructPix2Pix StableDiffusionXLModular
-PIXART_ALPHA: PixArtAlpha
+PIXART_ALPHA: PixArtAlpha Latte
 PIXART_SIGMA: PixArtSigma PixArtSigmaPAG
 HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
 HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
@@ -120,7 +121,6 @@ AnimateDiff*: its control network is called with frames as a batch of pictures, 
     AnimateDiffPipeline
 HunyuanDiT*: a table of rotary positions, resized from one fixed grid, goes in with each call; a coarse stage wants one
     made anew{by_hand}
-Latte*: its answer holds a variance beside the noise, and its default schedulers step with it{by_hand}
 Marigold*: it makes a map of a picture that it is given, in one to four steps; call the pipeline itself
 ShapE*: its states are weights of a network that draws a shape, not a field on a grid: nothing has a spectrum to grow
     along
@@ -131,8 +131,6 @@ DDPM* DDIM* DiT*: it takes no size, for its network has one grid; {denoiser}
 LDMSuperResolution*: it refines a picture that it is given, at four times the size; ride the pipeline that makes it
 StableDiffusion*Adapter: its adapter's features are made before the loop, for the full size, and added inside the
     network; use StableDiffusionControlNetPipeline or StableDiffusionXLControlNetPipeline
-StableDiffusionDepth2Img StableDiffusionImageVariation: a depth map, or an encoded picture, stands in the text's or a
-    mask's place; its network and loop are Stable Diffusion's: layout=LAYOUTS["StableDiffusionPipeline"]
 LEdits*: it begins with noise that an inversion found, a field a step; use StableDiffusionImg2ImgPipeline
 """
 

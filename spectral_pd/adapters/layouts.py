@@ -25,6 +25,8 @@ from spectral_pd.power import PRESETS, PowerLaw
 from spectral_pd.restriction import restrict_signal
 from spectral_pd.theory import align_time
 
+MEASURED = {"flux": "FLUX.1", "flux2": "FLUX.2", "sd3": "Stable Diffusion 3", "wan": "WAN 2.1"}
+"""Whose latents a preset that others borrow was measured on."""
 Grid = tuple[int, ...]
 Inputs = Mapping[str, Any]
 
@@ -97,7 +99,7 @@ class Layout:
     preset
         Name of the family's spectrum in :data:`spectral_pd.PRESETS`, which says whether it was measured or borrowed.
     borrowed
-        Where the preset is that of another autoencoder than the family's: which, as plans made with it warn.
+        Which latents the preset was not measured on, where it is that of another autoencoder; plans made with it say so.
     size
         ``size(inputs)``: latent (height, width) of a network's call.
     inputs
@@ -159,7 +161,8 @@ class Layout:
         law = PRESETS[self.preset]
         if not self.borrowed:
             return law
-        return replace(law, kind="borrowed", source=self.borrowed, r2=None, covariance=None)
+        source = f"{MEASURED.get(self.preset, self.preset)}'s fit, not measured on {self.borrowed}"
+        return replace(law, kind="borrowed", source=source, r2=None, covariance=None)
 
     def pack(self, x: Tensor) -> Tensor:
         """Patches to tokens: (batch, C, [F,] H, W) -> (batch, [F] H/p W/p, C p p)."""
@@ -621,14 +624,11 @@ in_space = spatial("hidden_states")
 FLUX = Layout("flux", by_ids(), PACKED, reads="x_embedder")
 FLUX2 = Layout("flux2", by_ids(), PACKED, reads="x_embedder", trained=256)  # Black Forest Labs' help page
 FLUX3 = replace(
-    FLUX2,
-    inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)},
-    borrowed="FLUX.2's fit, not measured on FLUX.3's latents",
-    trained=0,
+    FLUX2, inputs={**PACKED, "target_timestep": time_of_the_end(thousandth)}, borrowed="FLUX.3's latents", trained=0
 )
 FLUX2_KV = Layout("flux2", by_ids(last=True), PACKED, last=True)
 CHROMA = Layout("flux", by_ids(), {**PACKED, "attention_mask": after_text()}, reads="x_embedder")
-BRIA = replace(FLUX, inputs={**PACKED, "timestep": time()}, borrowed="FLUX.1's fit, not measured on Bria's latents")
+BRIA = replace(FLUX, inputs={**PACKED, "timestep": time()}, borrowed="Bria's latents")
 KREA2 = Layout("qwen-image", by_ids("position_ids", last=True), {**PACKED, "position_ids": positions()}, last=True)
 IDEOGRAM4 = Layout(
     "flux2",
@@ -644,7 +644,7 @@ IDEOGRAM4 = Layout(
     last=True,
     patch_first=True,
     networks=("transformer", "unconditional_transformer"),
-    borrowed="FLUX.2's fit, not measured on Ideogram 4's latents",
+    borrowed="Ideogram 4's latents",
 )
 QWEN_IMAGE = Layout("qwen-image", by_shapes(), {**PACKED, "img_shapes": shapes}, reads="img_in")
 QWEN_IMAGE21 = Layout(
@@ -688,23 +688,10 @@ ANIMATED, ANIMATED_XL = replace(SD, reads=""), replace(SDXL, reads="")  # whose 
 PIXART_SIGMA = Layout("sdxl", in_space, SPATIAL, preserving=True)
 PIXART_ALPHA = replace(PIXART_SIGMA, preset="sd")
 HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
-    "wan",
-    in_space,
-    VIDEO,
-    reads="x_embedder.proj",
-    borrowed="WAN 2.1's fit, not measured on HunyuanVideo's latents",
-    trained=544,
+    "wan", in_space, VIDEO, reads="x_embedder.proj", borrowed="HunyuanVideo's latents", trained=544
 )
-HUNYUAN_VIDEO15 = replace(
-    HUNYUAN_VIDEO, patch=1, borrowed="WAN 2.1's fit, not measured on HunyuanVideo 1.5's latents", trained=480
-)
-HUNYUAN_IMAGE = Layout(
-    "flux",
-    in_space,
-    VIDEO,
-    patch=1,
-    borrowed="FLUX.1's fit, not measured on HunyuanImage's latents of 32x32 pixels a point",
-)
+HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="HunyuanVideo 1.5's latents", trained=480)
+HUNYUAN_IMAGE = Layout("flux", in_space, VIDEO, patch=1, borrowed="HunyuanImage's latents of 32x32 pixels a point")
 LTX = Layout(
     "wan",
     lambda inputs: (inputs["height"], inputs["width"]),
@@ -719,7 +706,7 @@ LTX = Layout(
     output=cornered,
     patch=1,
     reads="proj_in",
-    borrowed="WAN 2.1's fit, not measured on LTX-Video's latents of 32x32 pixels a point",
+    borrowed="LTX-Video's latents of 32x32 pixels a point",
 )
 LTX2 = replace(LTX, extra=lambda inputs: {"audio_timestep": inputs["timestep"], "audio_sigma": inputs.get("sigma")})
 COSMOS = Layout(
@@ -741,25 +728,30 @@ MINIMAX_H3 = Layout(
         "video_indices": own_rows,
     },
     last=True,
-    borrowed="WAN 2.1's fit, not measured on MiniMax-H3's latents",
+    borrowed="MiniMax-H3's latents",
     trained=768,  # the canvas it was released for
     networks=("transformer", "transformer_ref"),
 )
-LUMINA2 = Layout("flux", in_space, {"hidden_states": latents(), "timestep": time(from_data)}, reads="x_embedder")
+LUMINA2 = Layout(
+    "flux",
+    in_space,
+    {"hidden_states": latents(), "timestep": time(lambda timestep: 1 - timestep / 1000)},
+    reads="x_embedder",
+)
 LUMINA = replace(LUMINA2, preset="sdxl", reads="")
 COGVIEW4 = Layout(  # 512 to 2048 by its model card
-    "sd3", in_space, SPATIAL, borrowed="Stable Diffusion 3's fit, not measured on CogView4's latents", trained=512
+    "sd3", in_space, SPATIAL, borrowed="CogView4's latents", trained=512
 )
 AURA_FLOW = Layout("sdxl", in_space, {"hidden_states": latents(), "timestep": time(thousandth)}, reads="pos_embed.proj")
 SANA = Layout("sana", in_space, {**SPATIAL, "timestep": time(None)}, patch=1, reads="patch_embed.proj")
-SANA_VIDEO = Layout("wan", in_space, SPATIAL)
-MOTIF_VIDEO = replace(SANA_VIDEO, inputs=VIDEO)
+SANA_VIDEO = Layout("wan", in_space, SPATIAL, borrowed="DC-AE's or LTX-2's latents, which some checkpoints use")
+MOTIF_VIDEO = Layout("wan", in_space, VIDEO)
 HIDREAM = Layout("flux", in_space, {"hidden_states": latents(), "timesteps": time()})
 PRX = Layout(
     "flux",
     in_space,
     {"hidden_states": latents(), "timestep": time(thousandth)},
-    borrowed="FLUX.1's fit, not measured on DC-AE's latents, which some checkpoints of PRX use",
+    borrowed="DC-AE's latents, which some checkpoints of PRX use",
 )
 PRX_PIXEL = replace(PRX, preset="pixels", borrowed="", output=velocity_of_denoised)
 KANDINSKY5 = Layout(
@@ -777,6 +769,4 @@ KANDINSKY5 = Layout(
     channels="out_visual_dim",
     trained=512,  # its checkpoints are for 512x768 and, of pictures, a list of sizes from 640 on
 )
-KANDINSKY5_VIDEO = replace(
-    KANDINSKY5, borrowed="FLUX.1's fit, not measured on the latents of HunyuanVideo's autoencoder"
-)
+KANDINSKY5_VIDEO = replace(KANDINSKY5, borrowed="the latents of HunyuanVideo's autoencoder")

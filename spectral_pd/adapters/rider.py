@@ -305,15 +305,8 @@ class _Seated:
         gradients: bool = False,
         stage_lora: StageLora | None = None,
     ) -> None:
-        self.stage_lora = stage_lora
-        self.pipe, self.layout, self.begin, self.solver, self.calls, self.gradients = (
-            ride.pipe,
-            ride.layout,
-            begin,
-            solver,
-            calls,
-            gradients,
-        )
+        self.pipe, self.layout, self.begin, self.solver = ride.pipe, ride.layout, begin, solver
+        self.calls, self.gradients, self.stage_lora = calls, gradients, stage_lora
         self.watched = any(
             value is not None and (name in ("callback_on_step_end", "denoising_end") or "mask_image" in name)
             for name, value in ride.arguments.items()
