@@ -624,27 +624,28 @@ def _plus_minus(row: dict[str, str], name: str, digits: int) -> str:
 def faces() -> str:
     """The pretrained face denoiser: progressive over delta, the exact control, fewer steps, and a start from far above."""
     data = [row for row in rows("faces") if row["way"] != "full run"]
-    ways = {
-        "progressive": "progressive",
-        "fewer steps": "fewer steps, shift {shift}",
-        "full run, float32": "same, in float32",
-    }
+    ways = ("progressive", "fewer steps", "full run, float32")
     exact = {(row["start"], row["side"], row["delta"]): row for row in data if row["way"] == "exact"}
     order = sorted(data, key=lambda row: (row["start"] == "far above", int(row["side"]), float(row["speedup"])))
     body = []
     for row in (row for row in order if row["way"] in ways):
         control = exact.get((row["start"], row["side"], row["delta"]))
         body.append(
-            [row["start"], f"{row['side']}x{row['side']}", ways[row["way"]].format(**row), row["delta"], row["split"]]
+            [row["start"], f"{row['side']}x{row['side']}", row["way"], row["delta"], row["split"]]
             + [f"{float(row['speedup']):.2f}x", _interval(row, "psnr", ".1f")]
             + [f"{float(control['psnr']):.1f}" if control else ""]
             + [_interval(row, name, form) for name, form in (("contrast", ".3f"), ("spectrum", ".3f"))]
-            + [f"{float(row['worst_bin']):.0%}", f"{float(row['std']):.3f} of {float(row['std_full']):.3f}"]
+            + [
+                f"{float(row['worst_bin']):.0%}",
+                f"{float(row['std']):.3f} of {float(row['std_full']):.3f}",
+                row["seeds"],
+            ]
         )
     header = ["start", "size", "way", "delta", "steps", "speedup", "PSNR, dB", "exact field", "contrast", "spectrum"]
-    header += ["worst bin", "standard deviation"]
+    header += ["worst bin", "standard deviation", "seeds"]
     first = data[0]
-    note = f"{first['seeds']} seeds; {first['precision']}; {first['device']}; torch {first['torch']}, commit {first['commit']}."
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in data))
+    note = f"{first['precision']}; {first['device']}; torch {first['torch']}, commit {commits}."
     return f"{markdown(header, body)}\n{note}\n"
 
 

@@ -105,11 +105,13 @@ def rows():
 
 
 def test_committed_rows_are_of_these_plans():
-    """Splits and speedups follow from the law in the rows; at least 64 seeds; a smaller delta keeps more of the picture."""
+    """Splits and speedups follow from the rows' law; 64 seeds, 32 of controls; a smaller delta keeps more of the picture."""
     kept = {}
     for row in rows():
         side, first = int(row["side"]), float(row["first"])
-        assert int(row["seeds"]) >= 64
+        assert int(row["seeds"]) >= (
+            64 if row["start"] == "within its noise" and row["way"] != "full run, float32" else 32
+        )
         if row["way"] == "progressive":
             law = PowerLaw(float(row["amplitude"]), float(row["exponent"]), shape=(side, side))
             times = networks.Network("", 1, 1.0, first=first).times
