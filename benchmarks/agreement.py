@@ -39,7 +39,7 @@ from spectral_pd.two_grids import Pattern, TwoGrids
 RESULTS = Path(__file__).parent / "results"
 ADAPTERS = WEIGHTS.parent / "adapters"
 FILES = {"as is": None, "repaired": ADAPTERS / "coarse-blind.safetensors", "informed": ADAPTERS / "coarse.safetensors"}
-SPEEDS = (4.0, 5.0, 2.0, 3.0)
+SPEEDS = (2.0, 2.5, 3.0, 3.35, 4.0, 5.0)
 BATCH, SIZES_SEEDS, RUNS = 16, 32, 16
 FIELDS = (
     *("network", "job", "way", "aim", "delta", "split", "calls", "speedup", "steps", "predicted"),
