@@ -78,8 +78,8 @@ COSTS = {
     "latent transformer": {32: 1.0, 16: 0.247, 8: 0.0613},
     "face denoiser": {64: 1.0, 32: 0.25, 16: 0.0625},
 }
-"""Cost of a call over a full-size one's, of the transformers rather more than the FLOPs that are counted (0.216 and 0.052 of the
-pixel network's, results/pareto.csv), so that no speed of small calls is overstated; of a convolution exactly the pixels."""
+"""Cost of a call over a full-size one's; of the transformers rather more than the FLOPs that are counted (0.216 and 0.052
+of the pixel network's, results/pareto.csv), so that no speed of small calls is overstated; of a convolution its pixels."""
 
 
 @dataclass(frozen=True, eq=False)
