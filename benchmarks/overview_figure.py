@@ -2,7 +2,8 @@
 
 Left: activation times of FLUX.1's latents (the published fit, Eq. 9) and the plan they lead to. Middle: how close the
 progressive result of an exact denoiser stays to the full-resolution one from the same noise (rows of results/same_seed.csv).
-Right: the same for a trained network, whose sizes disagree, by every way of calling it less (rows of results/two_grids.csv).
+Right: the same for a trained network, whose sizes disagree, by every way of calling it less (rows of results/two_grids.csv and,
+of two stages with repaired coarse calls, results/agreement.csv).
 """
 
 from __future__ import annotations
@@ -62,8 +63,11 @@ def main() -> None:
     for (way, label), style in zip(WAYS.items(), ("o-", "s--", "^:", "v:"), strict=True):
         x, y = zip(*sorted((float(r["speedup"]), float(r["psnr"])) for r in network if r["way"] == way), strict=True)
         right.plot(x, y, style, ms=4, label=label)
+    informed = [r for r in rows("agreement") if r["way"] == "progressive, informed" and r["split"].count("+") == 1]
+    x, y = zip(*sorted((float(r["speedup"]), float(r["psnr"])) for r in informed), strict=True)
+    right.plot(x, y, "D:", ms=4, label="progressive, coarse calls repaired")
     right.set(
-        xlabel="speedup, by counted FLOPs",
+        xlabel="speedup, by cost of the calls",
         ylabel="PSNR to the full run (dB)",
         title="Trained transformer: 20 steps for less",
     )
