@@ -118,7 +118,7 @@ class Buffer:
     """
 
     def __init__(self, model: Repaired, seed: int, size: int) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.random = model, torch.Generator().manual_seed(seed)
         self.plans, self.times = plans(), shift_times(STEPS, shift=SHIFT)
         self.states = torch.zeros(size, 3, *FULL, dtype=torch.float16).share_memory_()
         self.targets = torch.zeros(size, 3, 32, 32, dtype=torch.float16).share_memory_()
@@ -135,7 +135,6 @@ class Buffer:
         """Go on for as long as the training process lives: runs first, then noise and runs in turn."""
         torch.set_num_threads(1)
         self.model.compile()
-        self.random = torch.Generator().manual_seed(self.seed)
         for _ in range(3):
             self.lead(kept=0)
         trainer = multiprocessing.parent_process()
