@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -118,13 +119,18 @@ class Buffer:
     """
 
     def __init__(self, model: Repaired, seed: int, size: int) -> None:
-        self.model, self.random = model, torch.Generator().manual_seed(seed)
+        self.model, self.seed = model, seed
         self.plans, self.times = plans(), shift_times(STEPS, shift=SHIFT)
         self.states = torch.zeros(size, 3, *FULL, dtype=torch.float16).share_memory_()
         self.targets = torch.zeros(size, 3, 32, 32, dtype=torch.float16).share_memory_()
         self.steps, self.sides = (torch.zeros(size, dtype=torch.long).share_memory_() for _ in range(2))
         self.written = torch.zeros((), dtype=torch.long).share_memory_()
         self.own = torch.zeros(0, 3, *FULL, dtype=torch.float16)
+
+    @cached_property
+    def random(self) -> torch.Generator:
+        """Of states and noise; made where it is first used, for it cannot go to another process."""
+        return torch.Generator().manual_seed(self.seed)
 
     @property
     def count(self) -> int:
