@@ -252,13 +252,16 @@ def main() -> None:
             solver.load_state_dict(saved)
     random.manual_seed(args.seed + step)
     buffer = Buffer(model, args.seed + step, args.buffer)
-    multiprocessing.get_context("spawn").Process(target=draw, args=(buffer,), daemon=True).start()
+    drawing = multiprocessing.get_context("spawn").Process(target=draw, args=(buffer,), daemon=True)
+    drawing.start()
     model.compile()
-    while buffer.count < 1024:
+    while buffer.count < 1024 and drawing.is_alive():
         time.sleep(1)
 
     saved_at, errors = seconds, {side: 0.0 for side in BATCH}
     while seconds < 60 * args.minutes:
+        if not drawing.is_alive():
+            raise RuntimeError("the process that draws targets has ended; what it said stands above")
         began, share = time.process_time(), seconds / (60 * args.minutes)
         rate = min(1.0, (step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * share)) + 0.01
         side = 16 if step % 5 == 4 else 32
