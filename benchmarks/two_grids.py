@@ -454,7 +454,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--faces", type=Path, help="weights of the pretrained denoiser")
     parser.add_argument("--only", choices=(*NETWORKS, "faces"), help="one of the networks")
-    parser.add_argument("--jobs", default="", help="only jobs whose name begins so: chosen, fewer, check, random, ...")
+    parser.add_argument("--jobs", default="", help="only jobs whose names begin so: chosen,fewer 7,...")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/two_grids"), help="what is made once lies here")
     parser.add_argument("--out", type=Path, default=RESULTS, help="rows are added here; jobs that have theirs are done")
     args = parser.parse_args()
@@ -485,7 +485,7 @@ def main() -> None:
             pool.submit(done, network, job): job[0]
             for network, task in tasks.items()
             for job in jobs(task, args)
-            if job[0].startswith(args.jobs) and there.get((network, job[0]), 0) < task.seeds
+            if job[0].startswith(tuple(args.jobs.split(","))) and there.get((network, job[0]), 0) < task.seeds
         }
         for future in as_completed(pending):
             with args.out.open("a", newline="") as out:
