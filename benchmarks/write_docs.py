@@ -951,6 +951,11 @@ def two_grids() -> str:
     return _two_grids_chosen("small transformer")
 
 
+def two_grids_faces() -> str:
+    """The same on the pretrained denoiser of faces."""
+    return _two_grids_chosen("face denoiser")
+
+
 def two_grids_latent() -> str:
     """The same on the small transformer in FLUX.1's latent space."""
     return _two_grids_chosen("latent transformer")
@@ -1025,22 +1030,24 @@ def two_grids_models() -> str:
 
 
 def two_grids_ways() -> str:
-    """Ways that need no calibration, on the small transformer."""
-    data = _two_grids("small transformer", "progressive", "held")
-    header = ["way", "steps", "shift", "calls", "speedup", "PSNR, dB", "spectrum", "Wasserstein"]
-    body = [
-        [
-            row["way"],
-            row["steps"],
-            f"{float(row['shift']):g}",
-            f"`{row['calls']}`",
-            f"{float(row['speedup']):.2f}x",
-            _interval(row, "psnr", ".1f"),
-            *(f"{float(row[name]):.3f}" for name in ("spectrum", "wasserstein")),
-        ]
-        for row in data
-    ]
-    return f"{markdown(header, body)}\n{_made(data)}"
+    """Ways that need no calibration, on each network."""
+    networks = ("small transformer", "latent transformer", "face denoiser")
+    data = _two_grids(networks[0], "progressive", "held")
+    other = {
+        (r["network"], r["way"], r["calls"]): r for name in networks for r in _two_grids(name, "progressive", "held")
+    }
+    header = ["way", "steps", "calls", "speedup", *(f"{name}, dB" for name in networks)]
+    header += [f"{measure}, {name}" for measure in ("spectrum", "Wasserstein") for name in networks]
+    body, shown = [], []
+    for row in data:
+        every = [other.get((name, row["way"], row["calls"])) for name in networks]
+        shown += [one for one in every if one]
+        body.append(
+            [row["way"], row["steps"], f"`{row['calls']}`", f"{float(row['speedup']):.2f}x"]
+            + [_interval(one, "psnr", ".1f") if one else "" for one in every]
+            + [f"{float(one[name]):.3f}" if one else "" for name in ("spectrum", "wasserstein") for one in every]
+        )
+    return f"{markdown(header, body)}\n{_made(shown)}"
 
 
 def two_grids_prediction() -> str:
@@ -1310,6 +1317,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "pareto_latent": pareto_latent,
     "trained_network": trained_network,
     "two_grids": two_grids,
+    "two_grids_faces": two_grids_faces,
     "two_grids_latent": two_grids_latent,
     "two_grids_models": two_grids_models,
     "two_grids_parts": two_grids_parts,
