@@ -2,7 +2,8 @@
 
     python benchmarks/latents.py --photographs PHOTOGRAPHS --autoencoders AUTOENCODERS [--latents LATENTS] --cache FOLDER
 
-PHOTOGRAPHS is a folder with the unpacked Debian packages that benchmarks/latent_dit/data.py names; AUTOENCODERS holds taef1,
+PHOTOGRAPHS is a folder with the unpacked Debian packages that PACKAGES in benchmarks/latent_dit/data.py names, those of the
+small latent network and three more (lxqt-themes, sddm-theme-maldives, libjxl-testdata); AUTOENCODERS holds taef1,
 taesd3, taesdxl, taesd (diffusers' ``AutoencoderTiny`` folders) and taef2 (encoder.safetensors and decoder.safetensors), all by
 madebyollin, MIT; LATENTS holds taesana_1024_lomiri.safetensors and wan21_clip.safetensors, measured as they are.
 
@@ -42,7 +43,7 @@ from spectral_pd.measuring.sources import picture_tensor
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "latent_dit"))
-from data import LICENCES, originals  # noqa: E402
+from data import LICENCES, MEASURED_ONLY, originals  # noqa: E402
 
 MEASURED = (
     ("taef1", "FLUX.1", 1024),
@@ -219,14 +220,15 @@ def main() -> None:
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     args = parser.parse_args()
-    pictures = originals(args.photographs)
-    groups = {name: group for group, names in LICENCES.items() for name in names}
+    sets = LICENCES | MEASURED_ONLY
+    pictures = originals(args.photographs, sets)
+    groups = {name: group for group, names in sets.items() for name in names}
     rows = []
     for encoder, model, size in MEASURED:
         path = args.autoencoders / encoder
         found = dict(Encoded(args.cache, path, pictures).latents(size))
         names = {"encoder": encoder, "model": model, "sha256": digest(path), "pixels": str(size)}
-        for group in [*LICENCES, "all"]:
+        for group in [*sets, "all"]:
             mine = [x for name, x in found.items() if group in (groups[name], "all")]
             if len(mine) >= 5:  # fewer give no interval worth the name
                 rows.append(law_row(names | {"set": group}, measured(mine)))
