@@ -328,7 +328,7 @@ def test_presets_say_where_they_come_from():
 def test_measured_presets_are_the_rows_of_the_benchmark():
     """And the control: the authors' law of FLUX.1's own autoencoder lies within the intervals of the distilled one's.
 
-    A and beta within those over photographs; t*, which other content moves by more, within that over sets.
+    A and beta within those over photographs; t*, which content moves by more than that, within the one over sets.
     """
     path = Path(__file__).parents[1] / "benchmarks/results/latent_spectra.csv"
     rows = list(csv.DictReader(path.open(newline="")))
