@@ -38,7 +38,7 @@ from spectral_pd.restriction import high_band, restrict_aligned
 from spectral_pd.schedule import stage_shape
 from spectral_pd.solvers import SolverName, Velocity, find_solver
 from spectral_pd.theory import posterior_data_gain
-from spectral_pd.two_grids import Shape, bands, growing_grids, nested_grids
+from spectral_pd.two_grids import ONE_CALL, Shape, bands, growing_grids, nested_grids
 
 Kind = Literal["as is", "repaired", "informed"]
 KINDS: tuple[Kind, ...] = ("as is", "repaired", "informed")
@@ -89,10 +89,12 @@ class SizeAgreement:
     @classmethod
     def load(cls, path: str | Path) -> SizeAgreement:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
-        data = torch.load(path, weights_only=True)
-        if not isinstance(data, dict) or data.pop("type", None) != "SizeAgreement":
-            raise ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save")
-        return cls(**data)
+        with Path(path).open("rb") as file:
+            try:
+                data = torch.load(file, weights_only=True)
+                return {"SizeAgreement": cls}[data.pop("type")](**data)
+            except Exception:  # whatever is raised of other content
+                raise ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save") from None
 
     def errors(self, split: Sequence[int], grids: Sequence[int], kind: Kind = "as is") -> Tensor:
         """Predicted mean squared distance of each seed's picture to its full run, float64 (seeds,).
@@ -105,7 +107,7 @@ class SizeAgreement:
             With the coarse calls as they are, or as a repair could make them at best.
         """
         basis, solver, steps = BASES[self.basis], find_solver(self.solver), len(self.times) - 1
-        owner, moments = bands(self.shapes, basis)[1], self.moments[:, KINDS.index(kind)]
+        owner, moments = bands(self.shapes, basis)[1], self.moments[:, KINDS.index(inputs.choice(*KINDS)(kind, "kind"))]
         calls = moments.shape[-1]
         variance = torch.zeros(*moments.shape[:2], steps, dtype=torch.float64)
         xi = torch.zeros(len(owner), calls + steps, dtype=torch.float64)  # of every e, and of every eta so far
@@ -143,12 +145,13 @@ class SizeAgreement:
         Raises
         ------
         ValueError
-            A plan of other times, grids or clock than were measured.
+            A plan of other times, grids, basis or clock than were measured.
         """
-        if plan.times != self.times or plan.clock != "full" or not set(plan.shapes) <= set(self.shapes):
+        own = (self.times, self.shapes[-1], self.basis, "full")
+        if (plan.times, plan.shape, plan.basis.name, plan.clock) != own or not set(plan.shapes) <= set(self.shapes):
             raise ValueError(
-                f"plan has {plan.nfe} steps on {plan.shapes}, clock={plan.clock!r}; measured were {len(self.times) - 1} on "
-                f"{self.shapes}, full clock: measure this plan's times and scales"
+                f"plan has {plan.nfe} steps on {plan.shapes}, basis {plan.basis.name}, clock={plan.clock!r}; measured were "
+                f"{len(self.times) - 1} on {self.shapes}, {self.basis}, full clock: measure this plan's times and scales"
             )
         return self._psnr(plan.split, [self.shapes.index(shape) for shape in plan.shapes], kind)
 
@@ -234,7 +237,7 @@ class SizeAgreement:
 
 
 @torch.no_grad()
-@door(velocity=runs.velocity, basis=BASIS, batch=inputs.count, dims=inputs.count)
+@door(velocity=runs.velocity, solver=ONE_CALL, basis=BASIS, batch=inputs.count, dims=inputs.count)
 def size_agreement(
     velocity: Velocity,
     noise: Tensor,
@@ -276,10 +279,11 @@ def size_agreement(
     >>> bool(found.miss.max() < 1e-9)  # the sizes of an exact denoiser agree
     True
     """
-    full = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:])
+    full = runs.seeds(noise, "noise", dims)
     times = from_noise(plans.times(times, "times"), "times")
     shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
     growing_grids(shapes, "scales")
+    inputs.refuse(len(shapes) < 2, f"scales = {tuple(scales)} has no smaller size to ask; pass e.g. (1/2, 1)")
     nested_grids(basis, shapes)
     probe = _Probe(velocity, times, shapes, basis, solver)
     found = [probe.run(w) for w in noise.to(working_dtype(noise.dtype)).split(batch)]
@@ -293,8 +297,7 @@ def size_agreement(
     gain = torch.where(safe, along / torch.where(safe, moved, 1.0), filtered)
     rest = (changed - 2 * gain * along + gain**2 * moved).clamp(min=0) / moved.sum(1, keepdim=True).clamp(min=1e-12)
     linear = torch.stack([(each * (owner <= g)).sum(1) for g in range(len(shapes) - 1)])
-    name = inputs.choice("euler", "dpmpp_2m")(solver, "solver")
-    return SizeAgreement(model, times, shapes, name, basis.name, miss, missing, dropped, linear, moments, gain, rest)
+    return SizeAgreement(model, times, shapes, solver, basis.name, miss, missing, dropped, linear, moments, gain, rest)
 
 
 class _Probe:

@@ -40,6 +40,7 @@ from spectral_pd.schedule import stage_shape, token_cost
 from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
 from spectral_pd.two_grids import (
     CALLS,
+    ONE_CALL,
     Pattern,
     Predictor,
     Shape,
@@ -52,7 +53,6 @@ from spectral_pd.two_grids import (
 
 RIDGE = 1e-4
 """Added to the unit diagonal of every regression: what a run has seen differs from the full run by its own errors."""
-ONE_CALL = inputs.choice("euler", "dpmpp_2m")
 MADE = inputs.such(
     inputs.instance(list, "a list"), bool, "is empty; pass one function of calls for each batch of seeds"
 )
@@ -168,7 +168,7 @@ def calibrate(
     >>> found.moments.shape[1], found.gain.shape[:2]
     (13, torch.Size([6, 2]))
     """
-    full, solve = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:]), find_solver(ONE_CALL(solver, "solver"))
+    full, solve = runs.seeds(noise, "noise", dims), find_solver(ONE_CALL(solver, "solver"))
     times = plans.times(times, "times")
     shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
     parts = noise.to(working_dtype(noise.dtype)).split(batch)

@@ -371,6 +371,8 @@ def _two(values: list[Tensor]) -> list[Tensor | None]:
 
 # -- parsers ----------------------------------------------------------------------------------------------------------
 
+ONE_CALL = inputs.choice("euler", "dpmpp_2m")
+"""A solver that calls once a step."""
 PREDICTOR = inputs.instance(Predictor, "held(pattern), or the predictor of what choose_pattern found")
 
 

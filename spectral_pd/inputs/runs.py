@@ -88,6 +88,13 @@ def filled_state(x: Any, name: str, dims: int) -> Any:
     return x
 
 
+def seeds(x: Any, name: str, dims: int) -> tuple[int, ...]:
+    """The grid of white fields (seeds, ..., *grid)."""
+    sizes = tuple(filled_state(x, name, dims).shape)
+    refuse(len(sizes) == dims, f"{name} has shape {sizes}, one grid without seeds; pass {name}[None]")
+    return sizes[-dims:]
+
+
 def result_tensor(out: Any, shape: tuple[int, ...], x: Tensor, noise: Any) -> None:
     """A tensor to write a result of x's type into; as in torch, no derivative passes through it."""
     if not isinstance(out, Tensor):
