@@ -289,7 +289,7 @@ def size_agreement(
     found = [probe.run(w) for w in noise.to(working_dtype(noise.dtype)).split(batch)]
     miss, missing, dropped, moments, power, products = (torch.cat([one[i] for one in found]) for i in range(6))
     filtered = torch.stack([posterior_data_gain.bare(t, power.mean(0)) for t in times[:-1]])
-    xx, xd, dd, moved, along, changed = products.mean(0).unbind()
+    xx, xd, dd, moved, along, changed = runs.measured(products).mean(0).unbind()
     owner = bands(shapes, basis)[1]
     each = filtered.square() * xx - 2 * filtered * xd + dd
     # A band that has moved by rounding alone says nothing of how answers follow it.

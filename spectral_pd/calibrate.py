@@ -48,6 +48,7 @@ from spectral_pd.two_grids import (
     anchored_calls,
     bands,
     held,
+    indices,
     weights_shape,
 )
 
@@ -227,7 +228,7 @@ def calibrate_runs(
             xi, eta = (moved - state)[:, None], changed - said
             for i, product in enumerate((state[:, None] ** 2, xi * xi, xi * eta, eta * eta)):
                 products[i, :, :, b] += product.sum(-1).cpu()
-    error = torch.cat(MADE(errors, "each"))
+    error = runs.measured(torch.cat(MADE(errors, "each")))
     whole, power, along, total = products.unbind()
     safe = torch.where(power > 1e-12 * whole, power, math.inf)  # below, a state has moved by rounding alone
     gain = along / safe
@@ -483,7 +484,7 @@ def refine(
         fitted = _Fitted(velocity, Predictor(pattern, weights, basis))
         fitted.targets = [row[0] for row in recorded.answers]
         error = (_end(fitted, x, pattern.times, solver) - reference).double().square().flatten(1).mean(1)
-        psnr = float((10 * torch.log10(4 / error)).quantile(0.5))
+        psnr = float((10 * torch.log10(4 / error.clamp(min=1e-30))).quantile(0.5))
         out.append(Outcome(fitted.predictor, psnr, pattern.cost(cost)))
     return out
 
@@ -549,7 +550,9 @@ def choose_pattern(
     fn = calibration.cost if cost is None else cost
     price = [0.0, *(runs.cost(fn, shape) / runs.cost(fn, shapes[-1]) for shape in shapes)]
     # A step is 0, no call, or 1 + the grid it calls.
-    options = sorted({0, full} | {g + 1 for g in (range(full) if grids is None else chosen_grids(grids, full))})
+    options = sorted(
+        {0, full} | {g + 1 for g in (range(full) if grids is None else indices(grids, "grids", "grids", full))}
+    )
     errors: dict[tuple[int, ...], float] = {}
     rng = random.Random(0)
 
@@ -583,7 +586,7 @@ def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5,
     Parameters
     ----------
     calibration, speedups
-        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each.
+        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each; none above the steps.
 
     Examples
     --------
@@ -594,7 +597,7 @@ def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5,
     ['speedup', 'PSNR', 'calls', 'PSNR,', 'full', 'size', 'only']
     """
     rows = [("speedup", "PSNR", "calls", "PSNR, full size only")]
-    for speedup in speedups:
+    for speedup in (s for s in speedups if s <= len(calibration.times) - 1):
         best = choose_pattern(calibration, speedup)[0]
         alone = choose_pattern(calibration, speedup, grids=(len(calibration.shapes) - 1,))[0]
         factor = (len(calibration.times) - 1) / best.cost
@@ -646,10 +649,3 @@ def affordable(speedup: float, steps: int) -> float:
     if not 1 < inputs.number(speedup, "speedup") <= steps:
         raise ValueError(f"speedup = {speedup} must lie between 1 and the number of steps, {steps}")
     return steps / speedup
-
-
-def chosen_grids(value: Sequence[int], grids: int) -> Sequence[int]:
-    """Some of the grids, by index."""
-    if not set(value) <= set(range(grids)):
-        raise ValueError(f"grids = {tuple(value)} must hold indices of the calibration's {grids} grids")
-    return value

@@ -529,8 +529,8 @@ class Search:
         transitions free, which is best on Gaussian fields; models that choose between alternatives by evidence from high
         frequencies want a bound such as 0.01 (docs/plans.md).
     least_times
-        No stage of a grid makes a step from a time below this (above 1: none at all): what was measured of a network whose sizes disagree
-        (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
+        No stage of a grid makes a step from a time below this, above 1 none at all: what was measured of a network whose
+        sizes disagree (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
     multiple_of, basis
         As for :func:`~spectral_pd.make_plan`.
     """

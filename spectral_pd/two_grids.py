@@ -117,7 +117,7 @@ def anchored(
     ((0, 1), (0,), (0,), (1,))
     """
     times, shape = plans.times(times, "times"), inputs.shape(shape, "shape")
-    steps, chosen = len(times) - 1, steps_of(anchors, "anchors", len(times) - 1)
+    steps, chosen = len(times) - 1, indices(anchors, "anchors", "steps", len(times) - 1)
     shapes = tuple(stage_shape(shape, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, len(shape)))
     return Pattern(times, shapes, anchored_calls(steps, chosen, len(shapes)))
 
@@ -398,11 +398,13 @@ def calls_of_steps(value: Any, steps: int, grids: int) -> tuple[tuple[int, ...],
     return calls
 
 
-def steps_of(value: Any, name: str, steps: int) -> set[int]:
-    """Steps of a run."""
-    if not set(value) <= set(range(steps)):
-        raise ValueError(f"{name} = {tuple(value)} must be steps, 0 to {steps - 1}")
-    return set(value)
+def indices(value: Any, name: str, what: str, count: int) -> set[int]:
+    """Some of so many steps or grids, by number."""
+    given = inputs.kind(inputs.is_iterable, f"numbers of {what}, e.g. (0, 3)", repr)(value, name)
+    chosen = set(given.tolist() if isinstance(given, Tensor) else given)
+    if not chosen <= set(range(count)):
+        raise ValueError(f"{name} = {tuple(value)} must be {what}, 0 to {count - 1}")
+    return chosen
 
 
 def nested_grids(basis: Basis, shapes: Sequence[Shape]) -> None:

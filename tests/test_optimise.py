@@ -370,6 +370,8 @@ def test_bad_input(options, error_type, message):
 def test_front_needs_budgets():
     with pytest.raises(ValueError, match="budgets is empty"):
         plan_front(LAW, (16, 16), points, budgets=())
+    with pytest.raises(TypeError, match="budgets is 6; pass budgets"):
+        plan_front(LAW, (16, 16), points, budgets=6)
 
 
 @pytest.mark.parametrize("budget", [7, 10])

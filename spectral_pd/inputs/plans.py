@@ -128,8 +128,9 @@ found = rule(
 
 def amounts(value: Any, name: str) -> tuple[float, ...]:
     """One or more budgets."""
-    refuse(not len(value), f"{name} is empty; pass at least one budget")
-    return tuple(amount(v, name) for v in value)
+    values = tuple(amount(v, name) for v in kind(is_iterable, "budgets such as (10, 20)", repr)(value, name))
+    refuse(not values, f"{name} is empty; pass at least one budget")
+    return values
 
 
 def one_grid(steps: int | None, times: Sequence[float] | None, family: Sequence[float] | None) -> None:

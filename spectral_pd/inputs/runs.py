@@ -74,6 +74,12 @@ def answered(v: Any, x: Tensor) -> Tensor:
     return v
 
 
+def measured(x: Tensor) -> Tensor:
+    """Something computed from all answers of a model."""
+    refuse(not bool(x.isfinite().all()), "the model's answers hold NaN or infinity; run it in bfloat16 or float32")
+    return x
+
+
 def replacement(result: Tensor, x: Tensor) -> Tensor:
     """The state a callback returned in the place of `x`."""
     if result.shape != x.shape:
