@@ -25,9 +25,10 @@ def planned(times: Sequence[float], shape: tuple[int, ...], options: Mapping[str
     """The plan on a time grid and size by :func:`~spectral_pd.make_plan`, by :func:`~spectral_pd.plan_at` where `options`
     hold `transition_times`, or of calls on several grids all along where they hold `anchors`."""
     options = dict(options)
-    spectrum, given = options.pop("spectrum", None), options.pop("transition_times", None)
+    spectrum = options.pop("spectrum", None)
     if "anchors" in options:
         return _anchored_plan(times, shape, **options)
+    given = options.pop("transition_times", None)
     if given is None:
         return make_plan(times, spectrum, shape, **options)
     options.pop("delta", None)

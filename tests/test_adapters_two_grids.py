@@ -82,9 +82,41 @@ def test_what_cannot_be_is_refused_before_the_first_call():
         progressive(FLUX.pipe, anchors=(7,), generator=generator(), **arguments)
     with pytest.raises(ValueError, match="clock='stage'"):
         progressive(FLUX.pipe, anchors=(0,), clock="stage", generator=generator(), **arguments)
+    with pytest.raises(ValueError, match="transition_times: anchors have no transitions"):
+        progressive(FLUX.pipe, anchors=(0,), transition_times=(0.8,), generator=generator(), **arguments)
+    with pytest.raises(ValueError, match="coupling = 'cupled' must be 'coupled' or 'fresh'"):
+        progressive(FLUX.pipe, coupling="cupled", generator=generator(), **arguments)
+    with pytest.raises(TypeError, match=r"plan is method; pass what Ride\.plan returned"):
+        adapt(FLUX.pipe, **arguments).run(adapt(FLUX.pipe, **arguments).plan)
+    with pytest.raises(ValueError, match=r"scales = \(0\.5,\) must end at 1"):
+        calibrate(FLUX.pipe, [arguments], scales=(1 / 2,))
     plan = weighted(adapt(FLUX.pipe, **arguments), ((1,), (), (0,), (1,)))
     with pytest.raises(ValueError, match="plan has 4 steps, this call 3"):
         adapt(FLUX.pipe, **FLUX.arguments(**{**CALL, "num_inference_steps": 3})).run(plan)
+
+
+def test_anchors_call_half_the_size_where_no_scales_are_given():
+    arguments = FLUX.arguments(**CALL)
+    said, default = (
+        adapt(FLUX.pipe, generator=generator(), **arguments).state({"anchors": (0, 2), **scales})
+        for scales in ({"scales": (1 / 2, 1)}, {})
+    )
+    assert torch.equal(said, default)
+
+
+def test_a_run_that_breaks_leaves_generators_as_they_were():
+    def broken(module, args, kwargs):
+        raise RuntimeError("broken")
+
+    drawn = generator()
+    ride = adapt(FLUX.pipe, generator=drawn, **FLUX.arguments(**CALL))
+    handle = FLUX.pipe.transformer.register_forward_pre_hook(broken, with_kwargs=True)
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            ride.state({"anchors": (0, 2)})
+    finally:
+        handle.remove()
+    assert torch.equal(drawn.get_state(), generator().get_state())
 
 
 @pytest.mark.parametrize("family", [FLUX, SD3], ids=str)

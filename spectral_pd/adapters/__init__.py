@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from spectral_pd import inputs
 from spectral_pd.adapters.families import LAYOUTS as LAYOUTS
 from spectral_pd.adapters.families import find_layout as find_layout
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
 from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
 from spectral_pd.calibrate import Calibration, calibrate_runs
-from spectral_pd.inputs import shown
+from spectral_pd.inputs import door, shown
 from spectral_pd.plan import Calls
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
@@ -58,6 +59,7 @@ def adapt(pipe: Any, prompt: Any = None, *, layout: Layout | None = None, **argu
     return Ride(pipe, layout, arguments if prompt is None else {"prompt": prompt, **arguments})
 
 
+@door(scales=inputs.scales)
 def calibrate(
     pipe: Any,
     calls: Iterable[Mapping[str, Any]],

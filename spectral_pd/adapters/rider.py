@@ -30,11 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_pd import inputs
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
-from spectral_pd.sampling import Coupling
+from spectral_pd.sampling import COUPLING, Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
 from spectral_pd.stage_lora import StageLora, loaded
 from spectral_pd.stepwise import Query, Walk, planned
@@ -43,6 +44,7 @@ from spectral_pd.two_grids import anchored
 
 __all__ = ["Ride"]
 
+PLAN_OR_OPTIONS = inputs.instance((Plan, Mapping), "what Ride.plan returned, or a mapping of its options")
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
 
@@ -221,12 +223,13 @@ class Ride:
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
         lora = None if stage_lora is None else loaded(getattr(self.pipe, self.layout.networks[0]), stage_lora)
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
+        plan, coupling = PLAN_OR_OPTIONS(plan, "plan"), COUPLING(coupling, "coupling")
         if isinstance(plan, Plan):
             own = plan.calls
             calls = None if own is None else (lambda times: own.steps)
         elif "anchors" in plan:  # on which sizes the grids are depends on no grid's size
-            asked = {name: plan[name] for name in ("anchors", "scales")}
-            calls = lambda times: anchored(times, (1024,), **asked).calls  # noqa: E731
+            asked = {"anchors": plan["anchors"], "scales": plan.get("scales", (1 / 2, 1))}
+            calls = lambda times: anchored(times, (1024, 1024), **asked).calls  # noqa: E731
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
             made = plan
@@ -286,10 +289,12 @@ def _generators_kept(arguments: Mapping[str, Any]) -> Iterator[None]:
     given = arguments.get("generator")
     generators = [g for g in (given if isinstance(given, list) else [given]) if isinstance(g, torch.Generator)]
     states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng():
-        yield
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 class _Seated:
