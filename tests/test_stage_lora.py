@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -145,6 +147,60 @@ def test_zero_weights_change_nothing_and_others_stay_active(informed, tmp_path):
         pipe, **call(FLUX, generator=generator())[0], delta=DELTA, stage_lora=tmp_path / "other.safetensors"
     )
     assert not torch.allclose(torch.as_tensor(moved[0]), torch.as_tensor(plain[0]), atol=1e-3)
+
+
+def adapter(path, scale=0.1):
+    """A file of an informed adapter for half size, its weights not zero."""
+    pipe = FLUX.build()
+    ride = adapt(pipe, **call(FLUX, generator=generator())[0])
+    names = finetune.layers(pipe.transformer, finetune.PipelineModel.targets)
+    lora = StageLora.add(pipe.transformer, names, rank=2, reads="x_embedder", planes={2: ride.shape[1] * 16})
+    with torch.no_grad():
+        for p in lora.parameters():
+            p.add_(scale)
+    lora.save(path, schedule_metadata(ride.plan(delta=DELTA)))
+    return path
+
+
+def test_an_adapter_that_does_not_fit_leaves_the_network_as_it_was(tmp_path):
+    good, bad = adapter(tmp_path / "good.safetensors"), tmp_path / "bad.safetensors"
+    with safe_open(good, "pt") as file:
+        save_file({n: v[:1] for n, v in load_file(good).items()}, bad, file.metadata())
+    pipe, stock = FLUX.build(), FLUX.build()
+
+    def run(pipe, **options):
+        result = progressive(pipe, **call(FLUX, generator=generator())[0], delta=DELTA, **options)[0]
+        return torch.as_tensor(result)
+
+    plain, repaired = run(stock), run(FLUX.build(), stage_lora=good)
+    assert not torch.equal(plain, repaired)
+    for first in (False, True):  # alone, and in the place of one that is there
+        if first:
+            assert torch.equal(run(pipe, stage_lora=good), repaired)
+        with pytest.raises(ValueError, match=r"bad\.safetensors does not fit FluxTransformer2DModel"):
+            run(pipe, stage_lora=bad)
+        assert torch.equal(run(pipe), plain)
+        assert not pipe.transformer.x_embedder._forward_hooks
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="no adapter for coarse stages"):
+        run(pipe, stage_lora=tmp_path / "text.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:this checkpoint was fine-tuned:UserWarning")
+def test_a_size_whose_high_band_no_map_reads_is_named(tmp_path):
+    path = adapter(tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match="reads the high band at 1/2 of the size, not at 1/4"):
+        progressive(FLUX.build(), **call(FLUX)[0], delta=DELTA, scales=(1 / 4, 1), stage_lora=path)
+
+
+def test_a_network_is_let_go_with_the_adapter_read_for_it(tmp_path):
+    network = FLUX.build().transformer
+    lora = weakref.ref(loaded(network, adapter(tmp_path / "lora.safetensors")))
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert (gone(), lora()) == (None, None)
 
 
 @pytest.mark.parametrize("name", READING.split())
