@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from spectral_pd.adapters import Ride, adapt, calibrate
 from spectral_pd.adapters.schedulers import own_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.calibrate import speeds
+from spectral_pd.inputs import optional, refuse, storage
+from spectral_pd.measuring.command import number
 from spectral_pd.plotting import plot_agreement
 from spectral_pd.solvers import SolverName, euler
 
@@ -69,9 +70,8 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where the pipeline runs")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of its weights")
-    scale = lambda text: float(Fraction(text))  # noqa: E731
     parser.add_argument(
-        "--scales", type=scale, nargs="+", default=[0.5, 1.0], metavar="S", help="sizes to call, up to 1"
+        "--scales", type=number, nargs="+", default=[0.5, 1.0], metavar="S", help="sizes to call, up to 1"
     )
 
 
@@ -79,8 +79,9 @@ def _called(args: argparse.Namespace, **components: Any) -> tuple[Any, dict[str,
     """The pipeline with some components exchanged, and the arguments of its call but the prompt."""
     from diffusers import DiffusionPipeline
 
+    device = storage.device(args.device, "--device")
     pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), **components).to(
-        args.device
+        device
     )
     pipe.set_progress_bar_config(disable=True)
     size = dict(zip(("height", "width"), args.size or (), strict=False))
@@ -125,6 +126,9 @@ def run_agree(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
     left_out = {}
+    outputs = {"--out": optional(storage.output_file)(args.out, "--out")}
+    outputs["--figure"] = optional(storage.figure_file)(args.figure, "--figure")
+    storage.different(**outputs)
     if args.embeddings:  # captions are encoded: text encoders are not wanted
         parts = DiffusionPipeline.load_config(args.model)
         left_out = {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
@@ -132,21 +136,27 @@ def run_agree(args: argparse.Namespace) -> None:
     if args.embeddings:
         files = [load_file(Path(path)) for path in args.embeddings]
         names = [name for name in files[0] if name != "latents"]
+        alike = all([name in f and f[name].shape == files[0][name].shape for f in files for name in names])
+        refuse(
+            not alike, f"--embeddings {' '.join(args.embeddings)} hold other tensors each; encode prompts to one length"
+        )
         arguments |= {n: torch.stack([f[n] for f in files]).to(args.device, getattr(torch, args.dtype)) for n in names}
     else:
         arguments["prompt"] = args.prompt
     ride = adapt(pipe, **arguments)
+    plan = ride.plan(scales=args.scales, delta=args.delta)  # now, not after an hour of measuring
     found = pipeline_agreement(ride, seeds=args.seeds, scales=args.scales)
-    print(found.table(args.psnr))
-    print(found.noted(ride.plan(scales=args.scales, delta=args.delta)))
     if args.out:
         found.save(args.out)
+    print(found.table(args.psnr))
+    print(found.noted(plan))
     if args.figure:
         figure: Any = plot_agreement(found.rows()).figure
         figure.savefig(args.figure, dpi=150)
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
+    optional(storage.output_file)(args.json, "--json")
     pipe, arguments = _called(args)
     calls = [
         {**arguments, "prompt": prompt, "generator": torch.Generator().manual_seed(args.seed + i)}

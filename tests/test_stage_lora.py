@@ -283,3 +283,34 @@ def test_the_command_measures_a_pipeline_from_its_folder(tmp_path, capsys):
     assert len(SizeAgreement.load(outputs[1]).miss) == 2
     assert Path(outputs[0]).stat().st_size > 1000
     assert main(["agree", str(tmp_path / "none"), *words]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "none/a.pt"], "--out = 'none/a.pt': its folder does not exist"),
+        (["--figure", "a.nope"], "unknown picture format"),
+        (["--out", "a.png", "--figure", "a.png"], "--out and --figure are both"),
+        (["--device", "nowhere"], "--device = 'nowhere' cannot be used here"),
+        (["--delta", "2"], "delta = 2.0 is out of range"),
+        (["--embeddings", "0.safetensors", "1.safetensors"], "encode prompts to one length"),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if isinstance(value, list) else "",
+)
+def test_the_command_refuses_before_it_measures(options, message, tmp_path, monkeypatch, capsys):
+    def never(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr("spectral_pd.pipeline_commands.size_agreement", never)
+    monkeypatch.chdir(tmp_path)
+    FLUX.build().save_pretrained("pipe")
+    embeddings(FLUX, Path(), 1)
+    save_file({name: value[:1] for name, value in load_file("0.safetensors").items()}, "1.safetensors")
+    words = ["--embeddings", "0.safetensors", "--size", "128", "128", "--steps", "4"]
+    assert main(["agree", "pipe", *words, *options]) == 1
+    assert message in capsys.readouterr().err
+    if options[0] == "--out":
+        assert main(["calibrate", "pipe", "--prompt", "a", "--json", "none/a.json"]) == 1
+        assert "--json = 'none/a.json': its folder does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["agree", "pipe", *words, "--scales", "1/0", "1"])
