@@ -36,15 +36,13 @@ from spectral_pd.inputs import door, plans, runs, shown, working_dtype
 from spectral_pd.plan import STAGED, Plan
 from spectral_pd.restriction import high_band, restrict_aligned
 from spectral_pd.schedule import stage_shape
-from spectral_pd.solvers import SolverName, Velocity, find_solver
+from spectral_pd.solvers import SolverName, Velocity, find_solver, towards
 from spectral_pd.theory import posterior_data_gain
 from spectral_pd.two_grids import ONE_CALL, Shape, bands, growing_grids, nested_grids
 
 Kind = Literal["as is", "repaired", "informed"]
 KINDS: tuple[Kind, ...] = ("as is", "repaired", "informed")
 """The coarse calls as they are; the best that sees the coarse state alone, ``E[R | y]``; and R itself."""
-
-
 FRESH = 6_174_220_309_415
 """Seed of the other draws of the high band: no run's own."""
 
@@ -128,7 +126,7 @@ class SizeAgreement:
             if g < len(self.shapes) - 1:
                 added[:, g * steps + k] = 1.0
             answer = (held * self.gain[k])[:, None] * xi + added
-            xi, history = solver(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
+            xi, history = solver(towards(answer), xi, t, t_next, history)
         return powers(xi).sum(1)
 
     @door(plan=STAGED)
@@ -346,8 +344,8 @@ class _Probe:
                     scalars[i, :, g, k] = gap.double().square().flatten(1).mean(1).cpu() * (0.5 if i == 1 else 1.0)
 
             led = self._coarse(astray, t, finest)
-            x, history = self.solver(_towards(answer), x, t, t_next, history)
-            astray, lost = self.solver(_towards(led), astray, t, t_next, lost)
+            x, history = self.solver(towards(answer), x, t, t_next, history)
+            astray, lost = self.solver(towards(led), astray, t, t_next, lost)
         moments = torch.stack([self._moments([e for one in kind for e in one]) for kind in errors], 1)
         # What was drawn says E[R | y] plus an error of its own at every step: off the diagonal it is gone in the mean.
         own_error = torch.stack([self._by_band(gap, gap) for one in unknown for gap in one], -1) / 2
@@ -381,10 +379,6 @@ class _Probe:
             rows = torch.stack([self._values(e, inside) for e in errors], 1)
             found.append(rows @ rows.mT / errors[0][0].numel())
         return torch.stack(found, 1)
-
-
-def _towards(answer: Tensor) -> Velocity:
-    return lambda x, t: (x - answer) / t
 
 
 def from_noise(value: tuple[float, ...], name: str) -> tuple[float, ...]:

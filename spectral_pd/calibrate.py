@@ -37,7 +37,7 @@ from spectral_pd.bases import BASES, BASIS, DCT, Basis, corner
 from spectral_pd.inputs import door, plans, runs, spectra, working_dtype
 from spectral_pd.plan import Calls, Cost, Plan
 from spectral_pd.schedule import stage_shape, token_cost
-from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
+from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver, towards
 from spectral_pd.two_grids import (
     CALLS,
     ONE_CALL,
@@ -387,16 +387,12 @@ def simulate(
         weights = _regress(inner(phi, phi), inner(phi, exact[:, :, None])[..., 0])
         kept.append(weights)
         estimate = torch.where(on[-1], now[-1], (weights[..., None, :] @ phi)[:, :, 0])
-        x, history = solver(_towards(estimate), x, t, t_next, history)
-        reference, exact_history = solver(_towards(exact), reference, t, t_next, exact_history)
+        x, history = solver(towards(estimate), x, t, t_next, history)
+        reference, exact_history = solver(towards(exact), reference, t, t_next, exact_history)
         estimates = [estimate, estimates[0]]
         past = [[torch.where(a, n, p), torch.where(a, p, q)] for a, n, (p, q) in zip(on, now, past, strict=True)]
     moved = (x - reference)[:, :, None]
     return inner(moved, moved)[..., 0, 0].sum(1).clamp(min=0), torch.stack(kept, 1)
-
-
-def _towards(denoised: Tensor) -> Velocity:
-    return lambda x, t: (x - denoised) / t
 
 
 def _regress(gram: Tensor, right: Tensor) -> Tensor:

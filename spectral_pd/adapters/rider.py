@@ -237,19 +237,18 @@ class Ride:
                 made = self._planned(made, times, seat)
                 for text in made.warnings:
                     warnings.warn(text, stacklevel=2)
-            if (made.times, made.shape) != (times, seat.full):
-                raise ValueError(
-                    f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
-                    f"grid; make the plan with the arguments of this call"
-                )
+            other = (
+                f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or other times"
+            )
+            wrong = (made.times, made.shape) != (times, seat.full)
+            inputs.refuse(wrong, f"{other}; make the plan with the arguments of this call")
             if lora is not None and made.calls is None:
                 check_metadata(lora.metadata, made)
             noise, start = latents
-            if start is not None and made.clock != "full":
-                raise ValueError(
-                    "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; "
-                    "use clock='full'"
-                )
+            text = (
+                "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; use clock='full'"
+            )
+            inputs.refuse(start is not None and made.clock != "full", text)
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
