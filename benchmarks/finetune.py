@@ -434,6 +434,8 @@ def train(args: argparse.Namespace) -> None:
             f"batch = {args.batch} must be a multiple of micro_batch x processes = {args.micro_batch} x "
             f"{accelerator.num_processes}"
         )
+    if args.informed and args.objective != "agree":
+        raise ValueError("--informed is of --objective agree: only an adapter for coarse stages reads the high band")
     mine = range(accelerator.process_index, args.batch, accelerator.num_processes)
     model = build(args)
     plan = model.plan(scales=args.scales, delta=args.delta, clock=args.clock, basis=BASES[args.basis])

@@ -632,10 +632,7 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
     return FrontPoint(cost, errors[k], best)
 
 
-COST = inputs.kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")
-
-
-@door(shape=inputs.shape, cost=COST, budget=plans.amount)
+@door(shape=inputs.shape, cost=runs.cost_function, budget=plans.amount)
 def optimise_plan(
     spectrum: Spectra,
     shape: Sequence[int],
@@ -683,7 +680,7 @@ def optimise_plan(
     return _solve(bench, limits, budget, plans.several(start, Plan, limits.full), progress).plan
 
 
-@door(shape=inputs.shape, cost=COST, budgets=plans.amounts)
+@door(shape=inputs.shape, cost=runs.cost_function, budgets=plans.amounts)
 def plan_front(
     spectrum: Spectra,
     shape: Sequence[int],

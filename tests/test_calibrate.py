@@ -271,6 +271,8 @@ def test_bad_arguments(calibration):
             choose_pattern(calibration, speed)
     with pytest.raises(ValueError, match="grids"):
         choose_pattern(calibration, 2.0, grids=(3,))
+    with pytest.raises(TypeError, match="cost is str; pass a function of the grid"):
+        choose_pattern(calibration, 2.0, cost="flux")
     with pytest.raises(TypeError, match="grids is 2; pass numbers of grids"):
         choose_pattern(calibration, 2.0, grids=2)
     with pytest.raises(TypeError, match="calibration is list"):

@@ -266,6 +266,10 @@ def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_canno
     GradientState._reset_state()
     with pytest.raises(ValueError, match="--informed is not supported"):
         finetune.train(recipe(tiny_pipelines.COGVIEW4, tmp_path / "other", "--informed"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with pytest.raises(ValueError, match="--informed is of --objective agree"):
+        finetune.train(recipe(FLUX, tmp_path / "whole", "--informed", "--objective", "stage"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         loaded(FLUX.build().transformer, tmp_path / "other.safetensors")

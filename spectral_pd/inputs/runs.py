@@ -25,6 +25,7 @@ from spectral_pd.inputs import (
     working_dtype,
 )
 
+cost_function = kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")
 velocity = kind(callable, "a callable velocity(x, t)")
 transition = such(integer, lambda n: 0 <= n < 2**16, "must be an int in [0, 65535]")
 """The number of a transition's own field; 0 is the coupled one."""
@@ -39,7 +40,7 @@ def only_one(**sources: Any) -> None:
 
 def cost(fn: Callable[[tuple[int, ...]], float], grid: tuple[int, ...]) -> float:
     """What a cost function says of a grid."""
-    value = float(fn(grid))
+    value = float(cost_function(fn, "cost")(grid))
     good = 0 < value < math.inf
     refuse(not good, f"cost function returned {value} for grid {grid}; it must be positive and finite")
     return value
