@@ -45,7 +45,7 @@ Sampler = Callable[..., Tensor]
 PATH = inputs.choice("flow", "edm")
 
 
-@door(path=PATH)
+@door(x=inputs.state_of(2), path=PATH)
 def sample_spectral(
     model: Callable[..., Tensor],
     x: Tensor,
