@@ -252,7 +252,8 @@ def _layers(network: nn.Module) -> list[Any]:
 def loaded(network: nn.Module, path: str | Path) -> StageLora:
     """The adapter of a file on a network, read once; it is kept there, and goes with it."""
     key, held = (str(path), Path(path).stat().st_mtime_ns), vars(network).pop("_stage_lora", None)
-    if held is None or held[0] != key:
+    there = any(f".{NAME}." in name for name, _ in network.named_parameters())  # pipe.unload_lora_weights() takes all
+    if held is None or held[0] != key or not there:
         if held is not None:
             held[1].remove()
         held = key, StageLora.load(network, path)

@@ -182,6 +182,9 @@ def test_an_adapter_that_does_not_fit_leaves_the_network_as_it_was(tmp_path):
         assert torch.equal(run(pipe), plain)
         assert not pipe.transformer.x_embedder._forward_hooks
     assert torch.equal(run(pipe, stage_lora=good), repaired)
+    pipe.unload_lora_weights()  # of every adapter, this one among them
+    assert torch.equal(run(pipe), plain)
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         run(pipe, stage_lora=tmp_path / "text.safetensors")
