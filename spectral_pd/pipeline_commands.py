@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from spectral_pd.adapters import Ride, adapt, calibrate
-from spectral_pd.adapters.schedulers import own_solver
+from spectral_pd.adapters.schedulers import one_call_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.calibrate import speeds
 from spectral_pd.inputs import optional, refuse, storage
 from spectral_pd.measuring.command import number
 from spectral_pd.plotting import plot_agreement
-from spectral_pd.solvers import SolverName, euler
 
 __all__ = ["pipeline_agreement"]
 
@@ -106,7 +105,6 @@ def pipeline_agreement(
     """
     batch, generator = ride.shape[0], torch.Generator().manual_seed(seed)
     noise = torch.randn(seeds * batch, *ride.shape[1:], generator=generator)
-    solver: SolverName = "euler" if own_solver(ride.pipe.scheduler) is euler else "dpmpp_2m"
     multiple = ride.layout.multiple or ride.layout.patch
     device = getattr(ride.pipe, "_execution_device", ride.pipe.device)
     return size_agreement(
@@ -115,7 +113,7 @@ def pipeline_agreement(
         ride.times,
         scales=scales,
         multiple_of=multiple,
-        solver=solver,
+        solver=one_call_solver(ride.pipe.scheduler),
         batch=batch,
         model=type(ride.pipe).__name__,
     )

@@ -130,6 +130,7 @@ def test_calibrating_a_pipeline_is_calibrating_its_velocity(family: Family):
     assert (found.seeds, found.times, found.shapes, found.model) == (2, ride.times, expected.shapes, "tiny")
     torch.testing.assert_close(found.moments, expected.moments, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found.gain[1:], expected.gain[1:], rtol=2e-2, atol=2e-2)
+    assert found.solver == "euler"
     # What is chosen from it runs, and every call of the network is one iteration.
     best = choose_pattern(found, 2.0)[0]
     assert torch.isfinite(result(family, adapt(family.pipe, **calls[0]).run(best.plan))).all()
@@ -158,6 +159,14 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
     assert f"{rows[1][1]} dB predicted" in shown
     assert main(["plan", "--preset", "flux"]) == 1
     assert "--size is missing" in capsys.readouterr().err
+
+
+def test_a_pipeline_is_calibrated_with_its_own_schedulers_solver(monkeypatch):
+    from diffusers import DPMSolverMultistepScheduler
+
+    flow = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+    monkeypatch.setattr(SD3.pipe, "scheduler", DPMSolverMultistepScheduler(**flow))
+    assert calibrate(SD3.pipe, [{"generator": generator(), **SD3.arguments(**CALL)}]).solver == "dpmpp_2m"
 
 
 def test_a_call_is_told_its_own_times_at_both_ends_of_the_step():

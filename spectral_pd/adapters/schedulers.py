@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,8 +57,6 @@ class Path:
 
 
 _PREDICTS = {"epsilon": "noise", "sample": "denoised", "v_prediction": "v"}
-
-
 _FLOW = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
 _DATAWARD = {"MiniMaxH3Scheduler"}  # a flow whose networks answer with the opposite velocity, at timesteps 1 - t
 _PRESERVING = {"EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
@@ -128,6 +126,11 @@ def own_solver(scheduler: Any) -> Solver:
     if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
         return unipc
     return dpmpp_2m if order > 1 else euler
+
+
+def one_call_solver(scheduler: Any) -> Literal["euler", "dpmpp_2m"]:
+    """The closest to a scheduler of the solvers that call once a step and are known by name."""
+    return "euler" if own_solver(scheduler) is euler else "dpmpp_2m"
 
 
 def check_scheduler(scheduler: Any, *, flow: bool) -> None:
