@@ -159,6 +159,8 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
     assert f"{rows[1][1]} dB predicted" in shown
     assert main(["plan", "--preset", "flux"]) == 1
     assert "--size is missing" in capsys.readouterr().err
+    assert main(["plan", "--preset", "flux", "--size", "128", "--speedup", "3"]) == 1
+    assert "--speedup is for --calibration" in capsys.readouterr().err
 
 
 def test_a_pipeline_is_calibrated_with_its_own_schedulers_solver(monkeypatch):
