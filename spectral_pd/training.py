@@ -347,7 +347,7 @@ def step_weights(
     plan, spectrum
         A plan and the power on its full grid.
     solver
-        What the plan will be run with.
+        What the plan will be run with. An answer holds for a whole step here, so Heun's weights are Euler's.
 
     Examples
     --------
@@ -367,7 +367,7 @@ def step_weights(
             held = torch.zeros_like(power)
             held[corner(shapes[k])] = 1.0
             answer = held * (posterior_data_gain.bare(t, power) * xi + (power.sqrt() if k == wrong else 0.0))
-            xi, history = solve(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
+            xi, history = solve(towards(answer), xi, t, t_next, history)
         response.append(float(xi.square().sum() / power[corner(shapes[wrong])].sum()))
     mean = math.fsum(response) / max(len(response), 1)
     return tuple(value / mean for value in response)
