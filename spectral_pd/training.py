@@ -35,7 +35,7 @@ from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.restriction import high_band, restrict_aligned, restrict_noise, restrict_signal
-from spectral_pd.solvers import SolverName, Velocity, find_solver
+from spectral_pd.solvers import SolverName, Velocity, find_solver, towards
 from spectral_pd.theory import posterior_data_gain, snr
 
 __all__ = [
