@@ -251,6 +251,7 @@ def _layers(network: nn.Module) -> list[Any]:
 
 def loaded(network: nn.Module, path: str | Path) -> StageLora:
     """The adapter of a file on a network, read once; it is kept there, and goes with it."""
+    network = getattr(network, "_orig_mod", network)  # of a compiled one, whose weights have other names
     key, held = (str(path), Path(path).stat().st_mtime_ns), vars(network).pop("_stage_lora", None)
     there = any(f".{NAME}." in name for name, _ in network.named_parameters())  # pipe.unload_lora_weights() takes all
     if held is None or held[0] != key or not there:

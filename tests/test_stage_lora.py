@@ -185,6 +185,9 @@ def test_an_adapter_that_does_not_fit_leaves_the_network_as_it_was(tmp_path):
     pipe.unload_lora_weights()  # of every adapter, this one among them
     assert torch.equal(run(pipe), plain)
     assert torch.equal(run(pipe, stage_lora=good), repaired)
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
+    assert torch.equal(run(pipe), plain)
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         run(pipe, stage_lora=tmp_path / "text.safetensors")

@@ -151,5 +151,4 @@ def check_scheduler(scheduler: Any, *, flow: bool) -> None:
     kind = str(config.get("algorithm_type", ""))
     refuse(kind.startswith("sde"), f"scheduler {name} adds noise (algorithm_type={kind!r}); use 'dpmsolver++'")
     for option in ("stochastic_sampling", "invert_sigmas"):
-        text = f"scheduler {name} has {option}=True; progressive sampling needs it False"
-        refuse(bool(config.get(option)), text)
+        refuse(bool(config.get(option)), f"scheduler {name} has {option}=True; progressive sampling needs it False")
