@@ -10,8 +10,8 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, wraps
 from typing import Any
 
 import pytest
@@ -100,7 +100,9 @@ class Family:
             return value[:, i : i + 1]
         if "cu_seqlens" in name:
             return value[:2]
-        many = isinstance(value, torch.Tensor) or (isinstance(value, list) and name != "image")
+        if name == "batch_size":
+            return 1
+        many = isinstance(value, torch.Tensor) or (isinstance(value, list) and name not in ("image", "image_latents"))
         return value[i : i + 1] if many and len(value) == 2 else value
 
     @property
@@ -110,13 +112,14 @@ class Family:
     def arguments(self, batch: int = 1, *, guided: bool = True, **changes: Any) -> dict[str, Any]:
         """Arguments of one call, 128 x 128 pixels (a latent of 16 x 16), 6 steps, no autoencoder."""
         size = {name: changes.pop(name, 128) for name in ("height", "width")}
-        pictures = size if "height" in inspect.signature(self.prompt).parameters else {}
+        known = {**size, "steps": changes.get("num_inference_steps", 6)}
+        wanted = inspect.signature(self.prompt).parameters
         return {
             **(size if self.sized else {}),
             "num_inference_steps": 6,
             **({} if self.output == "latents" else {"output_type": "latent"}),
             **dict(self.size),
-            **self.prompt(batch, guided, **pictures),
+            **self.prompt(batch, guided, **{name: value for name, value in known.items() if name in wanted}),
             **changes,
         }
 
@@ -984,8 +987,6 @@ def _h15(name, **config):
     return made(
         name,
         lambda: diffusers.HunyuanVideo15Transformer3DModel(
-            in_channels=9,
-            out_channels=4,
             num_attention_heads=2,
             attention_head_dim=8,
             num_layers=1,
@@ -997,7 +998,7 @@ def _h15(name, **config):
             text_embed_2_dim=12,
             image_embed_dim=12,
             rope_axes_dim=(2, 2, 4),
-            **{"target_size": 16, "task_type": "t2v", **config},
+            **{"in_channels": 9, "out_channels": 4, "target_size": 16, "task_type": "t2v", **config},
         ),
         vae=_hunyuan15_vae,
         scheduler=lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
@@ -2103,8 +2104,9 @@ def blocks_of(name: str, parts: Callable[[], dict[str, Any]], prompt: Any, **fac
         pipe.update_components(**{key: value for key, value in parts().items() if key in pipe._component_specs})
         return pipe
 
-    def arguments(batch: int, guided: bool) -> dict[str, Any]:
-        made = {**prompt(batch, guided), "output": "latents"}
+    @wraps(prompt)
+    def arguments(*args: Any, **known: Any) -> dict[str, Any]:
+        made = {**prompt(*args, **known), "output": "latents"}
         return {key: value for key, value in made.items() if key not in ("guidance_scale", "true_cfg_scale")}
 
     return Family(f"{facts.pop('called', name)}, modular", build, arguments, output="latents", **facts)
@@ -2116,13 +2118,92 @@ def modular(name: str, family: Family, *, guided: bool = True, called: str = "")
     return blocks_of(name, lambda: _parts(family), prompt, called=called or family.name, size=family.size)
 
 
+def handed(family: Family, **more: Callable[[int], Any]) -> Family:
+    """The family, its calls with what a block before the denoising ones makes of pictures: arguments by batch."""
+    return replace(
+        family, prompt=lambda b, guided: {**family.prompt(b, guided), **{name: make(b) for name, make in more.items()}}
+    )
+
+
+def references(channels: int, *sizes: tuple[int, int]) -> Callable[[int], list[torch.Tensor]]:
+    """Latents of pictures to look at, of so many points."""
+    return lambda batch: [embeddings(1, channels, *size, seed=7 + k) for k, size in enumerate(sizes)]
+
+
+def _beside(batch: int, channels: int, height: int, width: int) -> torch.Tensor:
+    """Channels of a condition beside the latents of WAN's two frames."""
+    return embeddings(batch, channels, 2, height // 8, width // 8, seed=7)
+
+
 FLUX_MODULAR = modular("Flux", FLUX, guided=False)
 KONTEXT_MODULAR = modular("FluxKontext", FLUX, guided=False, called="FLUX.1 Kontext")
 FLUX2_MODULAR = modular("Flux2", FLUX2)
+FLUX2_LOOKS_MODULAR = modular(
+    "Flux2", handed(FLUX2, image_latents=references(16, (8, 8), (8, 6))), called="FLUX.2 with references"
+)
 KLEIN_MODULAR = modular("Flux2Klein", KLEIN, guided=False, called="FLUX.2-klein distilled")
 KLEIN_BASE_MODULAR = modular("Flux2KleinBase", KLEIN)
 WAN_MODULAR = modular("Wan", WAN)
+WAN_I2V_MODULAR = blocks_of(
+    "WanImage2Video",
+    lambda: {**_parts(WAN), "transformer": _wan_net(36, image_dim=12, added_kv_proj_dim=24)},
+    lambda b, g, height, width: {
+        **_wan_prompt(b, True),
+        "image_condition_latents": _beside(b, 20, height, width),
+        "image_embeds": embeddings(b, 3, 12, seed=9),
+    },
+    called="WAN i2v",
+    size=WAN.size,
+)
 QWEN_MODULAR = modular("QwenImage", QWEN)
+QWEN_EDIT_MODULAR = modular(
+    "QwenImageEdit",
+    handed(QWEN, image_latents=lambda b: embeddings(b, 16, 1, 16, 16, seed=7)),
+    called="Qwen-Image Edit",
+)
+QWEN_PLUS_MODULAR = modular(
+    "QwenImageEditPlus",
+    handed(QWEN, image_latents=lambda b: [x.unsqueeze(2) for x in references(16, (16, 16), (12, 18))(b)]),
+    called="Qwen-Image Edit Plus",
+)
+
+
+def _qwen21_looking(batch: int, guided: bool) -> dict[str, Any]:
+    """A prompt in which 24 slots are a picture's, 2x2 of its latents each."""
+    slots = torch.zeros(batch, TEXT + 24, dtype=torch.bool)
+    slots[:, 2:26] = True
+    return {
+        f"{prefix}{name}": value
+        for prefix, seed in (("", 1), ("negative_", 3))
+        for name, value in (
+            ("prompt_embeds", embeddings(batch, TEXT + 24, 24, seed=seed)),
+            ("prompt_embeds_mask", torch.ones_like(slots, dtype=torch.int64)),
+            ("image_pad_mask", slots),
+        )
+    } | {"image_latents": [x.unsqueeze(2) for x in references(16, (8, 12))(batch)]}
+
+
+_no_slots = {
+    name: lambda b: torch.zeros(b, TEXT, dtype=torch.bool) for name in ("image_pad_mask", "negative_image_pad_mask")
+}
+QWEN21_MODULAR = modular("QwenImage21", handed(QWEN21, **_no_slots))
+QWEN21_EDIT_MODULAR = blocks_of(
+    "QwenImage21", lambda: _parts(QWEN21), _qwen21_looking, called="Qwen-Image 2.1 with a reference"
+)
+QWEN21_TURBO_MODULAR = modular(
+    "QwenImage21Turbo", handed(QWEN21, **_no_slots), guided=False, called="Qwen-Image 2.1 Turbo"
+)
+IDEOGRAM4_MODULAR = blocks_of(
+    "Ideogram4",
+    lambda: _parts(IDEOGRAM4),
+    lambda b, g, steps: {
+        "text_features": embeddings(b, 70, 24, seed=1),  # more text than picture
+        "text_lengths": [70, 57][:b],
+        "guidance_schedule": [4.0] * steps,
+    },
+    called="Ideogram 4",
+    splits=False,
+)
 Z_MODULAR = modular("ZImage", Z_IMAGE)
 SD3_MODULAR = modular("StableDiffusion3", SD3)
 KREA2_MODULAR = modular("Krea2", KREA2)
@@ -2225,6 +2306,47 @@ LTX2_MODULAR = blocks_of("LTX2", _ltx2_parts, _ltx25_prompt, called="LTX-2", siz
 LTX25 = blocks_of("LTX25", _ltx2_parts, _ltx25_prompt, called="LTX-2.5", size=LTX2.size, splits=False)
 KREA2_TURBO = modular("Krea2Turbo", KREA2, called="Krea 2 Turbo")
 SDXL_MODULAR = modular("StableDiffusionXL", SDXL)
+
+
+def _hunyuan15_parts() -> dict[str, Any]:
+    network = _h15("HunyuanVideo15Pipeline", in_channels=65, out_channels=32)().transformer  # no autoencoder says 4
+    return {**_parts(HUNYUAN15), "transformer": network}
+
+
+HUNYUAN15_MODULAR = blocks_of(
+    "HunyuanVideo15",
+    _hunyuan15_parts,
+    lambda b, g: {**_h15_prompt(b, True), "batch_size": b},
+    called="HunyuanVideo 1.5",
+    size=HUNYUAN15.size,
+)
+
+
+def _wan22(network: Callable[[], Any], name: str, prompt: Any, **facts: Any) -> Family:
+    scheduler = {"scheduler": _parts(WAN)["scheduler"]}
+    parts = lambda: {"transformer": network(), "transformer_2": network(), **scheduler}  # noqa: E731
+    return blocks_of(name, parts, prompt, size=WAN.size, **facts)
+
+
+WAN22_I2V_MODULAR = _wan22(
+    lambda: _wan_net(36),
+    "Wan22Image2Video",
+    lambda b, g, height, width: {
+        **_wan_prompt(b, True),
+        "image_condition_latents": _beside(b, 20, height, width),
+    },
+    called="WAN 2.2 i2v",
+)
+WAN22_VACE_MODULAR = _wan22(
+    lambda: _parts(WAN_VACE2)["transformer"],
+    "Wan22Vace",
+    lambda b, g, height, width: {
+        **_wan_prompt(b, True),
+        "denoiser_input_fields": {"control_hidden_states": _beside(b, 96, height, width)},
+    },
+    called="WAN 2.2 VACE",
+    splits=False,
+)
 WAN22_MODULAR = blocks_of(
     "Wan22",
     lambda: {key: value for key, value in wan(experts=True).components.items() if value is not None},

@@ -20,13 +20,14 @@ FLUX3: Flux3Modular Flux3DistilledModular
 BRIA: Bria
 CHROMA: Chroma ChromaImg2Img ChromaInpaint
 KREA2: Krea2 Krea2Modular Krea2TurboModular
-IDEOGRAM4: Ideogram4
+IDEOGRAM4: Ideogram4 Ideogram4Modular
 QWEN_IMAGE: QwenImage QwenImageImg2Img QwenImageInpaint QwenImageEdit QwenImageEditPlus QwenImageEditInpaint
     NucleusMoEImage QwenImageLayered QwenImageControlNet QwenImageControlNetInpaint QwenImageModular
-QWEN_IMAGE21: QwenImage21
+    QwenImageEditModular QwenImageEditPlusModular
+QWEN_IMAGE21: QwenImage21 QwenImage21Modular QwenImage21TurboModular
 Z_IMAGE: ZImage ZImageImg2Img ZImageInpaint ZImageControlNet ZImageControlNetInpaint ZImageOmni ZImageModular
 WAN: Wan WanImageToVideo WanVideoToVideo WanVACE SkyReelsV2 SkyReelsV2ImageToVideo LucyEdit
-    WanModular Wan22Modular
+    WanModular Wan22Modular WanImage2VideoModular Wan22Image2VideoModular Wan22VaceModular
 SD3: StableDiffusion3 StableDiffusion3Img2Img StableDiffusion3Inpaint StableDiffusion3ControlNet
     StableDiffusion3PAG StableDiffusion3PAGImg2Img StableDiffusion3ControlNetInpainting StableDiffusion3Modular
 ANIMATED: AnimateDiff AnimateDiffPAG AnimateDiffVideoToVideo
@@ -43,7 +44,7 @@ SDXL: StableDiffusionXL StableDiffusionXLImg2Img StableDiffusionXLInpaint Stable
 PIXART_ALPHA: PixArtAlpha Latte
 PIXART_SIGMA: PixArtSigma PixArtSigmaPAG
 HUNYUAN_VIDEO: HunyuanVideo HunyuanVideoImageToVideo HunyuanSkyreelsImageToVideo
-HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo
+HUNYUAN_VIDEO15: HunyuanVideo15 HunyuanVideo15ImageToVideo HunyuanVideo15Modular
 HUNYUAN_IMAGE: HunyuanImage
 LTX: LTX LTXImageToVideo LTXModular
 LTX2: LTX2 LTX2ImageToVideo LTX2Modular LTX25Modular
@@ -89,14 +90,8 @@ VisualCloze*: it denoises a grid of several pictures in one latent, whose sizes 
 *Onnx*: its networks run in ONNX Runtime, where no hook reaches their inputs; use StableDiffusionPipeline
 Kolors*: its tokenizer wants sentencepiece, without which it could not be tried; its network and loop are Stable
     Diffusion XL's: layout=LAYOUTS["StableDiffusionXLPipeline"]
-QwenImageEdit: its blocks have not been tried; use QwenImageEditPipeline
-QwenImageEditPlus: its blocks have not been tried; use QwenImageEditPlusPipeline
-QwenImageLayered: its blocks have not been tried; use QwenImageLayeredPipeline
-QwenImage21*: its blocks have not been tried; use QwenImage21Pipeline
-Ideogram4: its blocks have not been tried; use Ideogram4Pipeline
-HunyuanVideo15: its blocks have not been tried; use HunyuanVideo15Pipeline
-Wan*Image2Video: its blocks have not been tried; use WanImageToVideoPipeline
-Wan22Vace: its blocks have not been tried; use WanVACEPipeline
+QwenImageLayered: how many of the pictures in one sequence are its layers, its blocks do not tell the network; use
+    QwenImageLayeredPipeline
 Cosmos2_5_Transfer: it denoises a long video in chunks, one after another; use Cosmos2_5_PredictBasePipeline
 Cosmos3*: picture, sound and action are rows of one sequence, at places that indices of the full size name{by_hand}
 OmniGen*: latents and text share one sequence, with a mask and positions made for the full size{by_hand}

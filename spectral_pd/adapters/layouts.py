@@ -121,6 +121,9 @@ class Layout:
         Whether spatial latents are (batch, frames, height, width, channels).
     channels
         Field of the network's configuration that holds the latents' channels, where the pipeline keeps conditions beside them.
+    moving
+        Whether the tokens of a network's call are frames of one video, where only the call says how many: a modular pipeline
+        has no latents of its own to count. Of pictures the further ones are references.
     trained
         Pixels of the smallest side the family's networks were trained at, or their makers name; 0 where no source says.
     reads
@@ -148,6 +151,7 @@ class Layout:
     patch_first: bool = False
     channels_last: bool = False
     channels: str = ""
+    moving: bool = False
     trained: int = 0
     reads: str = ""
     padded: int = 1
@@ -261,12 +265,14 @@ def pixels_of_a_point(pipe: Any) -> int:
     return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), 1)
 
 
-def seated(layout: Layout, inputs: Inputs, latents: Tensor, network: Any) -> Seat:
-    """The seat of a call, from its network's first inputs and the pipeline's latents, before any stage."""
+def seated(layout: Layout, inputs: Inputs, own: Tensor | None, network: Any) -> Seat:
+    """The seat of a call, from its network's first inputs and the pipeline's latents where it has them, before any stage."""
+    latents = layout.latents(inputs) if own is None else own
     full, packed = layout.size(inputs), latents.ndim == 3
     cells = math.prod(n // layout.patch for n in full)
     if packed:
-        channels, frames = latents.shape[-1] // layout.patch**2, latents.shape[1] // cells
+        counted = layout.moving or own is not None
+        channels, frames = latents.shape[-1] // layout.patch**2, latents.shape[1] // cells if counted else 1
     elif layout.channels_last:
         channels, frames = latents.shape[-1], latents.shape[1]
     else:
@@ -666,6 +672,7 @@ WAN = Layout(
     "wan",
     in_space,
     {**SPATIAL, "control_hidden_states": frames_control},
+    channels="out_channels",
     reads="patch_embedding",
     trained=480,  # the smallest size its authors give, 832x480
     begin=local_experts,
@@ -690,7 +697,9 @@ PIXART_ALPHA = replace(PIXART_SIGMA, preset="sd")
 HUNYUAN_VIDEO = Layout(  # the smaller side of 544x960, its model card's other size is 720p
     "wan", in_space, VIDEO, reads="x_embedder.proj", borrowed="HunyuanVideo's latents", trained=544
 )
-HUNYUAN_VIDEO15 = replace(HUNYUAN_VIDEO, patch=1, borrowed="HunyuanVideo 1.5's latents", trained=480)
+HUNYUAN_VIDEO15 = replace(
+    HUNYUAN_VIDEO, patch=1, channels="out_channels", borrowed="HunyuanVideo 1.5's latents", trained=480
+)
 HUNYUAN_IMAGE = Layout("flux", in_space, VIDEO, patch=1, borrowed="HunyuanImage's latents of 32x32 pixels a point")
 LTX = Layout(
     "wan",
@@ -705,6 +714,7 @@ LTX = Layout(
     },
     output=cornered,
     patch=1,
+    moving=True,
     reads="proj_in",
     borrowed="LTX-Video's latents of 32x32 pixels a point",
 )
@@ -728,6 +738,7 @@ MINIMAX_H3 = Layout(
         "video_indices": own_rows,
     },
     last=True,
+    moving=True,
     borrowed="MiniMax-H3's latents",
     trained=768,  # the canvas it was released for
     networks=("transformer", "transformer_ref"),

@@ -484,7 +484,7 @@ class _Seated:
         """First state, at the first call of a network."""
         layout, scheduler = self.layout, self.scheduler
         latents = layout.latents(inputs) if self.latents is None else self.latents
-        seat = self.seat = seated(layout, inputs, latents, network)
+        seat = self.seat = seated(layout, inputs, self.latents, network)
         x = layout.spatial(latents.to(torch.float32), seat, seat.full)
         noise = None if self.noise is None else layout.spatial(self.noise.to(torch.float32), seat, seat.full)
         # Some pipelines that start from a picture leave out the first timesteps without telling the scheduler.
