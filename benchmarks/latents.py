@@ -2,13 +2,16 @@
 
     python benchmarks/latents.py --photographs PHOTOGRAPHS --autoencoders AUTOENCODERS [--latents LATENTS] --cache FOLDER
 
-PHOTOGRAPHS is a folder with the unpacked Debian packages that benchmarks/latent_dit/data.py names; AUTOENCODERS holds taef1,
+PHOTOGRAPHS is a folder with the unpacked Debian packages that PACKAGES in benchmarks/latent_dit/data.py names, those of the
+small latent network and three more (lxqt-themes, sddm-theme-maldives, libjxl-testdata); AUTOENCODERS holds taef1,
 taesd3, taesdxl, taesd (diffusers' ``AutoencoderTiny`` folders) and taef2 (encoder.safetensors and decoder.safetensors), all by
 madebyollin, MIT; LATENTS holds taesana_1024_lomiri.safetensors and wan21_clip.safetensors, measured as they are.
 
 Photographs are cut to the central square and shrunk (Lanczos), never enlarged: at the model's own size, 1024 or 512 pixels,
-those whose short side reaches it. Every autoencoder is measured on each set by itself and on all together; intervals are
-95 %, bootstrap over photographs. TAEF1 is the control: the authors measured FLUX.1's own autoencoder.
+those whose short side reaches it. Every autoencoder is measured on each set by itself, where that has five, and on all
+together; intervals are 95 %, bootstrap over photographs. Photographs of a set are alike, as frames of a clip are: of all
+together, t* and the steps have an interval over sets as well. TAEF1 is the control: the authors measured FLUX.1's own
+autoencoder.
 
 What is encoded is kept in the cache, so that a run goes on. Rows go to results/latent_spectra.csv (laws, t* at
 scale 1/2 and delta 0.01, steps at full size of 50 with shift 3) and results/latent_clip.csv (WAN).
@@ -42,7 +45,7 @@ from spectral_pd.measuring.sources import picture_tensor
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE / "latent_dit"))
-from data import LICENCES, originals  # noqa: E402
+from data import LICENCES, MEASURED_ONLY, originals  # noqa: E402
 
 MEASURED = (
     ("taef1", "FLUX.1", 1024),
@@ -97,10 +100,10 @@ class Encoded:
             yield name, load_file(file)["latents"]
 
 
-def measured(latents: Sequence[Tensor]) -> Measurement:
-    """The law of latents (1, C, h, w), each an independent sample."""
+def measured(latents: Sequence[Tensor], numbers: Sequence[int] | None = None) -> Measurement:
+    """The law of latents (1, C, h, w), each an independent sample or, with `numbers`, those of one number together."""
     meter = SpectrumMeter(latents[0].shape[-2:], replicates=REPLICATES, seed=0)
-    for number, x in enumerate(latents):
+    for number, x in zip(numbers or range(len(latents)), latents, strict=True):
         meter.update(x, index=torch.tensor([number]))
     return assess(meter, scales=SCALES, delta=DELTA)
 
@@ -138,6 +141,20 @@ def law_row(names: dict[str, str], measurement: Measurement) -> dict[str, Any]:
             f"full_steps{end}": full_size_steps(time, measurement.spectrum.shape)
             for end, time in (("", t.value), ("_low", t.low), ("_high", t.high))
         },
+    }
+
+
+def sets_columns(measurement: Measurement) -> dict[str, Any]:
+    """Ends of the intervals of t* and of the steps, of a measurement whose samples are sets."""
+    assert measurement.confidence is not None
+    (t,) = measurement.confidence.transition_times
+    return {
+        name: value
+        for end, time in (("low", t.low), ("high", t.high))
+        for name, value in (
+            (f"transition_sets_{end}", f"{time:.6g}"),
+            (f"full_steps_sets_{end}", full_size_steps(time, measurement.spectrum.shape)),
+        )
     }
 
 
@@ -207,7 +224,7 @@ def neighbours(x: Tensor) -> float:
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *environment()])
+        writer = csv.DictWriter(file, [*dict.fromkeys(name for row in rows for name in row), *environment()])
         writer.writeheader()
         writer.writerows({**row, **environment()} for row in rows)
 
@@ -219,17 +236,22 @@ def main() -> None:
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     args = parser.parse_args()
-    pictures = originals(args.photographs)
-    groups = {name: group for group, names in LICENCES.items() for name in names}
+    sets = LICENCES | MEASURED_ONLY
+    pictures = originals(args.photographs, sets)
+    groups = {name: group for group, names in sets.items() for name in names}
     rows = []
     for encoder, model, size in MEASURED:
         path = args.autoencoders / encoder
         found = dict(Encoded(args.cache, path, pictures).latents(size))
         names = {"encoder": encoder, "model": model, "sha256": digest(path), "pixels": str(size)}
-        for group in [*LICENCES, "all"]:
-            mine = [x for name, x in found.items() if group in (groups[name], "all")]
-            if len(mine) >= 5:  # fewer give no interval worth the name
-                rows.append(law_row(names | {"set": group}, measured(mine)))
+        for group in [*sets, "all"]:
+            mine = {name: x for name, x in found.items() if group in (groups[name], "all")}
+            if len(mine) < 5:  # they give no interval worth the name
+                continue
+            latents = list(mine.values())
+            rows.append(law_row(names | {"set": group}, measured(latents)))
+            if group == "all":
+                rows[-1] |= sets_columns(measured(latents, [list(sets).index(groups[name]) for name in mine]))
         if (encoder, size) == ("taef1", 1024):
             spread = own_spread(list(found.values()), 32.0)  # half the highest frequency, as the cut
     if args.latents:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from equation_table import equations
 
+from spectral_pd import PRESETS, make_plan, shift_times
 from spectral_pd.agreement import KINDS
 from spectral_pd.pretrained import PRETRAINED, step_cost
 
@@ -405,6 +406,42 @@ def latent_spectra() -> str:
     first = data[0]
     made = f"torch {first['torch']}, commit {first['commit']}"
     return f"{markdown(header, body)}\nBrackets: 95 %, bootstrap over photographs. {made}.\n"
+
+
+def latent_content() -> str:
+    """What another set, another choice of photographs and another choice of sets do to the laws of real latents."""
+    data = rows("latent_spectra")
+    header = ["latents", "pixels", "sets", "beta of the sets", "t* of the sets", "full-size steps of the sets"]
+    header += ["t* of all, over photographs", "t*, over sets", "steps of all, over photographs", "steps, over sets"]
+
+    def between(found: list[dict[str, str]], what: str, form: str) -> str:
+        values = [float(row[what]) for row in found]
+        return f"{min(values):{form}} to {max(values):{form}}"
+
+    body = []
+    for pooled in (row for row in data if row["set"] == "all"):
+        key = {name: pooled[name] for name in ("encoder", "pixels")}
+        sets = [row for row in data if row != pooled and key.items() <= row.items()]
+        t, *times = (
+            f"{float(pooled[f'transition{end}']):.3f}" for end in ("", "_low", "_high", "_sets_low", "_sets_high")
+        )
+        steps = [pooled[f"full_steps{end}"] for end in ("", "_low", "_high", "_sets_low", "_sets_high")]
+        body.append(
+            [
+                *(pooled["model"], pooled["pixels"], " ".join(row["set"] for row in sets)),
+                between(sets, "exponent", ".2f"),
+                between(sets, "transition", ".3f"),
+                between(sets, "full_steps", ".0f"),
+                f"{t} [{times[0]}, {times[1]}]",
+                f"[{times[2]}, {times[3]}]",
+                f"{steps[0]} [{steps[1]}, {steps[2]}]",
+                f"[{steps[3]}, {steps[4]}]",
+            ]
+        )
+    law = PRESETS["flux"]
+    plan = make_plan(shift_times(50, shift=3.0), law, law.shape or (), scales=(0.5, 1), delta=0.01)
+    theirs = f"The authors' law of FLUX.1 has t* {plan.stages[0].t_star:.3f}, {plan.split[-1]} full-size steps."
+    return f"{markdown(header, body)}\n{theirs}\n"
 
 
 def latent_clip() -> str:
@@ -1294,6 +1331,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "spectra_choices": spectra_choices,
     "spectra_sets": spectra_sets,
     "latent_spectra": latent_spectra,
+    "latent_content": latent_content,
     "latent_clip": latent_clip,
     "spectra_throughput": spectra_throughput,
     "editing": editing,

@@ -60,6 +60,39 @@ def test_header_log_and_rows_are_of_one_training():
         assert {int(row["size"]) for row in found} == set(SIZES)
 
 
+def test_the_packed_photographs_are_the_ones_of_the_weights(tmp_path, monkeypatch):
+    """What laws are measured on grows; what the weights were trained on, and held out, must not."""
+    for package in ("skimage", "sklearn"):
+        pytest.importorskip(package)
+    from latent_dit import data
+    from PIL import Image
+
+    sets = data.LICENCES | data.MEASURED_ONLY
+    debian, packed = tmp_path / "debian", tmp_path / "packed"
+    for group in data.PACKAGES:
+        for name in sets[group]:
+            path = debian / group / (f"{name}/contents/images/8x6.jpg" if group == "plasma" else f"{name}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6)).save(path)
+    every = data.originals(debian, sets)
+    assert every.keys() == {name for names in sets.values() for name in names}
+    assert every["flower"]().size == (640, 427)  # scikit-learn's, not libjxl-testdata's
+    assert every["flower/flower"]().size == (8, 6)
+
+    data.pack(debian, packed)
+    trained = json.loads((FOLDER / "run.json").read_text())["photographs"]
+    assert not trained.keys() & set(data.HELD_OUT)
+    assert {path.stem for path in packed.iterdir()} == trained.keys() | set(data.HELD_OUT)
+    assert data.load_photographs(packed).names == tuple(trained)
+    assert sorted(data.load_photographs(packed, held_out=True).names) == sorted(data.HELD_OUT)
+    (debian / "lxqt/wallpapers/beam.png").rename(debian / "beam.png")
+    with pytest.raises(FileNotFoundError, match=r"wallpapers/beam is not below .* apt-get download lxqt-themes;"):
+        data.originals(debian, sets)
+    monkeypatch.setattr(data, "LICENCES", sets)  # negative control: a new set slips into the training's
+    with pytest.raises(FileNotFoundError, match=r"packed lacks wallpapers/Butterfly"):
+        data.load_photographs(packed)
+
+
 def test_the_bins_of_a_size_hold_its_worst():
     bins, drawn = rows(RESULTS / "latent_dit_bins.csv"), ("size", "steps")
     for row in rows(RESULTS / "latent_dit.csv"):
