@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from spectral_pd.adapters import Ride, adapt, calibrate
 from spectral_pd.adapters.schedulers import one_call_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.calibrate import speeds
-from spectral_pd.inputs import optional, refuse, storage
+from spectral_pd.inputs import comparisons, optional, refuse, storage
 from spectral_pd.measuring.command import number
 from spectral_pd.plotting import plot_agreement
 
@@ -65,7 +64,10 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; the pipeline's own if left out")
     parser.add_argument("--steps", type=int, default=28, help="solver steps")
     parser.add_argument(
-        "--call", type=json.loads, default={}, metavar="JSON", help="other arguments of the pipeline's call"
+        "--call",
+        default="",
+        metavar="WORDS",
+        help="other arguments of the pipeline: 'guidance_scale=3.5 true_cfg_scale=2'",
     )
     parser.add_argument("--device", default="cpu", help="where the pipeline runs")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of its weights")
@@ -78,13 +80,13 @@ def _called(args: argparse.Namespace, **components: Any) -> tuple[Any, dict[str,
     """The pipeline with some components exchanged, and the arguments of its call but the prompt."""
     from diffusers import DiffusionPipeline
 
-    device = storage.device(args.device, "--device")
+    device, more = storage.device(args.device, "--device"), comparisons.words(args.call, "--call")
     pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), **components).to(
         device
     )
     pipe.set_progress_bar_config(disable=True)
     size = dict(zip(("height", "width"), args.size or (), strict=False))
-    return pipe, {"num_inference_steps": args.steps, **size, **args.call}
+    return pipe, {"num_inference_steps": args.steps, **size, **more}
 
 
 def pipeline_agreement(
@@ -121,6 +123,7 @@ def pipeline_agreement(
 
 def run_agree(args: argparse.Namespace) -> None:
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     left_out = {}
@@ -132,7 +135,10 @@ def run_agree(args: argparse.Namespace) -> None:
         left_out = {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
     pipe, arguments = _called(args, **left_out)
     if args.embeddings:
-        files = [load_file(Path(path)) for path in args.embeddings]
+        try:
+            files = [load_file(Path(path)) for path in args.embeddings]
+        except SafetensorError as error:
+            raise ValueError(f"--embeddings {' '.join(args.embeddings)} are no safetensors files: {error}") from None
         names = [name for name in files[0] if name != "latents"]
         alike = all([name in f and f[name].shape == files[0][name].shape for f in files for name in names])
         refuse(

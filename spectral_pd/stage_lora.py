@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spectral_pd.bases import Basis, size_ratio
+from spectral_pd.inputs import refuse
 from spectral_pd.restriction import folded_noise
 
 NAME, PREFIX, INFORMED = "coarse_stages", "transformer.", "informed."
@@ -250,8 +251,16 @@ def _layers(network: nn.Module) -> list[Any]:
 
 
 def loaded(network: nn.Module, path: str | Path) -> StageLora:
-    """The adapter of a file on a network, read once; it is kept there, and goes with it."""
+    """The adapter of a file on a network, read once; it is kept there, switched off, and goes with it.
+
+    Raises
+    ------
+    ValueError
+        Adapters that are disabled: this one on would mean the others on, too. Whatever :meth:`StageLora.load` refuses.
+    """
     network = getattr(network, "_orig_mod", network)  # of a compiled one, whose weights have other names
+    off = any(layer.disable_adapters for layer in _layers(network))
+    refuse(off, "adapters are disabled, and stage_lora is one; call pipe.enable_lora(), or pipe.unload_lora_weights()")
     key, held = (str(path), Path(path).stat().st_mtime_ns), vars(network).pop("_stage_lora", None)
     there = any(f".{NAME}." in name for name, _ in network.named_parameters())  # pipe.unload_lora_weights() takes all
     if held is None or held[0] != key or not there:

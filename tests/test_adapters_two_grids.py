@@ -136,6 +136,8 @@ def test_calibrating_a_pipeline_is_calibrating_its_velocity(family: Family):
     assert torch.isfinite(result(family, adapt(family.pipe, **calls[0]).run(best.plan))).all()
     with pytest.raises(ValueError, match=r"calls have 16x16 in 4 steps, 16x16 in 3 steps; pass calls of one size"):
         calibrate(family.pipe, [calls[0], {**calls[1], "num_inference_steps": 3}])
+    with pytest.raises(ValueError, match="arguments of one call; pass a list"):
+        calibrate(family.pipe, calls[0])
 
 
 def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys, tmp_path):
@@ -143,7 +145,7 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: LONGCAT.pipe)
     file = tmp_path / "found.json"
-    options = ["--size", "128", "128", "--steps", "6", "--call", '{"enable_prompt_rewrite": false}']
+    options = ["--size", "128", "128", "--steps", "6", "--call", "enable_prompt_rewrite=false"]
     prompts = ["--prompt", "a cat", "a lighthouse"]
     assert main(["calibrate", "FOLDER", *prompts, *options, "--scales", "1/2", "1", "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()

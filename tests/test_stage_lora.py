@@ -46,7 +46,7 @@ def one_run_a_test():
 
 
 def call(family, **changes):
-    """Arguments of a small call, and those of them a JSON command line can say."""
+    """Arguments of a small call, and those of them a command line can say."""
     arguments = family.arguments(1, guided=False, num_inference_steps=4, **changes)
     return arguments, {k: v for k, v in arguments.items() if isinstance(v, (int, float))}
 
@@ -64,7 +64,7 @@ def recipe(family, root, *options, steps=3):
     if not (root / "pipe").exists():
         family.build().save_pretrained(root / "pipe")
         embeddings(family, root / "prompts")
-    said = json.dumps(call(family)[1])
+    said = " ".join(f"{name}={json.dumps(value)}" for name, value in call(family)[1].items())
     arguments = [
         str(root / "pipe"),
         "--latents",
@@ -193,6 +193,20 @@ def test_an_adapter_that_does_not_fit_leaves_the_network_as_it_was(tmp_path):
         run(pipe, stage_lora=tmp_path / "text.safetensors")
 
 
+def test_disabled_adapters_are_named_and_a_network_without_them_is_saved_as_it_was(tmp_path):
+    pipe, path = FLUX.build(), adapter(tmp_path / "half.safetensors")
+    stock = pipe.transformer.state_dict().keys() | set()
+    progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    pipe.disable_lora()
+    with pytest.raises(ValueError, match=r"adapters are disabled.*pipe\.enable_lora\(\)"):
+        progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    pipe.enable_lora()
+    progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    assert pipe.transformer.state_dict().keys() != stock
+    pipe.unload_lora_weights()
+    assert pipe.transformer.state_dict().keys() == stock
+
+
 @pytest.mark.filterwarnings("ignore:this checkpoint was fine-tuned:UserWarning")
 def test_a_size_whose_high_band_no_map_reads_is_named(tmp_path):
     path = adapter(tmp_path / "half.safetensors")
@@ -274,6 +288,12 @@ def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_canno
         finetune.train(recipe(tiny_pipelines.COGVIEW4, tmp_path / "other", "--informed"))
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    changed = recipe(FLUX, whole, "--informed", "--call", "height=128 width=128 num_inference_steps=5")
+    (whole / "run" / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match=r"own/0\.safetensors is of another run .* choose another --folder"):
+        finetune.train(changed)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
     with pytest.raises(ValueError, match="--informed is of --objective agree"):
         finetune.train(recipe(FLUX, tmp_path / "whole", "--informed", "--objective", "stage"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -304,6 +324,8 @@ def test_the_command_measures_a_pipeline_from_its_folder(tmp_path, capsys):
         (["--device", "nowhere"], "--device = 'nowhere' cannot be used here"),
         (["--delta", "2"], "delta = 2.0 is out of range"),
         (["--embeddings", "0.safetensors", "1.safetensors"], "encode prompts to one length"),
+        (["--embeddings", "pipe/model_index.json"], "are no safetensors files"),
+        (["--call", "height"], "--call holds 'height'"),
     ],
     ids=lambda value: value[0].removeprefix("--") if isinstance(value, list) else "",
 )

@@ -27,7 +27,7 @@ from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
 from spectral_pd.adapters.schedulers import one_call_solver
 from spectral_pd.calibrate import Calibration, calibrate_runs
-from spectral_pd.inputs import door, shown
+from spectral_pd.inputs import door, refuse, shown
 from spectral_pd.plan import Calls
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
@@ -93,6 +93,7 @@ def calibrate(
     ValueError, TypeError
         Calls of different sizes or time grids, or none; whatever the pipeline refuses.
     """
+    refuse(isinstance(calls, Mapping), "calls are the arguments of one call; pass a list of those of several")
     rides, solver = [adapt(pipe, layout=layout, **one) for one in calls], solver or one_call_solver(pipe.scheduler)
     shapes, times = one_size([(ride.shape[-2:], ride.times) for ride in rides])
     multiple = rides[0].layout.multiple or rides[0].layout.patch

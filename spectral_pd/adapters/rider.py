@@ -116,8 +116,7 @@ class Ride:
     def shape(self) -> tuple[int, ...]:
         """(batch, channels, [frames,] height, width) of the full-size state."""
         seat = self._found[1]
-        frames = (seat.frames - seat.given,) * seat.video
-        return (seat.batch, seat.channels, *frames, *seat.full)
+        return (*seat.lead, *seat.full)
 
     def read(self, planes: Tensor) -> Tensor:
         """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
@@ -254,6 +253,7 @@ class Ride:
 
         return _Seated(self, begin, step_with, calls=calls, stage_lora=lora)
 
+    @inputs.door(x=inputs.state_of(2), t=inputs.one_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
 
@@ -266,10 +266,23 @@ class Ride:
             State (batch, channels, [frames,] height, width), of any size the network takes.
         t
             Local time in (0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another batch or other channels or frames than the call's, a side that patches do not tile, or another time.
         """
+        inputs.refuse(t == 0, "t = 0 is data, where no network is called; 0 < t <= 1 is allowed")
         seen: list[Tensor] = []
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
+            lead, side, multiple = tuple(x.shape[:-2]), x.shape[-2:], self.layout.multiple or self.layout.patch
+            inputs.refuse(
+                lead != seat.lead, f"x has shape {tuple(x.shape)}; this call's states are {seat.lead} of any grid"
+            )
+            inputs.refuse(
+                any(n % multiple for n in side), f"x has a grid of {tuple(side)}; sides are multiples of {multiple}"
+            )
             plan = planned((t, 0.0), tuple(x.shape[-2:]), {"scales": (1,), "spectrum": self.layout.spectrum})
             return Walk(plan, x.detach(), solver=see)
 
