@@ -310,11 +310,14 @@ class Outcome:
         Median PSNR to the same seed's full run, in dB, for values that span 2: predicted, or measured by :func:`refine`.
     cost
         In full-size calls.
+    measured
+        Whether the PSNR was measured.
     """
 
     predictor: Predictor
     psnr: float
     cost: float
+    measured: bool = False
 
     @property
     def pattern(self) -> Pattern:
@@ -323,8 +326,9 @@ class Outcome:
 
     @property
     def plan(self) -> Plan:
-        """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
-        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB predicted, for values that span 2"
+        """What :func:`~spectral_pd.sample` takes, with the PSNR as a note."""
+        how = "measured" if self.measured else "predicted"
+        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB {how}, for values that span 2"
         return replace(self.predictor.plan, notes=(note,))
 
 
@@ -481,7 +485,7 @@ def refine(
         fitted.targets = [row[0] for row in recorded.answers]
         error = (_end(fitted, x, pattern.times, solver) - reference).double().square().flatten(1).mean(1)
         psnr = float((10 * torch.log10(4 / error.clamp(min=1e-30))).quantile(0.5))
-        out.append(Outcome(fitted.predictor, psnr, pattern.cost(cost)))
+        out.append(Outcome(fitted.predictor, psnr, pattern.cost(cost), measured=True))
     return out
 
 

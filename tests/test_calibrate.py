@@ -205,6 +205,7 @@ def test_refined_weights_are_the_best_of_a_step_in_its_own_run(calibration):
     for missing in (3, 7):
         pattern = Pattern(TIMES, SHAPES, tuple((1,) if k == missing else (2,) for k in range(12)))
         fitted = refine(bent, x, calibration, [pattern])[0]
+        assert f"{fitted.psnr:.1f} dB measured" in fitted.plan.notes[0]
         assert fitted.psnr == pytest.approx(measured(bent, fitted, x), abs=1e-6)
 
         def missed(scale, predictor=fitted.predictor, k=missing):
