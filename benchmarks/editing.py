@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
-from metrics import SlicedWasserstein, feature_distance, feature_rows, interval
+from metrics import SlicedWasserstein, columns, feature_distance, feature_rows, interval
 from networks import (
     LATENT_TRANSFORMER,
     TRANSFORMER,
@@ -385,23 +385,18 @@ class DecodedMosaics(Mosaics):
 
     def style(self, pictures: Tensor) -> dict[str, str]:
         measure = partial(feature_distance, reference=self._features)
-        return super().style(pictures) | columns("features", interval(measure, feature_rows(pictures)), 4)
+        return super().style(pictures) | columns("features", interval(measure, feature_rows(pictures)))
 
     def geometry(self, pictures: Tensor) -> dict[str, str]:
         kept, correlation = (x.numpy() for x in low_bands(pictures, self.inputs, (SQUARE, SQUARE)))
         middle = partial(np.median, axis=0)
-        return columns("low_band_psnr", interval(middle, kept), 2) | columns(
-            "low_band_correlation", interval(middle, correlation), 3
+        return columns("low_band_psnr", interval(middle, kept), digits=2) | columns(
+            "low_band_correlation", interval(middle, correlation), digits=3
         )
 
     def others(self) -> dict[str, Tensor]:
         decoded = {f"{name}, decoded": self.decode(self.encode(x)) for name, x in super().others().items()}
         return super().others() | decoded
-
-
-def columns(name: str, values: tuple[float, float, float], digits: int) -> dict[str, str]:
-    """Value and interval."""
-    return {name + end: f"{v:.{digits}f}" for end, v in zip(("", "_low", "_high"), values, strict=True)}
 
 
 def sweep_mosaics(mosaics: Mosaics) -> list[dict[str, object]]:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from environment import environment
-from metrics import interval, radial_rows, spectrum_distance, worst_bin
+from metrics import columns, interval, radial_rows, spectrum_distance, worst_bin
 from networks import FACES, STEPS, Network, Velocity, face_denoiser
 from torch import Tensor
 from tqdm import tqdm
@@ -130,8 +130,7 @@ class Runs:
             "worst_bin": interval(lambda rows: worst_bin(rows[:, 0], rows[:, 1]), both),
         }
         for name, three in values.items():
-            ends = ("", "_low", "_high")
-            out |= {f"{name}{end}": f"{value:.4f}" for end, value in zip(ends, three, strict=True)}
+            out |= columns(name, three)
         stds = {name: float(x.flatten(1).std(1).mean()) / 2 for name, x in (("std", found), ("std_full", full))}
         out |= {name: f"{value:.4f}" for name, value in stds.items()}
         law = self.law

@@ -48,6 +48,7 @@ from spectral_pd import DCT, FOURIER, HAAR, Plan, PowerLaw, make_plan, sample, s
 from spectral_pd.adapters.layouts import FLUX
 from spectral_pd.adapters.rider import own_solver
 from spectral_pd.bases import Basis
+from spectral_pd.inputs import comparisons
 from spectral_pd.restriction import restrict_noise, restrict_signal
 from spectral_pd.solvers import Solver, dpmpp_2m
 from spectral_pd.stage_lora import StageLora, features
@@ -343,7 +344,9 @@ def draw(model: Trainable, plan: Plan, args: argparse.Namespace, step: int, mine
         pictures, conditions, noise = [], [], []
         for place in places:
             item = torch.Generator().manual_seed(args.seed * 2**40 + 2**39 + step * args.batch + place)
-            x0, condition = own_item(args.folder / "own", item) if args.objective == "agree" else model.item(item)
+            x0, condition = (
+                own_item(args.folder / "own", args.own, item) if args.objective == "agree" else model.item(item)
+            )
             pictures.append(x0)
             conditions.append(condition)
             noise.append(torch.randn(x0.shape, generator=item))
@@ -372,12 +375,18 @@ def agreeing(
 
 
 def make_own(model: Trainable, times: Sequence[float], args: argparse.Namespace, mine: range) -> None:
-    """The model's own pictures, one file each; those that are there are kept."""
+    """The model's own pictures, one file each; those that are there are kept. ValueError where another run made them."""
     folder = args.folder / "own"
     folder.mkdir(parents=True, exist_ok=True)
+    made = {"model": args.model, "weights": str(args.weights), "call": args.call, "seed": args.seed, "times": times}
+    facts = {"made": json.dumps(made, sort_keys=True)}
     for index in tqdm(mine, desc="own pictures"):
         path = folder / f"{index}.safetensors"
         if path.exists():
+            with safe_open(path, "pt") as file:
+                found = file.metadata()
+            if found != facts:
+                raise ValueError(f"{path} is of another run ({found}, now {facts}); choose another --folder")
             continue
         shape, condition = model.condition(index)
         x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(args.seed * 2**40 + 2**38 + index))
@@ -390,13 +399,13 @@ def make_own(model: Trainable, times: Sequence[float], args: argparse.Namespace,
         for t, t_next in pairwise(times):
             x, history = model.solver(velocity, x, t, t_next, history)
         part = path.with_suffix(".part")
-        save_file({"latents": x[0].cpu().contiguous(), **condition}, part)
+        save_file({"latents": x[0].cpu().contiguous(), **condition}, part, facts)
         os.replace(part, path)
 
 
-def own_item(folder: Path, generator: torch.Generator) -> tuple[Tensor, Condition]:
-    files = sorted(folder.glob("*.safetensors"))
-    tensors = load_file(files[int(torch.randint(len(files), (1,), generator=generator))])
+def own_item(folder: Path, count: int, generator: torch.Generator) -> tuple[Tensor, Condition]:
+    """One of the first `count`, whatever else an earlier run left there."""
+    tensors = load_file(folder / f"{int(torch.randint(count, (1,), generator=generator))}.safetensors")
     return tensors.pop("latents"), tensors
 
 
@@ -434,6 +443,8 @@ def train(args: argparse.Namespace) -> None:
             f"batch = {args.batch} must be a multiple of micro_batch x processes = {args.micro_batch} x "
             f"{accelerator.num_processes}"
         )
+    if args.informed and args.objective != "agree":
+        raise ValueError("--informed is of --objective agree: only an adapter for coarse stages reads the high band")
     mine = range(accelerator.process_index, args.batch, accelerator.num_processes)
     model = build(args)
     plan = model.plan(scales=args.scales, delta=args.delta, clock=args.clock, basis=BASES[args.basis])
@@ -555,7 +566,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="adapter to write, *.safetensors")
     parser.add_argument("--latents", type=Path, help="folder of encoded pictures, for a pipeline")
-    parser.add_argument("--call", type=json.loads, default={}, help="other arguments of the pipeline's call, JSON")
+    parser.add_argument(
+        "--call",
+        type=lambda text: comparisons.words(text, "--call"),
+        default={},
+        metavar="WORDS",
+        help="other arguments of the pipeline's call: 'height=1024 guidance_scale=3.5'",
+    )
     parser.add_argument("--base-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--photographs", type=Path, help="folder of Debian's photographs, for 'tiny'")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="weights of 'tiny'")

@@ -203,11 +203,13 @@ class Decoded:
         for (name, (distance, reduced)), reference in zip(sets.items(), self.known, strict=True):
             both = np.stack([reduced(x), reference], 1)
             found[name] = interval(lambda r, distance=distance: distance(r[:, 0], r[:, 1]), both)
-        return {
-            name + end: f"{value:.{2 if name == 'psnr' else 4}f}"
-            for name, values in found.items()
-            for end, value in zip(("", "_low", "_high"), values, strict=True)
-        }
+        each = (columns(name, values, digits=2 if name == "psnr" else 4) for name, values in found.items())
+        return {key: text for three in each for key, text in three.items()}
+
+
+def columns(name: str, values: tuple[float, float, float], *, digits: int = 4) -> dict[str, str]:
+    """What :func:`interval` found, as three columns of a row: value, low, high."""
+    return {name + end: f"{value:.{digits}f}" for end, value in zip(("", "_low", "_high"), values, strict=True)}
 
 
 def interval(statistic: Callable[[Rows], float], rows: Rows, *, draws: int = 40) -> tuple[float, float, float]:

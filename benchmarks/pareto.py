@@ -49,6 +49,7 @@ from metrics import (
     Decoded,
     Rows,
     SlicedWasserstein,
+    columns,
     interval,
     natural_distance,
     natural_rows,
@@ -457,11 +458,6 @@ def pixel_distances(found: Comparison) -> Callable[[str], dict[str, str]]:
         return out
 
     return distances
-
-
-def columns(name: str, values: tuple[float, float, float], *, digits: int = 4) -> dict[str, str]:
-    """Three columns: value, low, high."""
-    return {name + end: f"{value:.{digits}f}" for end, value in zip(("", "_low", "_high"), values, strict=True)}
 
 
 PANELS = {

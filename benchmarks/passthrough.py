@@ -204,7 +204,7 @@ def run_transformer(out: Path, samples: int = 16) -> None:
 
 def run_latent(out: Path, vae: Path | None, samples: int = 32) -> None:
     """The sweep on the latent network, from its own noise, over the times of its full run."""
-    from metrics import Decoded, interval
+    from metrics import Decoded, columns, interval
 
     network, decode = LATENT_TRANSFORMER, in_bfloat16(decoder(vae))
     velocity, noise = in_bfloat16(network.velocity("cpu")), network.start(samples, 1, "cpu")
@@ -215,8 +215,7 @@ def run_latent(out: Path, vae: Path | None, samples: int = 32) -> None:
     for row in rows:
         pictures = decode(latents[float(row["delta"])])
         same = interval(lambda r: float(r.mean()), (psnr(pictures, reference) > 30).double().numpy())
-        ends = zip(("", "_low", "_high"), same, strict=True)
-        row |= decoded.columns(pictures) | {f"same_picture{end}": f"{value:.3f}" for end, value in ends}
+        row |= decoded.columns(pictures) | columns("same_picture", same, digits=3)
         row["precision"] = "bfloat16"
         del row["psnr_median"]
         print("  ".join(map(str, row.values())), flush=True)

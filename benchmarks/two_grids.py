@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 from environment import environment
-from metrics import Rows, SlicedWasserstein, interval, radial_rows, spectrum_distance, ssim
+from metrics import Rows, SlicedWasserstein, columns, interval, radial_rows, spectrum_distance, ssim
 from networks import LATENT_TRANSFORMER, STEPS, TRANSFORMER, Network, Velocity, face_denoiser
 from scipy.optimize import least_squares
 from torch import Tensor
@@ -192,8 +192,7 @@ def row(task: Task, way: str, picture: Tensor, **facts: Any) -> dict[str, Any]:
         else (math.nan,) * 3,
     }
     for name, values in found.items():
-        digits = 2 if name == "psnr" else 4
-        out |= {name + end: f"{v:.{digits}f}" for end, v in zip(("", "_low", "_high"), values, strict=True)}
+        out |= columns(name, values, digits=2 if name == "psnr" else 4)
     return out | {"std": f"{float(picture.std() / reference.std()):.4f}", "samples": task.seeds}
 
 

@@ -600,11 +600,17 @@ def latent_dit() -> str:
     return f"{markdown(header, body)}\n{note}\n"
 
 
+def _converged(data: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Of the samples with the most steps, the largest size first."""
+    most = max(int(row["steps"]) for row in data)
+    return sorted((row for row in data if int(row["steps"]) == most), key=lambda row: -int(row["size"]))
+
+
 def latent_dit_done() -> str:
     """What was asked of the latent network, and what its rows say."""
     shown = {row["size"]: row for row in rows("latent_dit_decoded")}
     body = []
-    for row in sorted(rows("latent_dit"), key=lambda row: -int(row["size"])):
+    for row in _converged(rows("latent_dit")):
         worst, pictures = float(row["worst_bin_samples_training"]), shown[row["size"]]
         body.append([f"{row['size']}x{row['size']}", f"{worst:.0%}", "yes" if worst <= 0.2 else "no"])
         for found, form in ((row, "wasserstein_{}_{}"), (pictures, "{}_{}")):
@@ -619,14 +625,16 @@ def latent_dit_done() -> str:
 
 
 def latent_dit_bins() -> str:
-    """Power of every radial bin of the latent network's samples over that of training crops, by size."""
+    """Power of every radial bin of the latent network's samples over that of training crops, by size and steps."""
     data = rows("latent_dit_bins")
-    sizes = sorted({int(row["size"]) for row in data}, reverse=True)
-    value = {(int(row["size"]), int(row["bin"])): (row["samples_over"], row["crops_over"]) for row in data}
-    header = ["bin", *(f"{size}x{size} (other crops)" for size in sizes)]
+    columns = sorted({(int(row["size"]), int(row["steps"])) for row in data}, reverse=True)
+    value = {
+        (int(row["size"]), int(row["steps"]), int(row["bin"])): (row["samples_over"], row["crops_over"]) for row in data
+    }
+    header = ["bin", *(f"{size}x{size}, {steps} steps (other crops)" for size, steps in columns)]
     body = []
-    for k in range(1, max(of for _, of in value) + 1):
-        cells = [value.get((size, k)) for size in sizes]
+    for k in range(1, max(of for *_, of in value) + 1):
+        cells = [value.get((*column, k)) for column in columns]
         body.append([str(k), *(f"{float(c[0]):.2f} ({float(c[1]):.2f})" if c else "" for c in cells)])
     return markdown(header, body)
 

@@ -21,6 +21,7 @@ from spectral_pd import __version__, pipeline_commands
 from spectral_pd.calibrate import Calibration, choose_pattern
 from spectral_pd.comfyui import command as comfyui
 from spectral_pd.comparing import command as comparing
+from spectral_pd.inputs import refuse
 from spectral_pd.measuring import command
 from spectral_pd.measuring.command import number
 from spectral_pd.optimise import optimise_plan
@@ -36,8 +37,10 @@ SHIFTS = {"free": None, "shifted": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0,
 
 def run_plan(args: argparse.Namespace) -> None:
     if args.calibration:
-        print(choose_pattern(Calibration.load(args.calibration), args.speedup)[0].plan)
+        wanted = 2.0 if args.speedup is None else args.speedup
+        print(choose_pattern(Calibration.load(args.calibration), wanted)[0].plan)
         return
+    refuse(args.speedup is not None, "--speedup is for --calibration; how much a plan may cost is --budget, in steps")
     if args.size is None:
         raise ValueError("--size is missing; pass the full grid, e.g. --size 128 (only --calibration has its own)")
     spectrum = load_spectrum(args.spectrum) if args.spectrum else PRESETS[args.preset]
@@ -139,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--calibration", metavar="JSON", help="what 'calibrate --json' wrote: calls of several sizes, for --speedup"
     )
-    add_number(plan, "--speedup", "X", 2.0, "of the calls chosen from a calibration")
+    add_number(plan, "--speedup", "X", None, "of the calls chosen from a calibration; 2 unless given")
     size = "full grid (latent size): one side, or every axis, e.g. H W"
     plan.add_argument("--size", type=int, nargs="+", metavar="N", help=size)
     add_number(plan, "--scales", "S", [0.5, 1.0], "increasing, ending at 1, e.g. 1/2 1", nargs="+")

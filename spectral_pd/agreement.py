@@ -36,15 +36,13 @@ from spectral_pd.inputs import door, plans, runs, shown, working_dtype
 from spectral_pd.plan import STAGED, Plan
 from spectral_pd.restriction import high_band, restrict_aligned
 from spectral_pd.schedule import stage_shape
-from spectral_pd.solvers import SolverName, Velocity, find_solver
+from spectral_pd.solvers import SolverName, Velocity, find_solver, towards
 from spectral_pd.theory import posterior_data_gain
-from spectral_pd.two_grids import Shape, bands, growing_grids, nested_grids
+from spectral_pd.two_grids import ONE_CALL, Shape, bands, growing_grids, nested_grids
 
 Kind = Literal["as is", "repaired", "informed"]
 KINDS: tuple[Kind, ...] = ("as is", "repaired", "informed")
 """The coarse calls as they are; the best that sees the coarse state alone, ``E[R | y]``; and R itself."""
-
-
 FRESH = 6_174_220_309_415
 """Seed of the other draws of the high band: no run's own."""
 
@@ -89,10 +87,12 @@ class SizeAgreement:
     @classmethod
     def load(cls, path: str | Path) -> SizeAgreement:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
-        data = torch.load(path, weights_only=True)
-        if not isinstance(data, dict) or data.pop("type", None) != "SizeAgreement":
-            raise ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save")
-        return cls(**data)
+        with Path(path).open("rb") as file:
+            try:
+                data = torch.load(file, weights_only=True)
+                return {"SizeAgreement": cls}[data.pop("type")](**data)
+            except Exception:  # whatever is raised of other content
+                raise ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save") from None
 
     def errors(self, split: Sequence[int], grids: Sequence[int], kind: Kind = "as is") -> Tensor:
         """Predicted mean squared distance of each seed's picture to its full run, float64 (seeds,).
@@ -105,7 +105,7 @@ class SizeAgreement:
             With the coarse calls as they are, or as a repair could make them at best.
         """
         basis, solver, steps = BASES[self.basis], find_solver(self.solver), len(self.times) - 1
-        owner, moments = bands(self.shapes, basis)[1], self.moments[:, KINDS.index(kind)]
+        owner, moments = bands(self.shapes, basis)[1], self.moments[:, KINDS.index(inputs.choice(*KINDS)(kind, "kind"))]
         calls = moments.shape[-1]
         variance = torch.zeros(*moments.shape[:2], steps, dtype=torch.float64)
         xi = torch.zeros(len(owner), calls + steps, dtype=torch.float64)  # of every e, and of every eta so far
@@ -126,7 +126,7 @@ class SizeAgreement:
             if g < len(self.shapes) - 1:
                 added[:, g * steps + k] = 1.0
             answer = (held * self.gain[k])[:, None] * xi + added
-            xi, history = solver(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
+            xi, history = solver(towards(answer), xi, t, t_next, history)
         return powers(xi).sum(1)
 
     @door(plan=STAGED)
@@ -143,12 +143,13 @@ class SizeAgreement:
         Raises
         ------
         ValueError
-            A plan of other times, grids or clock than were measured.
+            A plan of other times, grids, basis or clock than were measured.
         """
-        if plan.times != self.times or plan.clock != "full" or not set(plan.shapes) <= set(self.shapes):
+        own = (self.times, self.shapes[-1], self.basis, "full")
+        if (plan.times, plan.shape, plan.basis.name, plan.clock) != own or not set(plan.shapes) <= set(self.shapes):
             raise ValueError(
-                f"plan has {plan.nfe} steps on {plan.shapes}, clock={plan.clock!r}; measured were {len(self.times) - 1} on "
-                f"{self.shapes}, full clock: measure this plan's times and scales"
+                f"plan has {plan.nfe} steps on {plan.shapes}, basis {plan.basis.name}, clock={plan.clock!r}; measured were "
+                f"{len(self.times) - 1} on {self.shapes}, {self.basis}, full clock: measure this plan's times and scales"
             )
         return self._psnr(plan.split, [self.shapes.index(shape) for shape in plan.shapes], kind)
 
@@ -234,7 +235,7 @@ class SizeAgreement:
 
 
 @torch.no_grad()
-@door(velocity=runs.velocity, basis=BASIS, batch=inputs.count, dims=inputs.count)
+@door(velocity=runs.velocity, solver=ONE_CALL, basis=BASIS, batch=inputs.count, dims=inputs.count)
 def size_agreement(
     velocity: Velocity,
     noise: Tensor,
@@ -276,16 +277,17 @@ def size_agreement(
     >>> bool(found.miss.max() < 1e-9)  # the sizes of an exact denoiser agree
     True
     """
-    full = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:])
+    full = runs.seeds(noise, "noise", dims)
     times = from_noise(plans.times(times, "times"), "times")
     shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
     growing_grids(shapes, "scales")
+    inputs.refuse(len(shapes) < 2, f"scales = {tuple(scales)} has no smaller size to ask; pass e.g. (1/2, 1)")
     nested_grids(basis, shapes)
     probe = _Probe(velocity, times, shapes, basis, solver)
     found = [probe.run(w) for w in noise.to(working_dtype(noise.dtype)).split(batch)]
     miss, missing, dropped, moments, power, products = (torch.cat([one[i] for one in found]) for i in range(6))
     filtered = torch.stack([posterior_data_gain.bare(t, power.mean(0)) for t in times[:-1]])
-    xx, xd, dd, moved, along, changed = products.mean(0).unbind()
+    xx, xd, dd, moved, along, changed = runs.measured(products).mean(0).unbind()
     owner = bands(shapes, basis)[1]
     each = filtered.square() * xx - 2 * filtered * xd + dd
     # A band that has moved by rounding alone says nothing of how answers follow it.
@@ -293,8 +295,7 @@ def size_agreement(
     gain = torch.where(safe, along / torch.where(safe, moved, 1.0), filtered)
     rest = (changed - 2 * gain * along + gain**2 * moved).clamp(min=0) / moved.sum(1, keepdim=True).clamp(min=1e-12)
     linear = torch.stack([(each * (owner <= g)).sum(1) for g in range(len(shapes) - 1)])
-    name = inputs.choice("euler", "dpmpp_2m")(solver, "solver")
-    return SizeAgreement(model, times, shapes, name, basis.name, miss, missing, dropped, linear, moments, gain, rest)
+    return SizeAgreement(model, times, shapes, solver, basis.name, miss, missing, dropped, linear, moments, gain, rest)
 
 
 class _Probe:
@@ -343,8 +344,8 @@ class _Probe:
                     scalars[i, :, g, k] = gap.double().square().flatten(1).mean(1).cpu() * (0.5 if i == 1 else 1.0)
 
             led = self._coarse(astray, t, finest)
-            x, history = self.solver(_towards(answer), x, t, t_next, history)
-            astray, lost = self.solver(_towards(led), astray, t, t_next, lost)
+            x, history = self.solver(towards(answer), x, t, t_next, history)
+            astray, lost = self.solver(towards(led), astray, t, t_next, lost)
         moments = torch.stack([self._moments([e for one in kind for e in one]) for kind in errors], 1)
         # What was drawn says E[R | y] plus an error of its own at every step: off the diagonal it is gone in the mean.
         own_error = torch.stack([self._by_band(gap, gap) for one in unknown for gap in one], -1) / 2
@@ -378,10 +379,6 @@ class _Probe:
             rows = torch.stack([self._values(e, inside) for e in errors], 1)
             found.append(rows @ rows.mT / errors[0][0].numel())
         return torch.stack(found, 1)
-
-
-def _towards(answer: Tensor) -> Velocity:
-    return lambda x, t: (x - answer) / t
 
 
 def from_noise(value: tuple[float, ...], name: str) -> tuple[float, ...]:

@@ -37,9 +37,10 @@ from spectral_pd.bases import BASES, BASIS, DCT, Basis, corner
 from spectral_pd.inputs import door, plans, runs, spectra, working_dtype
 from spectral_pd.plan import Calls, Cost, Plan
 from spectral_pd.schedule import stage_shape, token_cost
-from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver
+from spectral_pd.solvers import History, Solver, SolverName, Velocity, find_solver, towards
 from spectral_pd.two_grids import (
     CALLS,
+    ONE_CALL,
     Pattern,
     Predictor,
     Shape,
@@ -47,12 +48,12 @@ from spectral_pd.two_grids import (
     anchored_calls,
     bands,
     held,
+    indices,
     weights_shape,
 )
 
 RIDGE = 1e-4
 """Added to the unit diagonal of every regression: what a run has seen differs from the full run by its own errors."""
-ONE_CALL = inputs.choice("euler", "dpmpp_2m")
 MADE = inputs.such(
     inputs.instance(list, "a list"), bool, "is empty; pass one function of calls for each batch of seeds"
 )
@@ -168,7 +169,7 @@ def calibrate(
     >>> found.moments.shape[1], found.gain.shape[:2]
     (13, torch.Size([6, 2]))
     """
-    full, solve = tuple(runs.filled_state(noise, "noise", dims).shape[-dims:]), find_solver(ONE_CALL(solver, "solver"))
+    full, solve = runs.seeds(noise, "noise", dims), find_solver(ONE_CALL(solver, "solver"))
     times = plans.times(times, "times")
     shapes = tuple(stage_shape(full, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, dims))
     parts = noise.to(working_dtype(noise.dtype)).split(batch)
@@ -227,7 +228,7 @@ def calibrate_runs(
             xi, eta = (moved - state)[:, None], changed - said
             for i, product in enumerate((state[:, None] ** 2, xi * xi, xi * eta, eta * eta)):
                 products[i, :, :, b] += product.sum(-1).cpu()
-    error = torch.cat(MADE(errors, "each"))
+    error = runs.measured(torch.cat(MADE(errors, "each")))
     whole, power, along, total = products.unbind()
     safe = torch.where(power > 1e-12 * whole, power, math.inf)  # below, a state has moved by rounding alone
     gain = along / safe
@@ -309,11 +310,14 @@ class Outcome:
         Median PSNR to the same seed's full run, in dB, for values that span 2: predicted, or measured by :func:`refine`.
     cost
         In full-size calls.
+    measured
+        Whether the PSNR was measured.
     """
 
     predictor: Predictor
     psnr: float
     cost: float
+    measured: bool = False
 
     @property
     def pattern(self) -> Pattern:
@@ -322,8 +326,9 @@ class Outcome:
 
     @property
     def plan(self) -> Plan:
-        """What :func:`~spectral_pd.sample` takes, with the predicted PSNR as a note."""
-        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB predicted, for values that span 2"
+        """What :func:`~spectral_pd.sample` takes, with the PSNR as a note."""
+        how = "measured" if self.measured else "predicted"
+        note = f"median PSNR to the same seed's full run: {self.psnr:.1f} dB {how}, for values that span 2"
         return replace(self.predictor.plan, notes=(note,))
 
 
@@ -386,16 +391,12 @@ def simulate(
         weights = _regress(inner(phi, phi), inner(phi, exact[:, :, None])[..., 0])
         kept.append(weights)
         estimate = torch.where(on[-1], now[-1], (weights[..., None, :] @ phi)[:, :, 0])
-        x, history = solver(_towards(estimate), x, t, t_next, history)
-        reference, exact_history = solver(_towards(exact), reference, t, t_next, exact_history)
+        x, history = solver(towards(estimate), x, t, t_next, history)
+        reference, exact_history = solver(towards(exact), reference, t, t_next, exact_history)
         estimates = [estimate, estimates[0]]
         past = [[torch.where(a, n, p), torch.where(a, p, q)] for a, n, (p, q) in zip(on, now, past, strict=True)]
     moved = (x - reference)[:, :, None]
     return inner(moved, moved)[..., 0, 0].sum(1).clamp(min=0), torch.stack(kept, 1)
-
-
-def _towards(denoised: Tensor) -> Velocity:
-    return lambda x, t: (x - denoised) / t
 
 
 def _regress(gram: Tensor, right: Tensor) -> Tensor:
@@ -483,8 +484,8 @@ def refine(
         fitted = _Fitted(velocity, Predictor(pattern, weights, basis))
         fitted.targets = [row[0] for row in recorded.answers]
         error = (_end(fitted, x, pattern.times, solver) - reference).double().square().flatten(1).mean(1)
-        psnr = float((10 * torch.log10(4 / error)).quantile(0.5))
-        out.append(Outcome(fitted.predictor, psnr, pattern.cost(cost)))
+        psnr = float((10 * torch.log10(4 / error.clamp(min=1e-30))).quantile(0.5))
+        out.append(Outcome(fitted.predictor, psnr, pattern.cost(cost), measured=True))
     return out
 
 
@@ -549,7 +550,9 @@ def choose_pattern(
     fn = calibration.cost if cost is None else cost
     price = [0.0, *(runs.cost(fn, shape) / runs.cost(fn, shapes[-1]) for shape in shapes)]
     # A step is 0, no call, or 1 + the grid it calls.
-    options = sorted({0, full} | {g + 1 for g in (range(full) if grids is None else chosen_grids(grids, full))})
+    options = sorted(
+        {0, full} | {g + 1 for g in (range(full) if grids is None else indices(grids, "grids", "grids", full))}
+    )
     errors: dict[tuple[int, ...], float] = {}
     rng = random.Random(0)
 
@@ -583,7 +586,7 @@ def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5,
     Parameters
     ----------
     calibration, speedups
-        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each.
+        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each; none above the steps.
 
     Examples
     --------
@@ -594,7 +597,7 @@ def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5,
     ['speedup', 'PSNR', 'calls', 'PSNR,', 'full', 'size', 'only']
     """
     rows = [("speedup", "PSNR", "calls", "PSNR, full size only")]
-    for speedup in speedups:
+    for speedup in (s for s in speedups if s <= len(calibration.times) - 1):
         best = choose_pattern(calibration, speedup)[0]
         alone = choose_pattern(calibration, speedup, grids=(len(calibration.shapes) - 1,))[0]
         factor = (len(calibration.times) - 1) / best.cost
@@ -646,10 +649,3 @@ def affordable(speedup: float, steps: int) -> float:
     if not 1 < inputs.number(speedup, "speedup") <= steps:
         raise ValueError(f"speedup = {speedup} must lie between 1 and the number of steps, {steps}")
     return steps / speedup
-
-
-def chosen_grids(value: Sequence[int], grids: int) -> Sequence[int]:
-    """Some of the grids, by index."""
-    if not set(value) <= set(range(grids)):
-        raise ValueError(f"grids = {tuple(value)} must hold indices of the calibration's {grids} grids")
-    return value

@@ -222,7 +222,8 @@ def _odds_floor(choice: _Choice, limits: _Limits) -> np.ndarray:
         time = limits.t_star(size)
         if time > 0:
             # Times before it keep a least distance, so that the grid still falls.
-            before = math.log(time / (1 - time)) + (end - 1 - k) * math.exp(_GAP[0])
+            last = math.log(time / (1 - time)) if time < 1 else math.inf
+            before = last + (end - 1 - k) * math.exp(_GAP[0])
             floor = np.where(k < end, np.maximum(floor, before), floor)
     return floor
 
@@ -233,10 +234,11 @@ def _refine(bench: _Bench, limits: _Limits, choice: _Choice, iterations: int) ->
         return _on_best_grid(bench, limits, choice)
     times = np.array(choice.times)
     choice = replace(choice, error=math.inf if limits.late(choice) else float(bench.errors(choice, times[None])[0]))
-    if len(times) < 3:
+    floor = _odds_floor(choice, limits)
+    if len(times) < 3 or np.isposinf(floor).any():  # a stage that is left at 1 makes the first step alone
         return choice
     theta, damping = _parameters(times), 1e-2
-    grids = partial(_grids, first=float(times[0]), floor=_odds_floor(choice, limits))
+    grids = partial(_grids, first=float(times[0]), floor=floor)
     h, best = 1e-6, float(bench.errors(choice, grids(theta[None]))[0])
     for _ in range(iterations):
         if bench.work > bench.until:
@@ -397,7 +399,7 @@ def _delta_seeds(bench: _Bench, limits: _Limits, shapes: tuple[Shape, ...]) -> l
     most = min(math.floor(limits.allowed / limits.cost(shapes[0])), MOST_STEPS)
     numbers = range(most, 0, -1) if limits.search.steps is None else [limits.search.steps]
     for delta, grid in product(sorted({d for d in (*DELTAS, bound) if d <= bound and d < 1}), limits.families):
-        t_stars = [limits.leave(size, delta) for size in shapes[:-1]]
+        t_stars = [max(limits.leave(size, delta), limits.t_star(size)) for size in shapes[:-1]]
         for steps in numbers:
             times = grid(steps)
             ends = [next(k for k, t in enumerate(times) if t <= t_star) for t_star in t_stars]
@@ -527,8 +529,8 @@ class Search:
         transitions free, which is best on Gaussian fields; models that choose between alternatives by evidence from high
         frequencies want a bound such as 0.01 (docs/plans.md).
     least_times
-        No stage of a grid makes a step from a time below this: what was measured of a network whose sizes disagree
-        (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
+        No stage of a grid makes a step from a time below this, above 1 none at all: what was measured of a network whose
+        sizes disagree (:meth:`~spectral_pd.agreement.SizeAgreement.least_times`).
     multiple_of, basis
         As for :func:`~spectral_pd.make_plan`.
     """
@@ -551,6 +553,7 @@ class Search:
             "times": inputs.optional(plans.times),
             "shifts": inputs.optional(plans.shifts),
             "delta": inputs.optional(inputs.one_delta),
+            "least_times": inputs.optional(inputs.instance(Mapping, "a mapping such as {(32, 32): 0.6}")),
             "basis": BASIS,
         }
         for name, parse in parsers.items():
@@ -581,7 +584,7 @@ def _problem(spectrum: Spectra, shape: Shape, cost: Cost, search: Search) -> tup
         if any(s != 1 for s in scale) if isinstance(scale, (list, tuple)) else scale != 1:
             kept, _ = plans.stage_scales((scale, 1.0), len(shape))
             size = stage_shape(shape, kept, multiple_of=multiples)
-            if _grows(search.basis, size, shape):
+            if _grows(search.basis, size, shape) and (search.least_times or {}).get(size, 0.0) <= 1:
                 found.setdefault(size, kept)
     ordered = dict(sorted(found.items(), key=lambda item: (math.prod(item[0]), item[0])))
     each = cache(partial(runs.cost, cost))
@@ -629,10 +632,7 @@ def _solve(bench: _Bench, limits: _Limits, budget: float, start: Sequence[Plan],
     return FrontPoint(cost, errors[k], best)
 
 
-COST = inputs.kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")
-
-
-@door(shape=inputs.shape, cost=COST, budget=plans.amount)
+@door(shape=inputs.shape, cost=runs.cost_function, budget=plans.amount)
 def optimise_plan(
     spectrum: Spectra,
     shape: Sequence[int],
@@ -680,7 +680,7 @@ def optimise_plan(
     return _solve(bench, limits, budget, plans.several(start, Plan, limits.full), progress).plan
 
 
-@door(shape=inputs.shape, cost=COST, budgets=plans.amounts)
+@door(shape=inputs.shape, cost=runs.cost_function, budgets=plans.amounts)
 def plan_front(
     spectrum: Spectra,
     shape: Sequence[int],

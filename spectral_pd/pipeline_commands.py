@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spectral_pd.adapters import Ride, adapt, calibrate
-from spectral_pd.adapters.schedulers import own_solver
+from spectral_pd.adapters.schedulers import one_call_solver
 from spectral_pd.agreement import SizeAgreement, size_agreement
 from spectral_pd.calibrate import speeds
+from spectral_pd.inputs import comparisons, optional, refuse, storage
+from spectral_pd.measuring.command import number
 from spectral_pd.plotting import plot_agreement
-from spectral_pd.solvers import SolverName, euler
 
 __all__ = ["pipeline_agreement"]
 
@@ -65,13 +64,15 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; the pipeline's own if left out")
     parser.add_argument("--steps", type=int, default=28, help="solver steps")
     parser.add_argument(
-        "--call", type=json.loads, default={}, metavar="JSON", help="other arguments of the pipeline's call"
+        "--call",
+        default="",
+        metavar="WORDS",
+        help="other arguments of the pipeline: 'guidance_scale=3.5 true_cfg_scale=2'",
     )
     parser.add_argument("--device", default="cpu", help="where the pipeline runs")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of its weights")
-    scale = lambda text: float(Fraction(text))  # noqa: E731
     parser.add_argument(
-        "--scales", type=scale, nargs="+", default=[0.5, 1.0], metavar="S", help="sizes to call, up to 1"
+        "--scales", type=number, nargs="+", default=[0.5, 1.0], metavar="S", help="sizes to call, up to 1"
     )
 
 
@@ -79,12 +80,13 @@ def _called(args: argparse.Namespace, **components: Any) -> tuple[Any, dict[str,
     """The pipeline with some components exchanged, and the arguments of its call but the prompt."""
     from diffusers import DiffusionPipeline
 
+    device, more = storage.device(args.device, "--device"), comparisons.words(args.call, "--call")
     pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), **components).to(
-        args.device
+        device
     )
     pipe.set_progress_bar_config(disable=True)
     size = dict(zip(("height", "width"), args.size or (), strict=False))
-    return pipe, {"num_inference_steps": args.steps, **size, **args.call}
+    return pipe, {"num_inference_steps": args.steps, **size, **more}
 
 
 def pipeline_agreement(
@@ -105,7 +107,6 @@ def pipeline_agreement(
     """
     batch, generator = ride.shape[0], torch.Generator().manual_seed(seed)
     noise = torch.randn(seeds * batch, *ride.shape[1:], generator=generator)
-    solver: SolverName = "euler" if own_solver(ride.pipe.scheduler) is euler else "dpmpp_2m"
     multiple = ride.layout.multiple or ride.layout.patch
     device = getattr(ride.pipe, "_execution_device", ride.pipe.device)
     return size_agreement(
@@ -114,7 +115,7 @@ def pipeline_agreement(
         ride.times,
         scales=scales,
         multiple_of=multiple,
-        solver=solver,
+        solver=one_call_solver(ride.pipe.scheduler),
         batch=batch,
         model=type(ride.pipe).__name__,
     )
@@ -122,31 +123,44 @@ def pipeline_agreement(
 
 def run_agree(args: argparse.Namespace) -> None:
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     left_out = {}
+    outputs = {"--out": optional(storage.output_file)(args.out, "--out")}
+    outputs["--figure"] = optional(storage.figure_file)(args.figure, "--figure")
+    storage.different(**outputs)
     if args.embeddings:  # captions are encoded: text encoders are not wanted
         parts = DiffusionPipeline.load_config(args.model)
         left_out = {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
     pipe, arguments = _called(args, **left_out)
     if args.embeddings:
-        files = [load_file(Path(path)) for path in args.embeddings]
+        try:
+            files = [load_file(Path(path)) for path in args.embeddings]
+        except SafetensorError as error:
+            raise ValueError(f"--embeddings {' '.join(args.embeddings)} are no safetensors files: {error}") from None
         names = [name for name in files[0] if name != "latents"]
+        alike = all([name in f and f[name].shape == files[0][name].shape for f in files for name in names])
+        refuse(
+            not alike, f"--embeddings {' '.join(args.embeddings)} hold other tensors each; encode prompts to one length"
+        )
         arguments |= {n: torch.stack([f[n] for f in files]).to(args.device, getattr(torch, args.dtype)) for n in names}
     else:
         arguments["prompt"] = args.prompt
     ride = adapt(pipe, **arguments)
+    plan = ride.plan(scales=args.scales, delta=args.delta)  # now, not after an hour of measuring
     found = pipeline_agreement(ride, seeds=args.seeds, scales=args.scales)
-    print(found.table(args.psnr))
-    print(found.noted(ride.plan(scales=args.scales, delta=args.delta)))
     if args.out:
         found.save(args.out)
+    print(found.table(args.psnr))
+    print(found.noted(plan))
     if args.figure:
         figure: Any = plot_agreement(found.rows()).figure
         figure.savefig(args.figure, dpi=150)
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
+    optional(storage.output_file)(args.json, "--json")
     pipe, arguments = _called(args)
     calls = [
         {**arguments, "prompt": prompt, "generator": torch.Generator().manual_seed(args.seed + i)}

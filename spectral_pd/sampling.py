@@ -26,6 +26,7 @@ from spectral_pd.solvers import Solver, SolverName, Velocity, find_solver
 __all__ = ["StepInfo", "sample"]
 
 Coupling = Literal["coupled", "fresh"]
+COUPLING = inputs.choice("coupled", "fresh")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StepInfo:
     seed=inputs.optional(runs.noise_source),
     plan=PLAN,
     solver=find_solver,
-    coupling=inputs.choice("coupled", "fresh"),
+    coupling=COUPLING,
     callback=runs.callback,
 )
 def sample(

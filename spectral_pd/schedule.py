@@ -125,7 +125,7 @@ _PLANNED: dict[str, inputs.Parser] = {
     "times": plans.times,
     "shape": inputs.shape,
     "clock": inputs.choice("full", "stage"),
-    "cost": plans.cost_function,
+    "cost": inputs.optional(runs.cost_function),
     "unreached": inputs.choice("error", "force"),
     "basis": BASIS,
 }

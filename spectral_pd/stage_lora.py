@@ -14,15 +14,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from spectral_pd.bases import Basis, size_ratio
+from spectral_pd.inputs import refuse
 from spectral_pd.restriction import folded_noise
 
 NAME, PREFIX, INFORMED = "coarse_stages", "transformer.", "informed."
@@ -58,6 +59,11 @@ class InformedInput(nn.Module):
 
         Fewer tokens than the layer reads are its first ones, or with `last` its last.
         """
+        if planes is not None and str(ratio) not in self.maps:
+            trained = ", ".join(f"1/{r}" for r in self.maps)
+            raise ValueError(
+                f"the adapter reads the high band at {trained} of the size, not at 1/{ratio}; change scales"
+            )
         self.planes, self.ratio, self.last = planes, ratio, last
 
     def _add(self, layer: Any, args: Any, output: Tensor) -> Tensor:
@@ -145,17 +151,22 @@ class StageLora:
         ValueError
             A file that is no adapter for coarse stages, or does not fit.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
-        with safe_open(path, "pt") as file:
+        metadata: dict[str, str] = {}
+        with suppress(SafetensorError), safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         if "spectral_pd.stage_lora" not in metadata:
             raise ValueError(
                 f"{path} is no adapter for coarse stages; train one with benchmarks/finetune.py --objective agree"
             )
         lora = cls(network, json.loads(metadata["spectral_pd.stage_lora"]), metadata)
-        lora.restore({name.removeprefix(PREFIX): value.float() for name, value in load_file(path).items()})
+        try:
+            lora.restore({name.removeprefix(PREFIX): value.float() for name, value in load_file(path).items()})
+        except (RuntimeError, ValueError) as error:
+            lora.remove()
+            raise ValueError(f"{path} does not fit {type(network).__name__}: {error}") from None
         lora.switch(False)
         return lora
 
@@ -206,6 +217,7 @@ class StageLora:
 
     def remove(self) -> None:
         """Take it off the network again."""
+        self.switch(False)
         for layer in _layers(self.network):
             layer.delete_adapter(NAME)
         if self.informed is not None:
@@ -238,14 +250,22 @@ def _layers(network: nn.Module) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 
 
-_LOADED: WeakKeyDictionary[nn.Module, tuple[tuple[str, int], StageLora]] = WeakKeyDictionary()
-
-
 def loaded(network: nn.Module, path: str | Path) -> StageLora:
-    """The adapter of a file on a network, read once."""
-    key = (str(path), Path(path).stat().st_mtime_ns)
-    if network not in _LOADED or _LOADED[network][0] != key:
-        if network in _LOADED:
-            _LOADED[network][1].remove()
-        _LOADED[network] = (key, StageLora.load(network, path))
-    return _LOADED[network][1]
+    """The adapter of a file on a network, read once; it is kept there, switched off, and goes with it.
+
+    Raises
+    ------
+    ValueError
+        Adapters that are disabled: this one on would mean the others on, too. Whatever :meth:`StageLora.load` refuses.
+    """
+    network = getattr(network, "_orig_mod", network)  # of a compiled one, whose weights have other names
+    off = any(layer.disable_adapters for layer in _layers(network))
+    refuse(off, "adapters are disabled, and stage_lora is one; call pipe.enable_lora(), or pipe.unload_lora_weights()")
+    key, held = (str(path), Path(path).stat().st_mtime_ns), vars(network).pop("_stage_lora", None)
+    there = any(f".{NAME}." in name for name, _ in network.named_parameters())  # pipe.unload_lora_weights() takes all
+    if held is None or held[0] != key or not there:
+        if held is not None:
+            held[1].remove()
+        held = key, StageLora.load(network, path)
+    vars(network)["_stage_lora"] = held
+    return held[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectral_pd.bases import DCT, Basis, size_ratio
 from spectral_pd.expansion import Grow, Noise, Source, white_noise
-from spectral_pd.inputs import runs
+from spectral_pd.inputs import refuse, runs
 from spectral_pd.plan import Clock, Cost, Plan, Step, moved
 from spectral_pd.sampling import Coupling
 from spectral_pd.schedule import make_plan, plan_at
@@ -25,9 +25,10 @@ def planned(times: Sequence[float], shape: tuple[int, ...], options: Mapping[str
     """The plan on a time grid and size by :func:`~spectral_pd.make_plan`, by :func:`~spectral_pd.plan_at` where `options`
     hold `transition_times`, or of calls on several grids all along where they hold `anchors`."""
     options = dict(options)
-    spectrum, given = options.pop("spectrum", None), options.pop("transition_times", None)
+    spectrum = options.pop("spectrum", None)
     if "anchors" in options:
         return _anchored_plan(times, shape, **options)
+    given = options.pop("transition_times", None)
     if given is None:
         return make_plan(times, spectrum, shape, **options)
     options.pop("delta", None)
@@ -47,11 +48,8 @@ def _anchored_plan(
     delta: float | None = None,
     **unused: Any,
 ) -> Plan:
-    if clock != "full" or unused:
-        named = ["clock='stage'"] * (clock != "full") + sorted(unused)
-        raise ValueError(
-            f"{', '.join(named)}: anchors have no transitions, and the full clock; leave it away, or anchors"
-        )
+    named = ", ".join(["clock='stage'"] * (clock != "full") + sorted(unused))
+    refuse(bool(named), f"{named}: anchors have no transitions, and the full clock; leave it away, or anchors")
     plan = held(anchored(times, shape, anchors=anchors, scales=scales, multiple_of=multiple_of), basis=basis).plan
     return plan if cost is None else replace(plan, costs=tuple(runs.cost(cost, grid) for grid in plan.grids))
 

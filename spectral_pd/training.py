@@ -35,7 +35,7 @@ from spectral_pd.inputs import door, models, plans, runs, working_dtype
 from spectral_pd.plan import STAGED, Plan
 from spectral_pd.power import AnySpectrum, PowerLaw, as_spectrum
 from spectral_pd.restriction import high_band, restrict_aligned, restrict_noise, restrict_signal
-from spectral_pd.solvers import SolverName, Velocity, find_solver
+from spectral_pd.solvers import SolverName, Velocity, find_solver, towards
 from spectral_pd.theory import posterior_data_gain, snr
 
 __all__ = [
@@ -347,7 +347,7 @@ def step_weights(
     plan, spectrum
         A plan and the power on its full grid.
     solver
-        What the plan will be run with.
+        What the plan will be run with. An answer holds for a whole step here, so Heun's weights are Euler's.
 
     Examples
     --------
@@ -367,7 +367,7 @@ def step_weights(
             held = torch.zeros_like(power)
             held[corner(shapes[k])] = 1.0
             answer = held * (posterior_data_gain.bare(t, power) * xi + (power.sqrt() if k == wrong else 0.0))
-            xi, history = solve(lambda x, t, answer=answer: (x - answer) / t, xi, t, t_next, history)  # type: ignore[misc]
+            xi, history = solve(towards(answer), xi, t, t_next, history)
         response.append(float(xi.square().sum() / power[corner(shapes[wrong])].sum()))
     mean = math.fsum(response) / max(len(response), 1)
     return tuple(value / mean for value in response)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from spectral_pd import inputs
 from spectral_pd.bases import BASIS, DCT, Basis, corner, size_ratio
-from spectral_pd.inputs import door, plans, runs, working_dtype
+from spectral_pd.inputs import door, plans, refuse, runs, working_dtype
 from spectral_pd.plan import Cost, Plan, letters
 from spectral_pd.restriction import restrict_aligned
 from spectral_pd.schedule import plan_at, stage_shape, token_cost
@@ -117,7 +117,7 @@ def anchored(
     ((0, 1), (0,), (0,), (1,))
     """
     times, shape = plans.times(times, "times"), inputs.shape(shape, "shape")
-    steps, chosen = len(times) - 1, steps_of(anchors, "anchors", len(times) - 1)
+    steps, chosen = len(times) - 1, indices(anchors, "anchors", "steps", len(times) - 1)
     shapes = tuple(stage_shape(shape, s, multiple_of=multiple_of) for s in plans.stage_scales(scales, len(shape)))
     return Pattern(times, shapes, anchored_calls(steps, chosen, len(shapes)))
 
@@ -371,17 +371,17 @@ def _two(values: list[Tensor]) -> list[Tensor | None]:
 
 # -- parsers ----------------------------------------------------------------------------------------------------------
 
+ONE_CALL = inputs.choice("euler", "dpmpp_2m")
 PREDICTOR = inputs.instance(Predictor, "held(pattern), or the predictor of what choose_pattern found")
 
 
 def growing_grids(value: Any, name: str) -> tuple[Shape, ...]:
     """Grids, coarse to fine."""
     shapes = tuple(inputs.shape(shape, name) for shape in value)
-    if not shapes:
-        raise ValueError(f"{name} is empty; pass the grids, coarse to fine, the full size last")
+    refuse(not shapes, f"{name} is empty; pass the grids, coarse to fine, the full size last")
     for coarse, fine in pairwise(shapes):
-        if len(coarse) != len(fine) or coarse == fine or any(a > b for a, b in zip(coarse, fine, strict=True)):
-            raise ValueError(f"{name} holds {coarse} before {fine}; pass grids that grow, coarse to fine")
+        grow = len(coarse) == len(fine) and coarse != fine and all(a <= b for a, b in zip(coarse, fine, strict=True))
+        refuse(not grow, f"{name} holds {coarse} before {fine}; pass grids that grow, coarse to fine")
     return shapes
 
 
@@ -396,21 +396,20 @@ def calls_of_steps(value: Any, steps: int, grids: int) -> tuple[tuple[int, ...],
     return calls
 
 
-def steps_of(value: Any, name: str, steps: int) -> set[int]:
-    """Steps of a run."""
-    if not set(value) <= set(range(steps)):
-        raise ValueError(f"{name} = {tuple(value)} must be steps, 0 to {steps - 1}")
-    return set(value)
+def indices(value: Any, name: str, what: str, count: int) -> set[int]:
+    """Some of so many steps or grids, by number."""
+    given = inputs.kind(inputs.is_iterable, f"numbers of {what}, e.g. (0, 3)", repr)(value, name)
+    chosen = set(given.tolist() if isinstance(given, Tensor) else given)
+    refuse(not chosen <= set(range(count)), f"{name} = {tuple(value)} must be {what}, 0 to {count - 1}")
+    return chosen
 
 
 def nested_grids(basis: Basis, shapes: Sequence[Shape]) -> None:
     """A coarse grid's coefficients must be a corner of the full grid's."""
     for coarse in shapes[:-1]:
         basis.reach(coarse, shapes[-1])
-        if not basis.nested(coarse, shapes[-1]):
-            raise ValueError(
-                f"{basis} is not nested from {coarse} to {shapes[-1]}; use DCT, or one factor for all axes"
-            )
+        text = f"{basis} is not nested from {coarse} to {shapes[-1]}; use DCT, or one factor for all axes"
+        refuse(not basis.nested(coarse, shapes[-1]), text)
 
 
 def weights_of_pattern(weights: Any, expected: Shape) -> None:
@@ -422,8 +421,7 @@ def weights_of_pattern(weights: Any, expected: Shape) -> None:
 
 def known_change(step: int, grid: Shape, last: int | None) -> None:
     """The held rule needs the coarse call of the step before."""
-    if last != step - 1:
-        raise ValueError(f"step {step} calls {grid}, which step {step - 1} did not call: let it, or calibrate")
+    refuse(last != step - 1, f"step {step} calls {grid}, which step {step - 1} did not call: let it, or calibrate")
 
 
 def on_grid(x: Tensor, grid: Shape) -> Tensor:

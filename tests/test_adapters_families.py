@@ -292,6 +292,14 @@ def test_velocity_is_the_networks_with_guidance_and_gradients(family: Family):
     x = x.clone().requires_grad_()
     ride.velocity(x, t).square().sum().backward()
     assert x.grad.abs().max() > 1e-3
+    for state, time, message in (
+        (x[:, :1], t, "this call's states are"),
+        (x[..., :-1], t, "sides are multiples of"),
+        (x, 1.5, "t = 1.5"),
+        (x, 0.0, "t = 0 is data"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ride.velocity(state, time)
 
 
 def test_wan_video_keeps_its_frames():

@@ -470,6 +470,9 @@ def test_start_is_checked():
     ):
         with pytest.raises(ValueError, match=match):
             sample_spectral(flow_model, white(), **{"sigmas": shift_times(20), **OPTIONS, **arguments})
+    for x, match in ((white().numpy(), r"x is ndarray; pass a torch tensor"), (white().int(), r"pass a real floating")):
+        with pytest.raises(TypeError, match=match):
+            sample_spectral(flow_model, x, shift_times(20), **OPTIONS)
 
 
 @pytest.mark.parametrize("clock", ["full", "stage"])

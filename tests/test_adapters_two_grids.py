@@ -82,9 +82,41 @@ def test_what_cannot_be_is_refused_before_the_first_call():
         progressive(FLUX.pipe, anchors=(7,), generator=generator(), **arguments)
     with pytest.raises(ValueError, match="clock='stage'"):
         progressive(FLUX.pipe, anchors=(0,), clock="stage", generator=generator(), **arguments)
+    with pytest.raises(ValueError, match="transition_times: anchors have no transitions"):
+        progressive(FLUX.pipe, anchors=(0,), transition_times=(0.8,), generator=generator(), **arguments)
+    with pytest.raises(ValueError, match="coupling = 'cupled' must be 'coupled' or 'fresh'"):
+        progressive(FLUX.pipe, coupling="cupled", generator=generator(), **arguments)
+    with pytest.raises(TypeError, match=r"plan is method; pass what Ride\.plan returned"):
+        adapt(FLUX.pipe, **arguments).run(adapt(FLUX.pipe, **arguments).plan)
+    with pytest.raises(ValueError, match=r"scales = \(0\.5,\) must end at 1"):
+        calibrate(FLUX.pipe, [arguments], scales=(1 / 2,))
     plan = weighted(adapt(FLUX.pipe, **arguments), ((1,), (), (0,), (1,)))
     with pytest.raises(ValueError, match="plan has 4 steps, this call 3"):
         adapt(FLUX.pipe, **FLUX.arguments(**{**CALL, "num_inference_steps": 3})).run(plan)
+
+
+def test_anchors_call_half_the_size_where_no_scales_are_given():
+    arguments = FLUX.arguments(**CALL)
+    said, default = (
+        adapt(FLUX.pipe, generator=generator(), **arguments).state({"anchors": (0, 2), **scales})
+        for scales in ({"scales": (1 / 2, 1)}, {})
+    )
+    assert torch.equal(said, default)
+
+
+def test_a_run_that_breaks_leaves_generators_as_they_were():
+    def broken(module, args, kwargs):
+        raise RuntimeError("broken")
+
+    drawn = generator()
+    ride = adapt(FLUX.pipe, generator=drawn, **FLUX.arguments(**CALL))
+    handle = FLUX.pipe.transformer.register_forward_pre_hook(broken, with_kwargs=True)
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            ride.state({"anchors": (0, 2)})
+    finally:
+        handle.remove()
+    assert torch.equal(drawn.get_state(), generator().get_state())
 
 
 @pytest.mark.parametrize("family", [FLUX, SD3], ids=str)
@@ -98,11 +130,14 @@ def test_calibrating_a_pipeline_is_calibrating_its_velocity(family: Family):
     assert (found.seeds, found.times, found.shapes, found.model) == (2, ride.times, expected.shapes, "tiny")
     torch.testing.assert_close(found.moments, expected.moments, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found.gain[1:], expected.gain[1:], rtol=2e-2, atol=2e-2)
+    assert found.solver == "euler"
     # What is chosen from it runs, and every call of the network is one iteration.
     best = choose_pattern(found, 2.0)[0]
     assert torch.isfinite(result(family, adapt(family.pipe, **calls[0]).run(best.plan))).all()
     with pytest.raises(ValueError, match=r"calls have 16x16 in 4 steps, 16x16 in 3 steps; pass calls of one size"):
         calibrate(family.pipe, [calls[0], {**calls[1], "num_inference_steps": 3}])
+    with pytest.raises(ValueError, match="arguments of one call; pass a list"):
+        calibrate(family.pipe, calls[0])
 
 
 def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys, tmp_path):
@@ -110,7 +145,7 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: LONGCAT.pipe)
     file = tmp_path / "found.json"
-    options = ["--size", "128", "128", "--steps", "6", "--call", '{"enable_prompt_rewrite": false}']
+    options = ["--size", "128", "128", "--steps", "6", "--call", "enable_prompt_rewrite=false"]
     prompts = ["--prompt", "a cat", "a lighthouse"]
     assert main(["calibrate", "FOLDER", *prompts, *options, "--scales", "1/2", "1", "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -126,6 +161,16 @@ def test_the_command_calibrates_and_plan_shows_what_it_found(monkeypatch, capsys
     assert f"{rows[1][1]} dB predicted" in shown
     assert main(["plan", "--preset", "flux"]) == 1
     assert "--size is missing" in capsys.readouterr().err
+    assert main(["plan", "--preset", "flux", "--size", "128", "--speedup", "3"]) == 1
+    assert "--speedup is for --calibration" in capsys.readouterr().err
+
+
+def test_a_pipeline_is_calibrated_with_its_own_schedulers_solver(monkeypatch):
+    from diffusers import DPMSolverMultistepScheduler
+
+    flow = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+    monkeypatch.setattr(SD3.pipe, "scheduler", DPMSolverMultistepScheduler(**flow))
+    assert calibrate(SD3.pipe, [{"generator": generator(), **SD3.arguments(**CALL)}]).solver == "dpmpp_2m"
 
 
 def test_a_call_is_told_its_own_times_at_both_ends_of_the_step():

@@ -12,8 +12,9 @@ import torch
 from strategies import randn
 from tolerances import assert_close
 
-from spectral_pd import DCT, GaussianField, PowerLaw, make_plan, optimise_plan, plan_at, sample, shift_times
+from spectral_pd import DCT, HAAR, GaussianField, PowerLaw, make_plan, optimise_plan, plan_at, sample, shift_times
 from spectral_pd.agreement import KINDS, SizeAgreement, size_agreement
+from spectral_pd.calibrate import calibrate
 from spectral_pd.expansion import expand_aligned
 from spectral_pd.restriction import folded_noise, high_band, restrict_aligned
 from spectral_pd.theory import align_time
@@ -143,8 +144,11 @@ def test_the_table_says_what_was_measured_and_a_search_keeps_to_it(tmp_path):
     again = SizeAgreement.load(tmp_path / "sizes.pt")
     assert all(again.psnr(PLAN, kind) == found.psnr(PLAN, kind) for kind in KINDS)
     torch.save({}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no size agreement"):
-        SizeAgreement.load(tmp_path / "other.pt")
+    torch.save({"type": "SizeAgreement", "x": 1}, tmp_path / "part.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("other.pt", "part.pt", "text.pt"):
+        with pytest.raises(ValueError, match=f"{name} holds no size agreement"):
+            SizeAgreement.load(tmp_path / name)
 
     def cost(grid):
         return math.prod(grid) / 256
@@ -155,6 +159,26 @@ def test_the_table_says_what_was_measured_and_a_search_keeps_to_it(tmp_path):
     bound = optimise_plan(LAW, FULL, cost, least_times=found.least_times(level), **options | {"budget": 6.5})
     assert len(bound.stages) == 1 or found.psnr(bound) >= level
     assert min(bound.times[s.stop] for s in bound.stages[:-1]) > min(free.times[s.stop] for s in free.stages[:-1])
+
+
+def test_what_was_not_measured_is_refused_before_the_first_call():
+    def never(x, t):
+        raise AssertionError
+
+    noise = randn(2, 3, *FULL)
+    for options, message in (({"solver": "heun"}, "solver = 'heun'"), ({"scales": (1,)}, "no smaller size to ask")):
+        with pytest.raises(ValueError, match=message):
+            size_agreement(never, noise, TIMES, **options)
+    for measure in (size_agreement, calibrate):
+        with pytest.raises(ValueError, match=r"noise has shape \(16, 16\), one grid without seeds"):
+            measure(never, noise[0, 0], TIMES)
+    found = measured(wrong(0.9), scales=(1 / 4, 1 / 2, 1))
+    with pytest.raises(ValueError, match="kind = 'mended' must be"):
+        found.psnr(PLAN, "mended")
+    options = {"scales": (1 / 2, 1)}  # both stages' grids were measured, of the first plan as coarse ones
+    for shape, more in ((HALF, {}), (FULL, {"basis": HAAR})):
+        with pytest.raises(ValueError, match="measure this plan's times and scales"):
+            found.psnr(plan_at(TIMES, (TIMES[5],), shape, **options, **more))
 
 
 def test_on_the_small_transformer_the_prediction_held():

@@ -465,6 +465,7 @@ CASES = {
     "plan with delta 1": (lambda: planned(delta=1.0), V, r"delta = 1\.0 is out of range"),
     "unknown clock": (lambda: planned(clock="wall"), V, r"clock = 'wall' must be 'full' or 'stage'"),
     "unknown remedy": (lambda: planned(unreached="ignore"), V, r"unreached = 'ignore' must be 'error' or 'force'"),
+    "multiple_of 2.0": (lambda: planned(multiple_of=2.0), V, r"multiple_of = 2\.0 must be a positive int"),
     "multiple_of 0": (lambda: planned(multiple_of=0), V, r"multiple_of = 0 must be a positive int"),
     "full size not a multiple": (
         lambda: planned(multiple_of=5),

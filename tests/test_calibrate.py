@@ -17,7 +17,8 @@ import torch
 from strategies import randn
 
 from spectral_pd import DCT, GaussianField, PowerLaw, shift_times
-from spectral_pd.calibrate import Calibration, calibrate, choose_pattern, forecast, refine, simulate
+from spectral_pd.agreement import size_agreement
+from spectral_pd.calibrate import Calibration, calibrate, choose_pattern, forecast, refine, simulate, speeds
 from spectral_pd.solvers import SOLVERS
 from spectral_pd.two_grids import Pattern, TwoGrids, bands
 
@@ -204,6 +205,7 @@ def test_refined_weights_are_the_best_of_a_step_in_its_own_run(calibration):
     for missing in (3, 7):
         pattern = Pattern(TIMES, SHAPES, tuple((1,) if k == missing else (2,) for k in range(12)))
         fitted = refine(bent, x, calibration, [pattern])[0]
+        assert f"{fitted.psnr:.1f} dB measured" in fitted.plan.notes[0]
         assert fitted.psnr == pytest.approx(measured(bent, fitted, x), abs=1e-6)
 
         def missed(scale, predictor=fitted.predictor, k=missing):
@@ -247,6 +249,19 @@ def test_file_keeps_everything(calibration, tmp_path):
             Calibration.load(tmp_path / "other.json")
 
 
+def test_few_steps_have_fewer_rows_and_a_perfect_pattern_is_measured(calibration):
+    found = calibrate(bent, randn(2, 2, *FULL), shift_times(3, shift=2.0), scales=(1 / 2, 1))
+    assert [row.split()[0] for row in speeds(found, (1.5, 3.0, 4.0)).splitlines()[1:]] == ["1.50x", "3.00x"]
+    whole = Pattern(TIMES, SHAPES, ((2,),) * 12)
+    assert refine(bent, randn(2, 2, *FULL), calibration, [whole])[0].psnr > 250
+
+
+@pytest.mark.parametrize("measure", [calibrate, size_agreement])
+def test_answers_that_are_no_numbers_are_no_measurement(measure):
+    with pytest.raises(ValueError, match="answers hold NaN"):
+        measure(lambda x, t: bent(x, t) * (math.nan if t < 0.5 else 1.0), randn(2, 2, *FULL), TIMES)
+
+
 def test_bad_arguments(calibration):
     with pytest.raises(ValueError, match="solver = 'heun' must be 'euler' or 'dpmpp_2m'"):
         calibrate(bent, randn(2, 2, *FULL), TIMES, solver="heun")
@@ -257,6 +272,10 @@ def test_bad_arguments(calibration):
             choose_pattern(calibration, speed)
     with pytest.raises(ValueError, match="grids"):
         choose_pattern(calibration, 2.0, grids=(3,))
+    with pytest.raises(TypeError, match="cost is str; pass a function of the grid"):
+        choose_pattern(calibration, 2.0, cost="flux")
+    with pytest.raises(TypeError, match="grids is 2; pass numbers of grids"):
+        choose_pattern(calibration, 2.0, grids=2)
     with pytest.raises(TypeError, match="calibration is list"):
         choose_pattern([], 2.0)
     with pytest.raises(ValueError, match="times"):

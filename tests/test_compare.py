@@ -359,6 +359,12 @@ def test_a_model_that_is_not_there(model, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there_is_named(tmp_path, capsys):
+    call = ["compare", f"{__file__}:flux", "--prompt", "a", "--plan", "scales=1 steps=2", "--device", "nowhere"]
+    assert main([*call, "--out", str(tmp_path)]) == 1
+    assert "--device = 'nowhere' cannot be used here" in capsys.readouterr().err
+
+
 def test_a_model_is_what_diffusers_opens(monkeypatch):
     """A folder or a name, in the type and on the device asked for."""
     import diffusers

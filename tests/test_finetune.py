@@ -27,7 +27,7 @@ from spectral_pd import DCT, HAAR, plan_at, sample, shift_times
 from spectral_pd.adapters import adapt, progressive
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-CALL = '{"height": 128, "width": 128, "num_inference_steps": 12, "guidance_scale": 1.0}'
+CALL = "height=128 width=128 num_inference_steps=12 guidance_scale=1.0"
 
 
 @pytest.fixture(autouse=True)

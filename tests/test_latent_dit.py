@@ -94,11 +94,20 @@ def test_the_packed_photographs_are_the_ones_of_the_weights(tmp_path, monkeypatc
 
 
 def test_the_bins_of_a_size_hold_its_worst():
-    bins = rows(RESULTS / "latent_dit_bins.csv")
+    bins, drawn = rows(RESULTS / "latent_dit_bins.csv"), ("size", "steps")
     for row in rows(RESULTS / "latent_dit.csv"):
-        worst = max(abs(float(b["samples_over"]) - 1) for b in bins if b["size"] == row["size"])
+        worst = max(abs(float(b["samples_over"]) - 1) for b in bins if all(b[name] == row[name] for name in drawn))
         assert float(row["worst_bin_samples_training"]) == pytest.approx(worst, abs=1e-4)
         assert float(row["worst_bin_low_samples_training"]) < float(row["worst_bin_high_samples_training"])
+
+
+def test_every_band_has_the_power_it_should_and_few_steps_take_some_of_it():
+    found = rows(RESULTS / "latent_dit.csv")
+    many = [row for row in found if row["steps"] == "64"]
+    assert [int(row["size"]) for row in many] == [8, 16, 32]
+    assert max(float(row["worst_bin_samples_training"]) for row in many) < 0.2
+    few = next(row for row in found if (row["size"], row["steps"]) == ("32", "20"))
+    assert float(few["worst_bin_low_samples_training"]) > 0.2  # negative control: the bound tells them apart
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -244,6 +244,19 @@ def test_no_step_starts_after_the_delta_rules_time(delta, free):
         assert plan.times[stage.stop - 1] >= LAW.t_star(stage.shape, (16, 16), delta=delta) - 1e-9
 
 
+@pytest.mark.parametrize("free", [{}, {"shifts": (2.0, 4.0)}], ids=["free", "shifted"])
+@pytest.mark.parametrize("least", [0.9, 1.0, 1.5, math.inf])
+def test_no_step_starts_below_the_least_time_of_its_grid(least, free):
+    """At 1 a grid makes the first step at most, above 1 none; `SizeAgreement.least_times` says both."""
+    size = (8, 8)
+    plan = optimise_plan(LAW, (16, 16), points, budget=6, scales=(1 / 2,), least_times={size: least}, **free)
+    bound = [stage for stage in plan.stages[:-1] if stage.shape == size]
+    assert all(plan.times[stage.stop - 1] >= least - 1e-9 for stage in bound)
+    assert least < 1 or sum(stage.steps for stage in bound) <= (least == 1)
+    # Negative control: without the bound this grid is used, from later times.
+    assert optimise_plan(LAW, (16, 16), points, budget=6, scales=(1 / 2,), **free).split[0] > 2
+
+
 def test_without_the_bound_steps_start_later():
     """Negative control for the test above."""
     plan = optimal(7)
@@ -342,6 +355,7 @@ def test_token_cost_is_the_counted_flux():
         ({"cost": 3.0}, TypeError, "cost is float"),
         ({"cost": lambda shape: -1.0}, ValueError, "cost function returned"),
         ({"basis": "dct"}, TypeError, "basis"),
+        ({"least_times": [0.5]}, TypeError, "least_times is list"),
         ({"solver": "rk4"}, ValueError, "solver = 'rk4'"),
         ({"start": 3}, TypeError, "start"),
     ],
@@ -356,6 +370,8 @@ def test_bad_input(options, error_type, message):
 def test_front_needs_budgets():
     with pytest.raises(ValueError, match="budgets is empty"):
         plan_front(LAW, (16, 16), points, budgets=())
+    with pytest.raises(TypeError, match="budgets is 6; pass budgets"):
+        plan_front(LAW, (16, 16), points, budgets=6)
 
 
 @pytest.mark.parametrize("budget", [7, 10])

@@ -49,6 +49,17 @@ def test_untrained_it_is_the_network_and_files_give_it_back(tmp_path):
     assert torch.equal(model.velocity(noise)(noise, 0.7), network.velocity(noise, 0.7))
 
 
+def test_weights_of_a_blind_copy_are_refused_by_one_that_reads_the_high_band(tmp_path):
+    blind, informed = repair.Repaired(informed=False), repair.Repaired()
+    with pytest.raises(SystemExit, match=r"init\.safetensors holds no maps that read the high band; pass --blind"):
+        repair.take(informed.parameters(), blind.parameters(), tmp_path / "init.safetensors")
+    with torch.no_grad():
+        for p in informed.coarse.parameters():
+            p.add_(1.0)
+    repair.take(blind.parameters(), informed.parameters(), tmp_path / "init.safetensors")
+    assert all(torch.equal(p, informed.parameters()[name]) for name, p in blind.parameters().items())
+
+
 def test_a_batch_is_the_librarys_pair(buffer, monkeypatch):
     """States, times, planes and targets against `agreement_sample` and `folded_noise`, to the precision they are kept in."""
     monkeypatch.setattr(repair, "BATCH", {32: 6, 16: 2})

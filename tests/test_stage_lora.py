@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def one_run_a_test():
 
 
 def call(family, **changes):
-    """Arguments of a small call, and those of them a JSON command line can say."""
+    """Arguments of a small call, and those of them a command line can say."""
     arguments = family.arguments(1, guided=False, num_inference_steps=4, **changes)
     return arguments, {k: v for k, v in arguments.items() if isinstance(v, (int, float))}
 
@@ -62,7 +64,7 @@ def recipe(family, root, *options, steps=3):
     if not (root / "pipe").exists():
         family.build().save_pretrained(root / "pipe")
         embeddings(family, root / "prompts")
-    said = json.dumps(call(family)[1])
+    said = " ".join(f"{name}={json.dumps(value)}" for name, value in call(family)[1].items())
     arguments = [
         str(root / "pipe"),
         "--latents",
@@ -147,6 +149,80 @@ def test_zero_weights_change_nothing_and_others_stay_active(informed, tmp_path):
     assert not torch.allclose(torch.as_tensor(moved[0]), torch.as_tensor(plain[0]), atol=1e-3)
 
 
+def adapter(path, scale=0.1):
+    """A file of an informed adapter for half size, its weights not zero."""
+    pipe = FLUX.build()
+    ride = adapt(pipe, **call(FLUX, generator=generator())[0])
+    names = finetune.layers(pipe.transformer, finetune.PipelineModel.targets)
+    lora = StageLora.add(pipe.transformer, names, rank=2, reads="x_embedder", planes={2: ride.shape[1] * 16})
+    with torch.no_grad():
+        for p in lora.parameters():
+            p.add_(scale)
+    lora.save(path, schedule_metadata(ride.plan(delta=DELTA)))
+    return path
+
+
+def test_an_adapter_that_does_not_fit_leaves_the_network_as_it_was(tmp_path):
+    good, bad = adapter(tmp_path / "good.safetensors"), tmp_path / "bad.safetensors"
+    with safe_open(good, "pt") as file:
+        save_file({n: v[:1] for n, v in load_file(good).items()}, bad, file.metadata())
+    pipe, stock = FLUX.build(), FLUX.build()
+
+    def run(pipe, **options):
+        result = progressive(pipe, **call(FLUX, generator=generator())[0], delta=DELTA, **options)[0]
+        return torch.as_tensor(result)
+
+    plain, repaired = run(stock), run(FLUX.build(), stage_lora=good)
+    assert not torch.equal(plain, repaired)
+    for first in (False, True):  # alone, and in the place of one that is there
+        if first:
+            assert torch.equal(run(pipe, stage_lora=good), repaired)
+        with pytest.raises(ValueError, match=r"bad\.safetensors does not fit FluxTransformer2DModel"):
+            run(pipe, stage_lora=bad)
+        assert torch.equal(run(pipe), plain)
+        assert not pipe.transformer.x_embedder._forward_hooks
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
+    pipe.unload_lora_weights()  # of every adapter, this one among them
+    assert torch.equal(run(pipe), plain)
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    assert torch.equal(run(pipe, stage_lora=good), repaired)
+    assert torch.equal(run(pipe), plain)
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="no adapter for coarse stages"):
+        run(pipe, stage_lora=tmp_path / "text.safetensors")
+
+
+def test_disabled_adapters_are_named_and_a_network_without_them_is_saved_as_it_was(tmp_path):
+    pipe, path = FLUX.build(), adapter(tmp_path / "half.safetensors")
+    stock = pipe.transformer.state_dict().keys() | set()
+    progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    pipe.disable_lora()
+    with pytest.raises(ValueError, match=r"adapters are disabled.*pipe\.enable_lora\(\)"):
+        progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    pipe.enable_lora()
+    progressive(pipe, **call(FLUX)[0], delta=DELTA, stage_lora=path)
+    assert pipe.transformer.state_dict().keys() != stock
+    pipe.unload_lora_weights()
+    assert pipe.transformer.state_dict().keys() == stock
+
+
+@pytest.mark.filterwarnings("ignore:this checkpoint was fine-tuned:UserWarning")
+def test_a_size_whose_high_band_no_map_reads_is_named(tmp_path):
+    path = adapter(tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match="reads the high band at 1/2 of the size, not at 1/4"):
+        progressive(FLUX.build(), **call(FLUX)[0], delta=DELTA, scales=(1 / 4, 1), stage_lora=path)
+
+
+def test_a_network_is_let_go_with_the_adapter_read_for_it(tmp_path):
+    network = FLUX.build().transformer
+    lora = weakref.ref(loaded(network, adapter(tmp_path / "lora.safetensors")))
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert (gone(), lora()) == (None, None)
+
+
 @pytest.mark.parametrize("name", READING.split())
 def test_the_high_band_is_told_where_the_state_is(name):
     """A folded plane that is not 0 at one point, and a state that differs there: the first layer sees both at one place."""
@@ -210,6 +286,16 @@ def test_a_stopped_repair_goes_on_exactly_and_informed_is_refused_where_it_canno
     GradientState._reset_state()
     with pytest.raises(ValueError, match="--informed is not supported"):
         finetune.train(recipe(tiny_pipelines.COGVIEW4, tmp_path / "other", "--informed"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    changed = recipe(FLUX, whole, "--informed", "--call", "height=128 width=128 num_inference_steps=5")
+    (whole / "run" / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match=r"own/0\.safetensors is of another run .* choose another --folder"):
+        finetune.train(changed)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with pytest.raises(ValueError, match="--informed is of --objective agree"):
+        finetune.train(recipe(FLUX, tmp_path / "whole", "--informed", "--objective", "stage"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no adapter for coarse stages"):
         loaded(FLUX.build().transformer, tmp_path / "other.safetensors")
@@ -227,3 +313,36 @@ def test_the_command_measures_a_pipeline_from_its_folder(tmp_path, capsys):
     assert len(SizeAgreement.load(outputs[1]).miss) == 2
     assert Path(outputs[0]).stat().st_size > 1000
     assert main(["agree", str(tmp_path / "none"), *words]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "none/a.pt"], "--out = 'none/a.pt': its folder does not exist"),
+        (["--figure", "a.nope"], "unknown picture format"),
+        (["--out", "a.png", "--figure", "a.png"], "--out and --figure are both"),
+        (["--device", "nowhere"], "--device = 'nowhere' cannot be used here"),
+        (["--delta", "2"], "delta = 2.0 is out of range"),
+        (["--embeddings", "0.safetensors", "1.safetensors"], "encode prompts to one length"),
+        (["--embeddings", "pipe/model_index.json"], "are no safetensors files"),
+        (["--call", "height"], "--call holds 'height'"),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if isinstance(value, list) else "",
+)
+def test_the_command_refuses_before_it_measures(options, message, tmp_path, monkeypatch, capsys):
+    def never(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr("spectral_pd.pipeline_commands.size_agreement", never)
+    monkeypatch.chdir(tmp_path)
+    FLUX.build().save_pretrained("pipe")
+    embeddings(FLUX, Path(), 1)
+    save_file({name: value[:1] for name, value in load_file("0.safetensors").items()}, "1.safetensors")
+    words = ["--embeddings", "0.safetensors", "--size", "128", "128", "--steps", "4"]
+    assert main(["agree", "pipe", *words, *options]) == 1
+    assert message in capsys.readouterr().err
+    if options[0] == "--out":
+        assert main(["calibrate", "pipe", "--prompt", "a", "--json", "none/a.json"]) == 1
+        assert "--json = 'none/a.json': its folder does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["agree", "pipe", *words, "--scales", "1/0", "1"])

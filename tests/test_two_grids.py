@@ -299,6 +299,9 @@ def test_bad_arguments():
     pattern = anchored(TIMES, FULL, anchors=(0,))
     with pytest.raises(ValueError, match="anchors"):
         anchored(TIMES, FULL, anchors=(10,))
+    with pytest.raises(TypeError, match="anchors is 3; pass numbers of steps"):
+        anchored(TIMES, FULL, anchors=3)
+    assert anchored(TIMES, FULL, anchors=torch.tensor([0, 3])) == anchored(TIMES, FULL, anchors=(0, 3))
     with pytest.raises(TypeError, match="velocity"):
         TwoGrids(None, held(pattern))
     with pytest.raises(TypeError, match="predictor is Pattern"):

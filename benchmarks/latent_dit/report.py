@@ -7,8 +7,9 @@ latents, spectrum.json beside them, and rows to benchmarks/results:
 
 latent_dit.csv            for each size, samples against training crops and held-out crops: radial spectrum and sliced
                           Wasserstein of the latents; and the same of as many other training crops, the yardstick.
-                          Samples of 20 steps of DPM-Solver++(2M), or with --run those that the training drew at its end,
-                          32 steps of Euler. Intervals: 95 %, bootstrap over the samples.
+                          Samples of 64 steps of DPM-Solver++(2M), which are the network's own, and of the 20 that the other
+                          benchmarks make; or with --run those that the training drew at its end, 32 steps of Euler.
+                          Intervals: 95 %, bootstrap over the samples.
 latent_dit_bins.csv       power of every radial bin of the samples, and of the other training crops, over that of references.
 latent_dit_decoded.csv    sliced Wasserstein of what they decode to.
 latent_dit_neighbours.csv the largest correlation of each sample with any crop of any training photograph, mirrored or not, at
@@ -18,7 +19,7 @@ latent_dit_agreement.csv  how far a call on the small grid is from what the call
                           RUN/ablation.safetensors, which was cooled down on restricted latents instead of those of shrunk
                           pictures; without --run that file stays as it is.
 
-With the default numbers about half an hour of one core.
+With the default numbers about an hour of one core.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ from model import TinyDiT, load  # noqa: E402
 
 WEIGHTS, SPECTRUM = HERE / "weights.safetensors", HERE / "spectrum.json"
 RESULTS = HERE.parent / "results"
-STEPS, SHIFT = 20, 2.0
+SAMPLERS = {64: 3.0, 20: 2.0}
+"""Steps -> shift of their times: enough steps that the grid does not matter, and the grid of benchmarks/networks.py."""
 SIDE, DECODED = 16, 24
 LAW_CROPS = 160
 """However many references there are: plans do not move with them."""
@@ -69,12 +71,12 @@ def in_parts(work: Callable[[Tensor], Tensor], x: Tensor, size: int, what: str) 
     return torch.cat([work(part) for part in tqdm(x.split(size), desc=what)])
 
 
-def draw_samples(model: TinyDiT, size: int, count: int) -> Tensor:
+def draw_samples(model: TinyDiT, size: int, count: int, steps: int) -> Tensor:
     """`count` full-resolution samples (count, 16, size, size) from the seed 0."""
-    plan = plan_at(shift_times(STEPS, shift=SHIFT), (), (size, size), scales=(1,))
+    plan = plan_at(shift_times(steps, shift=SAMPLERS[steps]), (), (size, size), scales=(1,))
     noise = torch.randn(count, 16, size, size, generator=torch.Generator().manual_seed(0))
     return in_parts(
-        lambda part: sample(model.velocity, part, plan, solver="dpmpp_2m"), noise, 16, f"samples of {size}x{size}"
+        lambda part: sample(model.velocity, part, plan, solver="dpmpp_2m"), noise, 16, f"{steps} steps, {size}x{size}"
     )
 
 
@@ -239,25 +241,24 @@ def main() -> None:
 
     if args.run:
         at_the_end = load_file(args.run / "samples.safetensors")
-        solver, steps, device = "euler", 32, training["device"]
+        solver, device = "euler", training["device"]
+        drawn = {(32, size): at_the_end[str(size)][: args.samples].float() for size in SIZES}
     else:
-        solver, steps, device = "dpmpp_2m", STEPS, None
-    rows, bins, drawn = [], [], {}
-    for size in reversed(SIZES):
-        drawn[size] = (
-            at_the_end[str(size)][: args.samples].float() if args.run else draw_samples(model, size, args.samples)
-        )
+        solver, device = "dpmpp_2m", None
+        drawn = {(k, size): draw_samples(model, size, args.samples, k) for k in SAMPLERS for size in reversed(SIZES)}
+    rows, bins = [], []
+    for (steps, size), x in drawn.items():
         facts = {"size": str(size), "training_steps": str(training["steps"]), "samples": str(args.samples)}
         facts |= {"references": str(args.references), "solver": solver, "steps": str(steps)}
         numbers = {
             f"{what}_{who}_{name}": f"{value:.4f}"
             for name, sets in references.items()
-            for who, x in (("samples", drawn[size]), ("crops", others[size]))
-            for what, value in compare(x, sets[size]).items()
+            for who, mine in (("samples", x), ("crops", others[size]))
+            for what, value in compare(mine, sets[size]).items()
         }
         rows.append(facts | numbers | environment(device))
         power = radial_rows(references["training"][size]).mean(0)
-        both = zip(radial_rows(drawn[size]).mean(0) / power, radial_rows(others[size]).mean(0) / power, strict=True)
+        both = zip(radial_rows(x).mean(0) / power, radial_rows(others[size]).mean(0) / power, strict=True)
         bins += [
             facts | {"bin": str(k), "samples_over": f"{a:.4f}", "crops_over": f"{b:.4f}"} | environment(device)
             for k, (a, b) in enumerate(both, 1)
@@ -278,7 +279,8 @@ def main() -> None:
                     )
         write(RESULTS / "latent_dit_agreement.csv", rows)
 
-    shown = {size: decode(x) for size, x in drawn.items()}
+    most = max(drawn)[0]
+    shown = {size: decode(drawn[most, size]) for size in SIZES}
     crops = held_out.crops(8, generator=torch.Generator().manual_seed(0), augmented=False)
     draw_sheet(HERE / "samples.jpg", [shown[32], shown[16][:8], shown[8][:8], crops])
 
@@ -297,7 +299,7 @@ def main() -> None:
 
     rows = []
     for size in reversed(SIZES):
-        row = {"size": str(size), "pictures": str(len(shown[size])), "solver": solver, "steps": str(steps)}
+        row = {"size": str(size), "pictures": str(len(shown[size])), "solver": solver, "steps": str(most)}
         of_crops = decode(others[size])
         for name, sets in references.items():
             reference = decode(sets[size])
@@ -306,7 +308,7 @@ def main() -> None:
             for who, pictures in (("samples", shown[size]), ("crops", of_crops)):
                 row[f"{who}_{name}"] = f"{wasserstein.distance(wasserstein.rows(pictures), patches):.4f}"
         rows.append(row | environment(device))
-        write(RESULTS / "latent_dit_decoded.csv", rows)
+    write(RESULTS / "latent_dit_decoded.csv", rows)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ sys.path.insert(0, str(HERE.parent))
 from cost import count  # noqa: E402
 from environment import environment  # noqa: E402
 from finetune import TinyModel, add_lora, load_lora, save_lora  # noqa: E402
-from metrics import SlicedWasserstein, interval, radial_rows, spectrum_distance  # noqa: E402
+from metrics import SlicedWasserstein, columns, interval, radial_rows, spectrum_distance  # noqa: E402
 
 STEPS, SHIFT, SIZE = 8, 2.0, (64, 64)
 BATCHES = {64: 8, 32: 24}
@@ -168,7 +168,7 @@ def evaluate(args: argparse.Namespace) -> None:
             "gflops": f"{sum(s.steps * flops[s.shape[0]] for s in plan.stages):.3f}",
         }
         for key, values in (("rmse", away), ("spectrum", apart), ("wasserstein", distance)):
-            row |= {f"{key}{end}": f"{value:.4f}" for end, value in zip(("", "_low", "_high"), values, strict=True)}
+            row |= columns(key, values)
         rows.append(row | {"samples": args.samples, **environment()})
     with (HERE.parent / "results" / "few_steps.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

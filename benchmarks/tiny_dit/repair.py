@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -229,9 +229,7 @@ def main() -> None:
     model = Repaired(informed=not args.blind)
     parameters = model.parameters()
     if args.init:
-        known = Repaired.load(args.init).parameters()
-        for name, p in parameters.items():
-            p.data.copy_(known[name].data)
+        take(parameters, Repaired.load(args.init).parameters(), args.init)
     for p in parameters.values():
         p.data.share_memory_()
     solvers = optimisers(model.coarse, args.rate)
@@ -246,8 +244,7 @@ def main() -> None:
     if checkpoint.exists():  # the buffer is made anew
         state = torch.load(checkpoint, weights_only=True)
         step, seconds, average = state["step"], state["seconds"], state["average"]
-        for name, p in parameters.items():
-            p.data.copy_(state["weights"][name])
+        take(parameters, state["weights"], checkpoint)
         for solver, saved in zip(solvers, state["solvers"], strict=True):
             solver.load_state_dict(saved)
     random.manual_seed(args.seed + step)
@@ -296,6 +293,16 @@ def main() -> None:
     for name, p in parameters.items():
         p.data.copy_(average[name])
     model.save(args.out, {"steps": str(step), "targets": str(buffer.count), "minutes": f"{args.minutes:g}"})
+
+
+def take(parameters: Mapping[str, Tensor], known: Mapping[str, Tensor], origin: Path) -> None:
+    """Weights to begin or to go on with; those of a copy that reads the high band serve a blind one, but not the reverse."""
+    if not parameters.keys() <= known.keys():
+        raise SystemExit(
+            f"{origin} holds no maps that read the high band; pass --blind as it was trained, or other weights"
+        )
+    for name, p in parameters.items():
+        p.data.copy_(known[name].data)
 
 
 def draw(buffer: Buffer) -> None:

@@ -19,13 +19,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from spectral_pd import inputs
 from spectral_pd.adapters.families import LAYOUTS as LAYOUTS
 from spectral_pd.adapters.families import find_layout as find_layout
 from spectral_pd.adapters.k_diffusion import sample_spectral as sample_spectral
 from spectral_pd.adapters.layouts import Layout as Layout
 from spectral_pd.adapters.rider import Ride as Ride
+from spectral_pd.adapters.schedulers import one_call_solver
 from spectral_pd.calibrate import Calibration, calibrate_runs
-from spectral_pd.inputs import shown
+from spectral_pd.inputs import door, refuse, shown
 from spectral_pd.plan import Calls
 from spectral_pd.pretrained import recognised, step_cost
 from spectral_pd.sampling import Coupling
@@ -58,12 +60,13 @@ def adapt(pipe: Any, prompt: Any = None, *, layout: Layout | None = None, **argu
     return Ride(pipe, layout, arguments if prompt is None else {"prompt": prompt, **arguments})
 
 
+@door(scales=inputs.scales)
 def calibrate(
     pipe: Any,
     calls: Iterable[Mapping[str, Any]],
     *,
     scales: Sequence[float] = (1 / 2, 1),
-    solver: Literal["euler", "dpmpp_2m"] = "euler",
+    solver: Literal["euler", "dpmpp_2m"] | None = None,
     layout: Layout | None = None,
     model: str = "",
 ) -> Calibration:
@@ -81,7 +84,7 @@ def calibrate(
     scales
         The sizes that may be called, increasing to 1; each more costs a call a step here.
     solver
-        The one to be used with the plan: that of the pipeline's scheduler, where it is one of these.
+        The one to be used with the plan; None is that of the pipeline's scheduler, or of its order where it is none of these.
     layout, model
         As :func:`progressive`; a name kept with the numbers.
 
@@ -90,7 +93,8 @@ def calibrate(
     ValueError, TypeError
         Calls of different sizes or time grids, or none; whatever the pipeline refuses.
     """
-    rides = [adapt(pipe, layout=layout, **arguments) for arguments in calls]
+    refuse(isinstance(calls, Mapping), "calls are the arguments of one call; pass a list of those of several")
+    rides, solver = [adapt(pipe, layout=layout, **one) for one in calls], solver or one_call_solver(pipe.scheduler)
     shapes, times = one_size([(ride.shape[-2:], ride.times) for ride in rides])
     multiple = rides[0].layout.multiple or rides[0].layout.patch
     grids = [stage_shape(shapes, scale, multiple_of=multiple) for scale in scales]

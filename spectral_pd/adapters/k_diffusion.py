@@ -34,6 +34,7 @@ from spectral_pd.inputs import door, refuse, working_dtype
 from spectral_pd.noise import NoiseField
 from spectral_pd.parametrisation import edm_from_flow, flow_from_edm
 from spectral_pd.plan import Plan, Stage, Step
+from spectral_pd.sampling import COUPLING
 from spectral_pd.solvers import Solver, SolverName, find_solver
 from spectral_pd.stepwise import planned
 from spectral_pd.theory import align_scale, align_time
@@ -44,7 +45,7 @@ Sampler = Callable[..., Tensor]
 PATH = inputs.choice("flow", "edm")
 
 
-@door(path=PATH)
+@door(x=inputs.state_of(2), path=PATH)
 def sample_spectral(
     model: Callable[..., Tensor],
     x: Tensor,
@@ -106,7 +107,7 @@ def sample_spectral(
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     levels = sigmas if isinstance(sigmas, Tensor) else torch.tensor(list(sigmas), dtype=dtype, device=x.device)
-    coupling = inputs.choice("coupled", "fresh")(options.pop("coupling", "coupled"), "coupling")
+    coupling = COUPLING(options.pop("coupling", "coupled"), "coupling")
     plan = plan_of(levels, tuple(x.shape[-2:]), path, {"scales": (1 / 2, 1), **options})
     run = partial(_by_solver, find_solver(sampler, "sampler"), path) if isinstance(sampler, str) else sampler
     if seed is not None and "noise_sampler" in inspect.signature(run).parameters:

@@ -82,6 +82,11 @@ class Seat:
         """Whether states have an axis of frames."""
         return self.frames > 1 or not (self.packed or self.flat)
 
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Sizes of a state before its grid: (batch, channels[, frames])."""
+        return (self.batch, self.channels, *(self.frames - self.given,) * self.video)
+
     def tokens(self, size: Grid) -> int:
         """Tokens of the latents on a latent grid."""
         return self.frames * math.prod(self.cells(size))

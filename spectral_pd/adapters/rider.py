@@ -30,11 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_pd import inputs
 from spectral_pd.adapters.layouts import Layout, Seat, seated
 from spectral_pd.adapters.schedulers import check_scheduler, grid_times, is_flow, lay_out, own_solver, path_of
 from spectral_pd.plan import Plan
 from spectral_pd.pretrained import recognised, step_cost
-from spectral_pd.sampling import Coupling
+from spectral_pd.sampling import COUPLING, Coupling
 from spectral_pd.solvers import Solver, SolverName, euler, find_solver
 from spectral_pd.stage_lora import StageLora, loaded
 from spectral_pd.stepwise import Query, Walk, planned
@@ -43,6 +44,7 @@ from spectral_pd.two_grids import anchored
 
 __all__ = ["Ride"]
 
+PLAN_OR_OPTIONS = inputs.instance((Plan, Mapping), "what Ride.plan returned, or a mapping of its options")
 Latents = tuple[Tensor, Tensor | None]
 """White field of the full size in space; the state at the first time where that is not the field itself."""
 
@@ -114,8 +116,7 @@ class Ride:
     def shape(self) -> tuple[int, ...]:
         """(batch, channels, [frames,] height, width) of the full-size state."""
         seat = self._found[1]
-        frames = (seat.frames - seat.given,) * seat.video
-        return (seat.batch, seat.channels, *frames, *seat.full)
+        return (*seat.lead, *seat.full)
 
     def read(self, planes: Tensor) -> Tensor:
         """Planes (batch, channels, [frames,] height, width) as the family's first layer reads them."""
@@ -221,12 +222,13 @@ class Ride:
         step_with = own_solver(self.pipe.scheduler) if solver is None else find_solver(solver)
         lora = None if stage_lora is None else loaded(getattr(self.pipe, self.layout.networks[0]), stage_lora)
         calls: Callable[[tuple[float, ...]], Sequence[Sequence[int]]] | None = None
+        plan, coupling = PLAN_OR_OPTIONS(plan, "plan"), COUPLING(coupling, "coupling")
         if isinstance(plan, Plan):
             own = plan.calls
             calls = None if own is None else (lambda times: own.steps)
         elif "anchors" in plan:  # on which sizes the grids are depends on no grid's size
-            asked = {name: plan[name] for name in ("anchors", "scales")}
-            calls = lambda times: anchored(times, (1024,), **asked).calls  # noqa: E731
+            asked = {"anchors": plan["anchors"], "scales": plan.get("scales", (1 / 2, 1))}
+            calls = lambda times: anchored(times, (1024, 1024), **asked).calls  # noqa: E731
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
             made = plan
@@ -234,24 +236,24 @@ class Ride:
                 made = self._planned(made, times, seat)
                 for text in made.warnings:
                     warnings.warn(text, stacklevel=2)
-            if (made.times, made.shape) != (times, seat.full):
-                raise ValueError(
-                    f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or another time "
-                    f"grid; make the plan with the arguments of this call"
-                )
+            other = (
+                f"plan has {made.nfe} steps on {made.shape}, this call {len(times) - 1} on {seat.full}, or other times"
+            )
+            wrong = (made.times, made.shape) != (times, seat.full)
+            inputs.refuse(wrong, f"{other}; make the plan with the arguments of this call")
             if lora is not None and made.calls is None:
                 check_metadata(lora.metadata, made)
             noise, start = latents
-            if start is not None and made.clock != "full":
-                raise ValueError(
-                    "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; "
-                    "use clock='full'"
-                )
+            text = (
+                "clock = 'stage' starts from noise alone, not from a picture or a first time below 1; use clock='full'"
+            )
+            inputs.refuse(start is not None and made.clock != "full", text)
             seed = self.arguments.get("generator") if coupling == "fresh" else None
             return Walk(made, noise, start=start, solver=step_with, coupling=coupling, seed=seed)
 
         return _Seated(self, begin, step_with, calls=calls, stage_lora=lora)
 
+    @inputs.door(x=inputs.state_of(2), t=inputs.one_time)
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """``dx/dt = eps - x_0`` of a spatial state at its local time, by the networks with this call's prompts and guidance.
 
@@ -264,10 +266,23 @@ class Ride:
             State (batch, channels, [frames,] height, width), of any size the network takes.
         t
             Local time in (0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another batch or other channels or frames than the call's, a side that patches do not tile, or another time.
         """
+        inputs.refuse(t == 0, "t = 0 is data, where no network is called; 0 < t <= 1 is allowed")
         seen: list[Tensor] = []
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
+            lead, side, multiple = tuple(x.shape[:-2]), x.shape[-2:], self.layout.multiple or self.layout.patch
+            inputs.refuse(
+                lead != seat.lead, f"x has shape {tuple(x.shape)}; this call's states are {seat.lead} of any grid"
+            )
+            inputs.refuse(
+                any(n % multiple for n in side), f"x has a grid of {tuple(side)}; sides are multiples of {multiple}"
+            )
             plan = planned((t, 0.0), tuple(x.shape[-2:]), {"scales": (1,), "spectrum": self.layout.spectrum})
             return Walk(plan, x.detach(), solver=see)
 
@@ -286,10 +301,12 @@ def _generators_kept(arguments: Mapping[str, Any]) -> Iterator[None]:
     given = arguments.get("generator")
     generators = [g for g in (given if isinstance(given, list) else [given]) if isinstance(g, torch.Generator)]
     states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng():
-        yield
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 class _Seated:

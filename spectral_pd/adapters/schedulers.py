@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from spectral_pd.inputs import refuse
 from spectral_pd.parametrisation import edm_from_flow, velocity_from_vp, vp_from_flow
 from spectral_pd.solvers import Solver, Velocity, dpmpp_2m, euler, heun
 from spectral_pd.stepwise import evaluation_times
@@ -56,8 +57,6 @@ class Path:
 
 
 _PREDICTS = {"epsilon": "noise", "sample": "denoised", "v_prediction": "v"}
-
-
 _FLOW = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
 _DATAWARD = {"MiniMaxH3Scheduler"}  # a flow whose networks answer with the opposite velocity, at timesteps 1 - t
 _PRESERVING = {"EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
@@ -103,21 +102,16 @@ def lay_out(
     times = grid_times(scheduler)
     evaluations = evaluation_times(solver, times)
     if calls is not None:
-        if evaluations != list(times[:-1]):
-            raise ValueError("calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
-        steps = calls(times)
-        if len(steps) != len(evaluations):
-            raise ValueError(
-                f"plan has {len(steps)} steps, this call {len(evaluations)}; make it for this call's steps"
-            )
+        once = evaluations == list(times[:-1])
+        refuse(not once, "calls on several grids need a solver that calls once a step; use 'euler' or 'dpmpp_2m'")
+        steps, asked = calls(times), len(evaluations)
+        refuse(len(steps) != asked, f"plan has {len(steps)} steps, this call {asked}; make it for this call's steps")
         index = [k for k, step in enumerate(steps) for _ in step]
         scheduler.timesteps = scheduler.timesteps[index]
         scheduler.sigmas = torch.cat([scheduler.sigmas[index], scheduler.sigmas[-1:]])
     elif len(evaluations) > len(times) - 1:  # as diffusers' own solvers of several evaluations
-        if not is_flow(scheduler) or _is(scheduler, _DATAWARD):
-            raise ValueError(
-                f"{type(scheduler).__name__}'s times have no room for several evaluations a step; use 'dpmpp_2m'"
-            )
+        text = f"{type(scheduler).__name__}'s times have no room for several evaluations a step; use 'dpmpp_2m'"
+        refuse(not is_flow(scheduler) or _is(scheduler, _DATAWARD), text)
         scheduler.timesteps = torch.tensor(evaluations, device=scheduler.timesteps.device) * 1000
         scheduler.sigmas = torch.tensor([*evaluations, 0.0])
         scheduler.order = -(-len(evaluations) // (len(times) - 1))
@@ -132,6 +126,11 @@ def own_solver(scheduler: Any) -> Solver:
     if name.startswith("UniPC") and order == 2 and scheduler.config.get("solver_type") == "bh2":
         return unipc
     return dpmpp_2m if order > 1 else euler
+
+
+def one_call_solver(scheduler: Any) -> Literal["euler", "dpmpp_2m"]:
+    """The closest to a scheduler of the solvers that call once a step and are known by name."""
+    return "euler" if own_solver(scheduler) is euler else "dpmpp_2m"
 
 
 def check_scheduler(scheduler: Any, *, flow: bool) -> None:
@@ -149,10 +148,7 @@ def check_scheduler(scheduler: Any, *, flow: bool) -> None:
             wanted = "EulerDiscreteScheduler.from_config(pipe.scheduler.config), whose steps are DDIM's, or DPMSolverMultistep"
         what = "plain flow-matching time grid" if flow else "deterministic grid of noise levels"
         raise ValueError(f"scheduler {name} has no {what}; set pipe.scheduler to {wanted}")
-    if str(config.get("algorithm_type", "")).startswith("sde"):
-        raise ValueError(
-            f"scheduler {name} adds noise (algorithm_type={config['algorithm_type']!r}); use 'dpmsolver++'"
-        )
+    kind = str(config.get("algorithm_type", ""))
+    refuse(kind.startswith("sde"), f"scheduler {name} adds noise (algorithm_type={kind!r}); use 'dpmsolver++'")
     for option in ("stochastic_sampling", "invert_sigmas"):
-        if config.get(option):
-            raise ValueError(f"scheduler {name} has {option}=True; progressive sampling needs it False")
+        refuse(bool(config.get(option)), f"scheduler {name} has {option}=True; progressive sampling needs it False")

@@ -18,7 +18,7 @@ from spectral_pd.comparing.run import compare
 from spectral_pd.comparing.samplers import PipelineSampler, Sampler
 from spectral_pd.comparing.settings import PAPER, SHIPPED, Table, load_table, make_setting, named_once
 from spectral_pd.comparing.storage import Folder
-from spectral_pd.inputs import comparisons
+from spectral_pd.inputs import comparisons, storage
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
+    storage.device(device, "--device")
     sampler = None if args.model is None else find_sampler(args.model, device=device, dtype=PRECISIONS[args.dtype])
     about = {"model": args.model, "call": table.arguments, "compiled": args.compile}
     if isinstance(sampler, PipelineSampler):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 from spectral_pd.inputs import (
@@ -15,7 +14,6 @@ from spectral_pd.inputs import (
     kind,
     one_number,
     one_time,
-    optional,
     refuse,
     rule,
     scales,
@@ -23,7 +21,6 @@ from spectral_pd.inputs import (
     such,
 )
 
-cost_function = optional(kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)"))
 shift = such(
     kind(is_real, "a number above 0 (1 is no shift)", repr, float),
     lambda s: 0 < s < math.inf,
@@ -102,7 +99,7 @@ def growing(scale_values: Sequence[Any], full: Sequence[int], shapes: Sequence[S
 
 def multiples(value: Any, axes: int, full: Sequence[int] = ()) -> tuple[int, ...]:
     """`multiple_of` as one positive int an axis, of which the full size, where given, is a multiple."""
-    values: tuple[Any, ...] = (value,) * axes if isinstance(value, Integral) else tuple(value)
+    values: tuple[Any, ...] = tuple(value) if is_iterable(value) else (value,) * axes
     good = len(values) == axes and all(is_int(m) and m >= 1 for m in values)
     refuse(not good, f"multiple_of = {value!r} must be a positive int, or one for each of {axes} axes")
     rest, size = any(n % m for n, m in zip(full, values, strict=False)), tuple(full)
@@ -128,8 +125,9 @@ found = rule(
 
 def amounts(value: Any, name: str) -> tuple[float, ...]:
     """One or more budgets."""
-    refuse(not len(value), f"{name} is empty; pass at least one budget")
-    return tuple(amount(v, name) for v in value)
+    values = tuple(amount(v, name) for v in kind(is_iterable, "budgets such as (10, 20)", repr)(value, name))
+    refuse(not values, f"{name} is empty; pass at least one budget")
+    return values
 
 
 def one_grid(steps: int | None, times: Sequence[float] | None, family: Sequence[float] | None) -> None:

@@ -25,6 +25,7 @@ from spectral_pd.inputs import (
     working_dtype,
 )
 
+cost_function = kind(callable, "a function of the grid, e.g. lambda shape: math.prod(shape)")
 velocity = kind(callable, "a callable velocity(x, t)")
 transition = such(integer, lambda n: 0 <= n < 2**16, "must be an int in [0, 65535]")
 """The number of a transition's own field; 0 is the coupled one."""
@@ -39,7 +40,7 @@ def only_one(**sources: Any) -> None:
 
 def cost(fn: Callable[[tuple[int, ...]], float], grid: tuple[int, ...]) -> float:
     """What a cost function says of a grid."""
-    value = float(fn(grid))
+    value = float(cost_function(fn, "cost")(grid))
     good = 0 < value < math.inf
     refuse(not good, f"cost function returned {value} for grid {grid}; it must be positive and finite")
     return value
@@ -74,6 +75,12 @@ def answered(v: Any, x: Tensor) -> Tensor:
     return v
 
 
+def measured(x: Tensor) -> Tensor:
+    """Something computed from all answers of a model."""
+    refuse(not bool(x.isfinite().all()), "the model's answers hold NaN or infinity; run it in bfloat16 or float32")
+    return x
+
+
 def replacement(result: Tensor, x: Tensor) -> Tensor:
     """The state a callback returned in the place of `x`."""
     if result.shape != x.shape:
@@ -86,6 +93,13 @@ def filled_state(x: Any, name: str, dims: int) -> Any:
     if state(x, name, dims).numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: an empty batch; pass at least one item")
     return x
+
+
+def seeds(x: Any, name: str, dims: int) -> tuple[int, ...]:
+    """The grid of white fields (seeds, ..., *grid)."""
+    sizes = tuple(filled_state(x, name, dims).shape)
+    refuse(len(sizes) == dims, f"{name} has shape {sizes}, one grid without seeds; pass {name}[None]")
+    return sizes[-dims:]
 
 
 def result_tensor(out: Any, shape: tuple[int, ...], x: Tensor, noise: Any) -> None:
