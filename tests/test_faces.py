@@ -105,7 +105,7 @@ def rows():
 
 
 def test_committed_rows_are_of_these_plans():
-    """Splits and speedups follow from the rows' law; 64 seeds, 32 of controls, 16 of other sides; a smaller delta keeps more."""
+    """Splits and speedups follow from the rows' law; 64 seeds, 32 of controls, 16 of other sides; less delta keeps more."""
     kept = {}
     for row in rows():
         side, first = int(row["side"]), float(row["first"])
