@@ -1082,7 +1082,8 @@ def two_grids_ways() -> str:
     other = {
         (r["network"], r["way"], r["calls"]): r for name in networks for r in _two_grids(name, "progressive", "held")
     }
-    header = ["way", "steps", "calls", "speedup", *(f"{name}, dB" for name in networks)]
+    seeds = {row["network"]: row["samples"] for row in other.values()}
+    header = ["way", "steps", "calls", "speedup", *(f"{name} ({seeds[name]} seeds), dB" for name in networks)]
     header += [f"{measure}, {name}" for measure in ("spectrum", "Wasserstein") for name in networks]
     body, shown = [], []
     for row in data:
