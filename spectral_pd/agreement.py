@@ -87,12 +87,16 @@ class SizeAgreement:
     @classmethod
     def load(cls, path: str | Path) -> SizeAgreement:
         """Read what :meth:`save` wrote. ValueError if it is anything else."""
+        refusal = ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save")
         with Path(path).open("rb") as file:
             try:
                 data = torch.load(file, weights_only=True)
-                return {"SizeAgreement": cls}[data.pop("type")](**data)
+                kind, found = data.pop("type"), cls(**data)
             except Exception:  # whatever is raised of other content
-                raise ValueError(f"{path} holds no size agreement; write one with SizeAgreement.save") from None
+                raise refusal from None
+        if kind != "SizeAgreement":
+            raise refusal
+        return found
 
     def errors(self, split: Sequence[int], grids: Sequence[int], kind: Kind = "as is") -> Tensor:
         """Predicted mean squared distance of each seed's picture to its full run, float64 (seeds,).

@@ -580,13 +580,14 @@ def choose_pattern(
     return forecast(calibration, [Pattern(calibration.times, shapes, c) for c in calls], cost=fn)
 
 
-def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)) -> str:
+def speeds(calibration: Calibration, speedups: Sequence[float] | None = None) -> str:
     """A table of what each speedup is predicted to give: the best calls on all grids, and with the full size alone.
 
     Parameters
     ----------
     calibration, speedups
-        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each; none above the steps.
+        From :func:`calibrate`, and the speedups to ask :func:`choose_pattern` for, one row each; None: 1.5 to 5, as far as the
+        number of steps goes.
 
     Examples
     --------
@@ -597,7 +598,9 @@ def speeds(calibration: Calibration, speedups: Sequence[float] = (1.5, 2.0, 2.5,
     ['speedup', 'PSNR', 'calls', 'PSNR,', 'full', 'size', 'only']
     """
     rows = [("speedup", "PSNR", "calls", "PSNR, full size only")]
-    for speedup in (s for s in speedups if s <= len(calibration.times) - 1):
+    if speedups is None:
+        speedups = [s for s in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0) if s <= len(calibration.times) - 1]
+    for speedup in speedups:
         best = choose_pattern(calibration, speedup)[0]
         alone = choose_pattern(calibration, speedup, grids=(len(calibration.shapes) - 1,))[0]
         factor = (len(calibration.times) - 1) / best.cost
