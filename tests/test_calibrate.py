@@ -253,7 +253,7 @@ def test_few_steps_have_fewer_rows_and_a_perfect_pattern_is_measured(calibration
     found = calibrate(bent, randn(2, 2, *FULL), shift_times(3, shift=2.0), scales=(1 / 2, 1))
     assert [row.split()[0] for row in speeds(found, (1.5, 3.0)).splitlines()[1:]] == ["1.50x", "3.00x"]
     assert speeds(found).splitlines()[-1].startswith("3.00x")
-    with pytest.raises(ValueError, match="speedup = 4.0 must lie between 1 and the number of steps, 3"):
+    with pytest.raises(ValueError, match=r"speedup = 4\.0 must lie between 1 and the number of steps, 3"):
         speeds(found, (3.0, 4.0))
     whole = Pattern(TIMES, SHAPES, ((2,),) * 12)
     assert refine(bent, randn(2, 2, *FULL), calibration, [whole])[0].psnr > 250
