@@ -107,14 +107,13 @@ def pipeline_agreement(
     """
     batch, generator = ride.shape[0], torch.Generator().manual_seed(seed)
     noise = torch.randn(seeds * batch, *ride.shape[1:], generator=generator)
-    multiple = ride.layout.multiple or ride.layout.patch
     device = getattr(ride.pipe, "_execution_device", ride.pipe.device)
     return size_agreement(
         ride.velocity,
         noise.to(device),
         ride.times,
         scales=scales,
-        multiple_of=multiple,
+        multiple_of=ride.layout.tile,
         solver=one_call_solver(ride.pipe.scheduler),
         batch=batch,
         model=type(ride.pipe).__name__,

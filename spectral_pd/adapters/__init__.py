@@ -96,8 +96,7 @@ def calibrate(
     refuse(isinstance(calls, Mapping), "calls are the arguments of one call; pass a list of those of several")
     rides, solver = [adapt(pipe, layout=layout, **one) for one in calls], solver or one_call_solver(pipe.scheduler)
     shapes, times = one_size([(ride.shape[-2:], ride.times) for ride in rides])
-    multiple = rides[0].layout.multiple or rides[0].layout.patch
-    grids = [stage_shape(shapes, scale, multiple_of=multiple) for scale in scales]
+    grids = [stage_shape(shapes, scale, multiple_of=rides[0].layout.tile) for scale in scales]
     whole = plan_at(times, (), shapes, scales=(1,))
 
     def run(calls: Calls, ride: Ride) -> Tensor:

@@ -173,6 +173,11 @@ class Layout:
         source = f"{MEASURED.get(self.preset, self.preset)}'s fit, not measured on {self.borrowed}"
         return replace(law, kind="borrowed", source=source, r2=None, covariance=None)
 
+    @property
+    def tile(self) -> int:
+        """What the sides of every stage are multiples of."""
+        return self.multiple or self.patch
+
     def pack(self, x: Tensor) -> Tensor:
         """Patches to tokens: (batch, C, [F,] H, W) -> (batch, [F] H/p W/p, C p p)."""
         p, x = self.patch, x.unsqueeze(2) if x.ndim == 4 else x

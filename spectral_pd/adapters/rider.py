@@ -142,7 +142,7 @@ class Ride:
 
     def _planned(self, options: Mapping[str, Any], times: tuple[float, ...], seat: Seat) -> Plan:
         layout = self.layout
-        options = {"scales": (1 / 2, 1), "multiple_of": layout.multiple or layout.patch, **options}
+        options = {"scales": (1 / 2, 1), "multiple_of": layout.tile, **options}
         if options.get("spectrum") is None:
             options["spectrum"] = layout.spectrum
         model = recognised(getattr(self.pipe, layout.networks[0], None))
@@ -276,7 +276,7 @@ class Ride:
         seen: list[Tensor] = []
 
         def begin(times: tuple[float, ...], seat: Seat, latents: Latents) -> Walk:
-            lead, side, multiple = tuple(x.shape[:-2]), x.shape[-2:], self.layout.multiple or self.layout.patch
+            lead, side, multiple = tuple(x.shape[:-2]), x.shape[-2:], self.layout.tile
             inputs.refuse(
                 lead != seat.lead, f"x has shape {tuple(x.shape)}; this call's states are {seat.lead} of any grid"
             )
